@@ -1,0 +1,79 @@
+# Every target sets up what it needs: on a fresh machine `make test` or `make demo` is the whole instruction.
+
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= test,dev,notebooks,openslide
+DEMO   ?= demo
+WORKERS ?= 2
+
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# The stamp is what the environment was made from, the link is the checkout that its `msdask` points to.
+STAMP  := $(VENV)/.made-from
+LINK   := $(VENV)/.linked-to
+
+.PHONY: help install test test-slow demo lint format types notebooks bench clean
+
+help:
+	@echo "make test        set up, run all tests but the slow ones"
+	@echo "make demo        set up, make sample slides, extract patches, write a report to $(DEMO)/"
+	@echo "make test-slow   only the slow tests"
+	@echo "make lint        ruff check and format --check   (make format: apply them)"
+	@echo "make types       mypy"
+	@echo "make notebooks   execute notebooks/*.ipynb, fail on an error"
+	@echo "make bench       benchmarks/extract.py"
+	@echo "make clean       remove $(VENV), $(DEMO)/ and caches"
+	@echo "VENV=folder puts the virtual environment elsewhere, PYTHON=python3.12 picks the interpreter"
+
+install:
+	@set -e; \
+	key="$(EXTRAS) $$(cksum < pyproject.toml)"; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making $(VENV)"; rm -f "$(STAMP)"; $(PYTHON) -m venv "$(VENV)"; \
+	fi; \
+	if [ "$$(cat "$(STAMP)" 2>/dev/null)" != "$$key" ]; then \
+		echo "installing msdask and its dependencies into $(VENV)"; rm -f "$(STAMP)"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"; \
+		echo "$(CURDIR)" > "$(LINK)"; echo "$$key" > "$(STAMP)"; \
+	elif [ "$$(cat "$(LINK)" 2>/dev/null)" != "$(CURDIR)" ]; then \
+		echo "linking $(VENV) to this checkout"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+		echo "$(CURDIR)" > "$(LINK)"; \
+	fi
+
+test: install
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow || [ $$? -eq 5 ]  # 5: no test is marked slow
+
+demo: install
+	$(BIN)/msdask demo --output $(DEMO)
+	@echo "report: $(abspath $(DEMO))/$$(cd $(DEMO) && ls *.html | head -n 1)"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install
+	$(BIN)/mypy
+
+# Executed, not changed: the outputs that are committed stay as they are.
+notebooks: install
+	@set -e; for notebook in notebooks/*.ipynb; do \
+		[ -e "$$notebook" ] || { echo "no notebooks"; break; }; \
+		echo "$$notebook"; $(BIN)/jupyter-execute --timeout=600 "$$notebook"; \
+	done
+
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python benchmarks/extract.py
+
+clean:
+	[ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
+	rm -rf "$(DEMO)" .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,129 @@
+"""What is measured in a fresh interpreter: the time to import, the time to a first selection, and peak memory.
+
+As a script it does one of these and prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["first_selection", "import_time", "peak_memory"]
+
+_IMPORT = """
+import json, sys, time
+started = time.perf_counter()
+import msdask
+seconds = time.perf_counter() - started
+assert "torch" not in sys.modules, "import msdask imports torch"
+print(json.dumps({"seconds": seconds}))
+"""
+
+
+def _child(*arguments: str) -> dict[str, float]:
+    reply = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(reply.splitlines()[-1])
+
+
+def import_time(repeats: int) -> float:
+    """Seconds that `import msdask` takes, median; fails if that imports torch."""
+    return statistics.median(_child("-c", _IMPORT)["seconds"] for _ in range(repeats))
+
+
+def first_selection(path: str, repeats: int, *, magnification: float = 20, patch_size: int = 224) -> dict[str, float]:
+    """Seconds to open, mask and select, median of fresh processes, without the imports.
+
+    Returns
+    -------
+    seconds : of the three together ("total"), and of each
+    """
+    arguments = (__file__, "first", path, f"--magnification={magnification}", f"--patch-size={patch_size}")
+    replies = [_child(*arguments) for _ in range(repeats)]
+    return {name: statistics.median(reply[name] for reply in replies) for name in replies[0]}
+
+
+def peak_memory(
+    path: str, folder: Path, *, threads: int, magnification: float = 20, patch_size: int = 224
+) -> dict[str, float]:
+    """Peak resident memory of a whole extraction, MiB, and what the interpreter had before it."""
+    options = (
+        f"--threads={threads}",
+        f"--magnification={magnification}",
+        f"--patch-size={patch_size}",
+        f"--folder={folder}",
+    )
+    return _child(__file__, "memory", path, *options)
+
+
+def _peak_mib() -> float:
+    """Peak resident memory of this process so far.
+
+    Linux's own counter: `ru_maxrss` of a child starts at its parent's memory.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def _first(path: str, magnification: float, patch_size: int) -> dict[str, float]:
+    import msdask as ms
+
+    functions = ms.open_slide, ms.tissue_mask, ms.grid  # imported before the clock runs
+    times = [time.perf_counter()]
+    slide = functions[0](path)
+    times.append(time.perf_counter())
+    mask = functions[1](slide)
+    times.append(time.perf_counter())
+    functions[2](slide, mask, magnification=magnification, patch_size=patch_size)
+    times.append(time.perf_counter())
+    names = ("open", "mask", "select")
+    seconds = {name: times[i + 1] - times[i] for i, name in enumerate(names)}
+    return {"total": times[-1] - times[0], **seconds}
+
+
+def _memory(path: str, magnification: float, patch_size: int, threads: int, folder: Path) -> dict[str, float]:
+    import dask
+
+    import msdask as ms
+
+    slide = ms.open_slide(path)
+    selection = ms.grid(slide, ms.tissue_mask(slide), magnification=magnification, patch_size=patch_size)
+    before = _peak_mib()
+    target = folder / "memory.zarr"
+    shutil.rmtree(target, ignore_errors=True)
+    with dask.config.set(scheduler="threads", num_workers=threads):
+        ms.PatchStore(target).write(ms.patches(slide, selection))
+    shutil.rmtree(target)
+    return {"peak": _peak_mib(), "before": before, "patches": selection.sizes["patch"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["first", "memory"])
+    parser.add_argument("path")
+    parser.add_argument("--magnification", type=float, required=True)
+    parser.add_argument("--patch-size", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args(arguments)
+    if given.what == "first":
+        reply = _first(given.path, given.magnification, given.patch_size)
+    else:
+        reply = _memory(given.path, given.magnification, given.patch_size, given.threads, given.folder)
+    print(json.dumps(reply))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What every figure is made of: colours, squares, outlines, scale bars, and a Figure that notebooks show."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, withStroke
+from numpy.typing import NDArray
+
+__all__ = [
+    "DPI",
+    "FOREGROUND",
+    "LABEL_COLORS",
+    "MASK",
+    "REJECTED",
+    "SCALE_COLORS",
+    "SELECTED",
+    "UNLABELED",
+    "PlainFigure",
+    "centered_square",
+    "frame",
+    "outline",
+    "polygons",
+    "round_length",
+    "scale_bar",
+    "show",
+    "squares_at",
+]
+
+SELECTED = "#009E73"
+REJECTED = "#B4B4B4"
+UNLABELED = "#555555"
+MASK = "#000000"
+SCALE_COLORS = (SELECTED, "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
+"""One colour per magnification, the highest first, from the colour-blind-safe palette of Okabe and Ito."""
+LABEL_COLORS = ("#E69F00", "#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#009E73")
+"""One colour per class, the same palette; more classes than colours start again."""
+
+DPI = 120
+FOREGROUND = "#1A1A1A"
+
+
+class PlainFigure(Figure):
+    """A Figure that notebooks show without pyplot, and only once (pyplot's own figures show twice when returned)."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", bbox_inches="tight")
+        return buffer.getvalue()
+
+
+def scale_bar(axes: Axes, mpp: float, *, fraction: float = 0.3, fontsize: float = 8.0) -> Rectangle:
+    """Draw a bar of a round length in the lower left corner: black with a white rim, readable on light and dark.
+
+    Parameters
+    ----------
+    axes : shows an image in px of `mpp`
+    mpp : um per unit of the axes
+    fraction : the bar takes at most this part of the width
+
+    Returns
+    -------
+    bar : its width in px of the axes is its length in um / mpp
+    """
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    length = round_length(fraction * abs(right - left) * mpp)
+    # Margins and thickness follow the font, so that the bar looks alike on small and on large pictures.
+    axes.apply_aspect()
+    dpi = axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    point = (top - bottom) / (axes.get_window_extent().height * 72 / dpi)
+    thickness = 0.35 * fontsize * point
+    x = left + math.copysign(0.9 * fontsize * point, right - left)
+    y = bottom + 0.8 * fontsize * point
+    width = math.copysign(length / mpp, right - left)
+    bar = Rectangle((x, y), width, thickness, facecolor="black", edgecolor="white", linewidth=0.8, zorder=8)
+    bar.set_gid("scale bar")
+    axes.add_patch(bar)
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    label = axes.text(x, y + 1.7 * thickness, text, fontsize=fontsize, color="black", va="bottom", zorder=8)
+    label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+    return bar
+
+
+def round_length(longest: float) -> float:
+    """The largest 1, 2 or 5 times a power of ten that is at most `longest`."""
+    power = 10.0 ** math.floor(math.log10(longest) + 1e-9)
+    return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= longest * (1 + 1e-9))
+
+
+def show(axes: Axes, pixels: NDArray[np.uint8], *, extent: tuple[float, float, float, float]) -> None:
+    """An image (y, x, 3) without ticks; `extent` is (left, right, bottom, top) in the axes' units."""
+    axes.imshow(pixels, extent=extent, interpolation="antialiased", aspect="equal")
+    # What is drawn on top must not change what is seen.
+    axes.autoscale(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    frame(axes, REJECTED, width=0.8)
+
+
+def frame(axes: Axes, color: str, *, width: float = 2.0) -> None:
+    """Colour the axes' border."""
+    for spine in axes.spines.values():
+        spine.set(edgecolor=color, linewidth=width)
+
+
+def polygons(
+    axes: Axes,
+    corners: NDArray[np.float64],
+    *,
+    edge: str,
+    width: float,
+    fill: float = 0.0,
+    zorder: float = 2,
+    gid: str = "",
+) -> PolyCollection:
+    """Many polygons of one colour as one artist, whatever their number.
+
+    Parameters
+    ----------
+    corners : (n, points, 2) x and y
+    edge : colour of the lines and of the fill
+    width : of the lines, points
+    fill : opacity of the inside, 0 to 1
+    """
+    collection = PolyCollection(
+        corners,  # type: ignore[arg-type]  # an array is drawn faster than the sequence that the stub asks for
+        facecolors=[to_rgba(edge, fill)],
+        edgecolors=edge,
+        linewidths=width,
+        zorder=zorder,
+        gid=gid,
+    )
+    axes.add_collection(collection)
+    return collection
+
+
+def outline(axes: Axes, corners: NDArray[np.float64], color: str, *, gid: str = "outline") -> None:
+    """A few polygons, (n, points, 2), as coloured lines on a white rim."""
+    lines = polygons(axes, corners, edge=color, width=1.8, zorder=5, gid=gid)
+    lines.set_path_effects([withStroke(linewidth=3.4, foreground="white"), Normal()])
+
+
+def squares_at(corner: NDArray[np.float64], side: float) -> NDArray[np.float64]:
+    """(n, 4, 2) corners of squares given by their (n, 2) upper left ones (x, y)."""
+    unit = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    squares: NDArray[np.float64] = corner[:, None, :] + side * unit[None]
+    return squares
+
+
+def centered_square(x: float, y: float, side: float) -> NDArray[np.float64]:
+    """(1, 4, 2) corners of the square around a point."""
+    return squares_at(np.array([[x - side / 2, y - side / 2]]), side)

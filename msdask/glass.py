@@ -1,0 +1,286 @@
+"""What each pixel of a stained slide shows, judged against the slide's own glass: stain, ink or darkness, or nothing.
+
+Everything is measured in optical density (OD) relative to the glass, where a stain keeps its direction whatever its
+thickness: OD = log10(glass / pixel), per channel. Pure: arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Glass", "PixelClasses", "classify_pixels", "estimate_glass"]
+
+_WORK_MPP: Final = 8.0
+"""Glass is looked for at this scale (um/px) or a coarser one: there glass is smooth and tissue is not."""
+_WORK_SIDE: Final = 512
+_STRIP: Final = 256
+"""Rows classified at once, so that the OD planes stay in the processor's cache and memory does not grow with the
+image."""
+
+_ASSUMED_GLASS: Final = (240.0, 240.0, 240.0)
+_MIN_GLASS: Final = 150
+_MAX_RANGE: Final = 8
+"""Largest difference inside a 3 x 3 window of glass, gray values."""
+_COLOR_WINDOW_UM: Final = 56.0
+"""How far around a gray pixel color is looked for: brown and blue beside each other blur to gray, pale stroma is gray
+between nuclei."""
+_MIN_MEAN: Final = 0.02
+"""Mean OD from which a pixel's surroundings count for it; below, glass beside tissue would."""
+_MAX_BRIGHTER: Final = 12
+"""How much brighter than glass the brightest hundredth of an image may be, gray values."""
+_MIN_THRESHOLD: Final = 0.035
+_MAX_THRESHOLD: Final = 0.06
+"""Bounds on Otsu's threshold. Otsu always splits in two, so on a slide of glass or of tissue alone it means nothing."""
+_DARK: Final = 45
+"""No stain at low magnification is this dark in all channels; scanner borders and black ink are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glass:
+    """The empty slide under the light.
+
+    Attributes
+    ----------
+    rgb : gray values of the bare glass
+    seen : whether there is glass in the image; if not, `rgb` is an assumed white
+    illumination : coefficients of 1, u, v, u^2, uv, v^2 (u, v in -1..1 along x and y) of the OD that uneven light
+        adds, or None where the light is even
+    is_gray : the image has no color at all, so that color decides nothing
+    threshold : OD score from which a pixel counts as stained
+    """
+
+    rgb: tuple[float, float, float]
+    seen: bool
+    illumination: tuple[float, ...] | None
+    is_gray: bool
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class PixelClasses:
+    """Boolean (y, x) arrays of what the pixels show.
+
+    Attributes
+    ----------
+    stained : absorbs light, with a color; ink does too
+    faint_ink : has the color of a pen, or is black or gray and dark; a few px of dense tissue do too
+    ink : the same, and strongly so; a subset of `faint_ink`
+    """
+
+    stained: NDArray[np.bool_]
+    faint_ink: NDArray[np.bool_]
+    ink: NDArray[np.bool_]
+
+
+def estimate_glass(image: NDArray[np.uint8], *, mpp: float) -> Glass:
+    """Find the level of the bare glass, and from what OD on a pixel is stained.
+
+    Glass is what is bright, smooth and nearly neutral; a yellowish tint is allowed, a pink or blue one is a stain. Of
+    several such levels the brightest common one is taken, except pure white, which scanners write where they did not
+    scan.
+
+    Parameters
+    ----------
+    image : (y, x, 3) uint8, RGB
+    mpp : um/px of `image`
+    """
+    small, small_mpp = _reduce(image, mpp)
+    level, glass_like = _glass_level(small)
+    seen = level is not None
+    rgb = level if level is not None else _ASSUMED_GLASS
+    is_gray = bool((small.max(axis=2).astype(np.int16) - small.min(axis=2) <= 2).all())
+    illumination = _fit_illumination(small, glass_like, rgb) if seen else None
+    glass = Glass(rgb, seen, illumination, is_gray, _MIN_THRESHOLD)
+    return replace(glass, threshold=_threshold(small, glass, small_mpp)) if seen else glass
+
+
+def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> PixelClasses:
+    """Tell stain and ink from glass, pixel by pixel.
+
+    Parameters
+    ----------
+    image : (y, x, 3) uint8, RGB, lightly smoothed
+    glass : the glass of this image
+    mpp : um/px of `image`
+    """
+    height, width = image.shape[:2]
+    classes = PixelClasses(*(np.zeros((height, width), np.bool_) for _ in range(3)))
+    window = _color_window(mpp)
+    margin = window // 2
+    for start in range(0, height, _STRIP):
+        stop = min(start + _STRIP, height)
+        wide = slice(max(start - margin, 0), min(stop + margin, height))
+        own = slice(start - wide.start, stop - wide.start)
+        od, brightest = _optical_density(image, glass, wide)
+        score = _score(od, glass, window)
+        classes.stained[start:stop] = score[own] >= glass.threshold
+        classes.ink[start:stop], classes.faint_ink[start:stop] = _ink(
+            [plane[own] for plane in od], brightest[own], glass
+        )
+    return classes
+
+
+def _color_window(mpp: float) -> int:
+    """Side of the window in which color is looked for, px, odd."""
+    return 2 * round(_COLOR_WINDOW_UM / mpp / 2) + 1
+
+
+def _reduce(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.uint8], float]:
+    """The image at the working scale, area-averaged, at most `_WORK_SIDE` px a side, and its um/px."""
+    height, width = image.shape[:2]
+    factor = max(_WORK_MPP / mpp, max(height, width) / _WORK_SIDE)
+    if factor <= 1:
+        return image, mpp
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8), mpp * factor
+
+
+def _glass_level(small: NDArray[np.uint8]) -> tuple[tuple[float, float, float] | None, NDArray[np.bool_]]:
+    """Gray values of the glass (None where there is none), and the pixels that look like glass."""
+    kernel = np.ones((3, 3), np.uint8)
+    local_range = cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel)).max(axis=2)
+    values = small.astype(np.float32)
+    lack = np.log10(values.max(axis=2, keepdims=True) + 1) - np.log10(values + 1)
+    red, green, blue = lack[..., 0], lack[..., 1], lack[..., 2]
+    # Warm glass lacks blue. Eosin takes green out of the light, haematoxylin red: such a tint is pale, smooth tissue.
+    unstained = (lack.max(axis=2) <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
+    glass_like = (local_range <= _MAX_RANGE) & (small.min(axis=2) >= _MIN_GLASS) & unstained
+    is_white = small.min(axis=2) >= 254
+    if (glass_like & ~is_white).sum() >= 0.05 * max(glass_like.sum(), 1):
+        glass_like &= ~is_white
+    if glass_like.sum() < max(min(16, 0.5 * glass_like.size), 0.005 * glass_like.size):
+        return None, glass_like
+    brightness = values.mean(axis=2)
+    counts = np.bincount(np.rint(brightness[glass_like]).astype(np.intp), minlength=256)
+    smooth = np.convolve(counts, np.ones(5), mode="same")
+    peak = int(np.flatnonzero(smooth >= 0.25 * smooth.max())[-1])
+    while peak > 0 and smooth[peak - 1] >= smooth[peak]:
+        peak -= 1
+    # Nothing on a slide is brighter than its glass: if much is, this is pale tissue.
+    scanned = brightness[~is_white]
+    if scanned.size and np.percentile(scanned, 99) > peak + _MAX_BRIGHTER:
+        return None, glass_like
+    chosen = glass_like & (np.abs(brightness - peak) <= 3)
+    level = np.median(values[chosen], axis=0)
+    return (float(level[0]), float(level[1]), float(level[2])), glass_like
+
+
+def _basis(height: int, width: int, rows: slice | None = None) -> NDArray[np.float32]:
+    """1, u, v, u^2, uv, v^2 over an image, or over some of its rows: (rows, width, 6) float32."""
+    v = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[rows or slice(None), None]
+    u = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None]
+    one = np.ones((v.shape[0], width), np.float32)
+    return np.stack([one, u * one, v * one, u * u * one, u * v, v * v * one], axis=-1)
+
+
+def _fit_illumination(
+    small: NDArray[np.uint8], glass_like: NDArray[np.bool_], rgb: tuple[float, float, float]
+) -> tuple[float, ...] | None:
+    """Fit how the light varies over the glass; None where it is even, or where glass is too rare to tell."""
+    height, width = glass_like.shape
+    od = np.log10(np.mean(rgb) + 1) - np.log10(small.mean(axis=2) + 1)
+    used = glass_like & (np.abs(od) <= 0.06)
+    spread = [np.ptp(axis) if axis.size else 0 for axis in np.nonzero(used)]
+    if used.sum() < max(64, 0.1 * used.size) or spread[0] < height / 2 or spread[1] < width / 2:
+        return None
+    basis = _basis(height, width)
+    for _ in range(3):
+        coefficients = np.linalg.lstsq(basis[used], od[used], rcond=None)[0]
+        residual = np.abs(od - basis @ coefficients)
+        used = glass_like & (residual <= max(0.004, 2.5 * float(np.median(residual[used]))))
+    surface = basis @ coefficients
+    if np.median(residual[used]) > 0.004 or np.ptp(surface) < 0.006 or np.abs(surface).max() > 0.08:
+        return None
+    return tuple(float(c) for c in coefficients)
+
+
+def _optical_density(
+    image: NDArray[np.uint8], glass: Glass, rows: slice
+) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8]]:
+    """Of some rows of an image: the OD of red, green and blue, and the largest gray value of each pixel."""
+    height, width = image.shape[:2]
+    gray = np.arange(256, dtype=np.float32) + 1
+    strip = image[rows]
+    od = [
+        np.take((np.log10(level + 1) - np.log10(gray)).astype(np.float32), strip[..., c])
+        for c, level in enumerate(glass.rgb)
+    ]
+    if glass.illumination is not None:
+        surface = _basis(height, width, rows) @ np.asarray(glass.illumination, np.float32)
+        for plane in od:
+            plane -= surface
+    for plane in od:
+        np.maximum(plane, 0, out=plane)
+    return od, np.maximum(np.maximum(strip[..., 0], strip[..., 1]), strip[..., 2])
+
+
+def _mean_and_chroma(od: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean OD, and the difference between the most and the least absorbed channel."""
+    red, green, blue = od
+    chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return (red + green + blue) * np.float32(1 / 3), chroma
+
+
+def _score(od: list[NDArray[np.float32]], glass: Glass, window: int) -> NDArray[np.float32]:
+    """How stained a pixel is: mean OD + chroma, its own or its surroundings'; 0 for what is merely gray (shadows,
+    dust, edges)."""
+    mean, chroma = _mean_and_chroma(od)
+    if glass.is_gray:
+        return 2 * mean
+    around = cv2.blur(chroma, (window, window), borderType=cv2.BORDER_REPLICATE)
+    np.maximum(chroma, around, out=chroma, where=mean >= _MIN_MEAN)
+    return np.where(chroma >= np.maximum(np.float32(0.012), 0.15 * mean), mean + chroma, np.float32(0))
+
+
+def _ink(
+    od: list[NDArray[np.float32]], brightest: NDArray[np.uint8], glass: Glass
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pens and black, strong and faint.
+
+    The bounds lie between pens and the stains' OD directions (red, green, blue): haematoxylin 0.65, 0.70, 0.29; eosin
+    0.07, 0.99, 0.11; DAB 0.27, 0.57, 0.78 (Ruifrok and Johnston, 2001). Blood under eosin is the nearest to a pen; a
+    red pen is darker.
+    """
+    red, green, blue = od
+    green_pen = green < 0.8 * np.minimum(red, blue)
+    cyan_pen = red > 1.4 * green
+    blue_pen = (red > 1.04 * green) & (blue < 0.32 * red)
+    red_pen = (red < 0.2 * green) & (blue > 0.6 * green)
+    yellow_pen = green < 0.25 * blue
+    strong = brightest <= _DARK
+    faint = strong.copy()
+    for pen, plane, bound in (
+        (green_pen, np.minimum(red, blue), 0.12),
+        (cyan_pen, red, 0.15),
+        (blue_pen, red, 0.35),
+        (red_pen, green, 0.6),
+        (yellow_pen, blue, 0.25),
+    ):
+        strong |= pen & (plane >= bound)
+        faint |= pen & (plane >= 0.5 * bound)
+    if not glass.is_gray:
+        mean, chroma = _mean_and_chroma(od)
+        neutral = chroma < 0.15 * mean
+        strong |= neutral & (mean >= 0.3)
+        faint |= neutral & (mean >= 0.15)
+    return strong, faint
+
+
+def _threshold(small: NDArray[np.uint8], glass: Glass, mpp: float) -> float:
+    """Otsu's threshold of the logarithm of the score, kept within the bounds that any slide obeys."""
+    od, brightest = _optical_density(small, glass, slice(0, small.shape[0]))
+    _, faint = _ink(od, brightest, glass)
+    scores = _score(od, glass, _color_window(mpp))[~faint]
+    if scores.size == 0:
+        return _MIN_THRESHOLD
+    # The logarithm puts the threshold between pale tissue and glass, not between pale and dark tissue.
+    low, high = np.log10(0.01), np.log10(1.01)
+    codes = np.clip((np.log10(scores + 0.01) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    code, _ = cv2.threshold(codes.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    otsu = 10 ** (low + (code + 0.5) / 255 * (high - low)) - 0.01
+    return float(np.clip(otsu, _MIN_THRESHOLD, _MAX_THRESHOLD))

@@ -1,0 +1,93 @@
+"""The derived index of a patch set: the columns that loaders need, of all slides, as a few 1-D arrays.
+
+1,000 slides of 2,000 patches open in 0.14 s this way, 53 s slide by slide (design section 6).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from msdask import layout
+from msdask.errors import StoreError
+
+if TYPE_CHECKING:
+    from msdask.patchset import PatchSet
+
+__all__ = ["open_index", "write_index"]
+
+_DTYPES = {
+    "slide": np.int32,
+    "row": np.int32,
+    "x0": np.int32,
+    "y0": np.int32,
+    "label": np.int16,
+    "tissue": np.float32,
+    "keep": np.bool_,
+    "split": np.int16,
+}
+
+
+def index_path(patch_set: PatchSet) -> str:
+    """Group of a set's index."""
+    return os.path.join(os.path.dirname(patch_set.path), layout.INDEX_GROUP, patch_set.name)
+
+
+def open_index(patch_set: PatchSet) -> xr.Dataset:
+    """The set's index, from the store if it is up to date, else made anew (and stored where that is allowed)."""
+    path = index_path(patch_set)
+    slides = {slide_id: patch_set.attrs(slide_id)["checksum"] for slide_id in patch_set.slides}
+    stored = layout.read_attrs(path)
+    if stored.get("checksums") == list(slides.values()) and stored.get("slides") == list(slides):
+        return xr.Dataset({name: ("patch", layout.read_column(path, name)) for name in _DTYPES}, attrs=_public(stored))
+    index = _build(patch_set, slides)
+    if os.access(os.path.dirname(patch_set.path), os.W_OK):
+        write_index(path, index)
+    index.attrs = _public(index.attrs)
+    return index
+
+
+def _public(attrs: dict[str, Any]) -> dict[str, Any]:
+    return {"slides": list(attrs["slides"]), "splits": list(attrs["splits"])}
+
+
+def _build(patch_set: PatchSet, checksums: dict[str, str]) -> xr.Dataset:
+    splits: list[str] = []
+    parts: dict[str, list[Any]] = {name: [] for name in _DTYPES}
+    for number, slide_id in enumerate(checksums):
+        path = os.path.join(patch_set.path, slide_id)
+        split = str(patch_set.attrs(slide_id).get("cohort", {}).get("split", ""))
+        if split and split not in splits:
+            splits.append(split)
+        columns = {name: layout.read_column(path, name) for name in ("x0", "y0", "label", "tissue", "keep")}
+        count = len(columns["keep"])
+        columns = {name: values[:, 0] if values.ndim > 1 else values for name, values in columns.items()}
+        columns |= {
+            "slide": np.full(count, number),
+            "row": np.arange(count),
+            "split": np.full(count, splits.index(split) if split else -1),
+        }
+        for name in _DTYPES:
+            parts[name].append(columns[name])
+    data: dict[str, Any] = {
+        name: ("patch", np.concatenate(parts[name]).astype(dtype) if parts[name] else np.empty(0, dtype))
+        for name, dtype in _DTYPES.items()
+    }
+    return xr.Dataset(data, attrs={"slides": list(checksums), "checksums": list(checksums.values()), "splits": splits})
+
+
+def write_index(path: str, index: xr.Dataset) -> None:
+    """Store an index: columns first, then its document."""
+    try:
+        layout.create_group(os.path.dirname(path), {"derived": "made anew from the slides when it is out of date"})
+        if os.path.isdir(path):
+            layout.remove_tree(path)
+        os.makedirs(path)
+        for name in _DTYPES:
+            layout.create_column(path, name, index[name].values, ("patch",))
+        layout.write_document(path, index.attrs)
+    except OSError as error:
+        raise StoreError(f"cannot write the index '{path}': {error}; it is derived: remove it and run again") from error

@@ -1,0 +1,257 @@
+"""Where things lie in a patch store (schema 1): names, paths, array metadata. Nothing here moves pixels."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from msdask.codecs import inner_codec
+from msdask.errors import StoreError
+from msdask.measure import MEASURES
+from msdask.spec import Codec
+
+__all__ = [
+    "INDEX_GROUP",
+    "SCHEMA",
+    "SlideTarget",
+    "check_slide_id",
+    "create_column",
+    "create_group",
+    "create_measured",
+    "create_shards",
+    "read_attrs",
+    "read_column",
+    "remove_tree",
+    "write_document",
+]
+
+SCHEMA = 1
+INDEX_GROUP = "_index"
+DOCUMENT = "zarr.json"
+MAX_ID_BYTES = 200
+
+
+def check_slide_id(slide_id: str) -> str:
+    """`slide_id` if it can name a group inside the store.
+
+    Raises
+    ------
+    StoreError
+        Empty, too long, with a separator or a control character, or starting with "_" or ".".
+    """
+    bad = (
+        "is empty"
+        if not slide_id
+        else f"has {len(slide_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed"
+        if len(slide_id.encode()) > MAX_ID_BYTES
+        else "holds a path separator or control character"
+        if any(c in "/\\" or ord(c) < 32 for c in slide_id)
+        else "starts with '_' or '.'"
+        if slide_id[0] in "_."
+        else ""
+    )
+    if bad:
+        raise StoreError(f"slide id {slide_id!r} {bad}: give another one in a column 'slide_id' of the slides' table")
+    return slide_id
+
+
+@dataclass(frozen=True, slots=True)
+class SlideTarget:
+    """Where one slide's patches are written, and in what shape: all that a block's task needs to know of the store.
+
+    Attributes
+    ----------
+    path : of the slide's group
+    codec : of the store
+    shape : (patches, magnifications)
+    rows : patches in a shard
+    patch_size : px
+    """
+
+    path: str
+    codec: Codec
+    shape: tuple[int, int]
+    rows: int
+    patch_size: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of shards of `image`."""
+        return -(-self.shape[0] // self.rows)
+
+    def block(self, index: int) -> slice:
+        """Rows of one block."""
+        return slice(index * self.rows, min((index + 1) * self.rows, self.shape[0]))
+
+    def array_path(self, name: str) -> str:
+        """Directory of one of the slide's arrays."""
+        return os.path.join(self.path, name)
+
+    def shard_path(self, name: str, block: int) -> str:
+        """File of one shard of `image` or `label_map`."""
+        rest = ["0"] * (len(self.chunk_shape(name)) - 1)
+        return os.path.join(self.path, name, "c", str(block), *rest)
+
+    def chunk_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one inner chunk: one patch at one magnification."""
+        size = self.patch_size
+        return (1, 1, size, size, 3) if name == "image" else (1, 1, size, size)
+
+    def array_codec(self, name: str) -> Codec:
+        """Codec of one of the sharded arrays; label maps are always raw."""
+        return self.codec if name == "image" else "raw"
+
+
+def read_attrs(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Attributes of a group or array, straight from its document; {} where there is none."""
+    document = _read_document(path)
+    return dict(document.get("attributes", {})) if document else {}
+
+
+def _read_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    file = os.path.join(path, DOCUMENT)
+    try:
+        with open(file, encoding="utf-8") as stream:
+            document = json.load(stream)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
+        ) from error
+    if not isinstance(document, dict):
+        raise StoreError(f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again")
+    return document
+
+
+def write_document(path: str | os.PathLike[str], attrs: Mapping[str, Any], *, consolidate: bool = False) -> None:
+    """Write a group's metadata document in one atomic step.
+
+    Parameters
+    ----------
+    path : directory of the group
+    attrs : all of its attributes
+    consolidate : put the metadata of the arrays below it inside, so that readers open one file; only done for a
+        slide, since a document further up goes stale with every slide that is added
+    """
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+    if consolidate:
+        names = sorted(
+            e.name for e in os.scandir(path) if e.is_dir() and os.path.exists(os.path.join(e.path, DOCUMENT))
+        )
+        inside = {name: _read_document(os.path.join(path, name)) for name in names}
+        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
+    file = os.path.join(path, DOCUMENT)
+    part = file + ".part"
+    try:
+        os.makedirs(path, exist_ok=True)
+        with open(part, "w", encoding="utf-8") as stream:
+            json.dump(document, stream, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, file)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write '{file}': {error.strerror or error}; check that the place exists, is writable and has room"
+        ) from error
+
+
+def create_group(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> None:
+    """Create a group unless there is one."""
+    if _read_document(path) is None:
+        write_document(path, attrs)
+
+
+def create_shards(target: SlideTarget, name: str) -> None:
+    """Create the empty sharded array `image` or `label_map`."""
+    chunk = target.chunk_shape(name)
+    count, magnifications = target.shape
+    codec = inner_codec(target.array_codec(name))
+    dims = ("patch", "magnification", "y", "x", "channel")[: len(chunk)]
+    zarr.create_array(
+        store=target.array_path(name),
+        shape=(count, magnifications, *chunk[2:]),
+        chunks=chunk,
+        shards=(target.rows, magnifications, *chunk[2:]),
+        dtype="uint8",
+        serializer=codec if codec is not None else "auto",
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+        dimension_names=dims,
+        overwrite=True,
+    )
+
+
+def create_measured(target: SlideTarget) -> None:
+    """Create the array `measured`, all NaN: NaN says that a block is not written yet."""
+    count, magnifications = target.shape
+    zarr.create_array(
+        store=target.array_path("measured"),
+        shape=(count, magnifications, len(MEASURES)),
+        chunks=(target.rows, magnifications, len(MEASURES)),
+        dtype="float32",
+        compressors=[Crc32cCodec()],
+        fill_value=float("nan"),
+        dimension_names=("patch", "magnification", "measure"),
+        attributes={"measures": list(MEASURES)},
+        overwrite=True,
+    )
+
+
+def create_column(
+    group: str | os.PathLike[str],
+    name: str,
+    values: NDArray[Any],
+    dims: Sequence[str],
+    attrs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a small array whole: one chunk, with a checksum; masks are compressed."""
+    compressors: list[Any] = [ZstdCodec(level=3), Crc32cCodec()] if name == "mask" else [Crc32cCodec()]
+    array = zarr.create_array(
+        store=os.path.join(group, name),
+        shape=values.shape,
+        chunks=tuple(max(1, n) for n in values.shape),
+        dtype=values.dtype,
+        compressors=compressors,
+        fill_value=np.zeros((), values.dtype).item(),
+        dimension_names=list(dims),
+        attributes=dict(attrs or {}),
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    if values.size:
+        array[...] = values
+
+
+def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
+    """A small array, whole.
+
+    Raises
+    ------
+    StoreError
+        It is missing or damaged; names it.
+    """
+    path = os.path.join(group, name)
+    try:
+        array = zarr.open_array(store=path, mode="r")
+        return np.asarray(array[...])
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise StoreError(
+            f"'{path}' cannot be read: {error}; run `msdask verify`, then extract the slide again with overwrite"
+        ) from error
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Remove a group: its document first, so that a killed removal never leaves something that looks complete."""
+    Path(path, DOCUMENT).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=False)

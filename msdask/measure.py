@@ -1,0 +1,105 @@
+"""What is measured on every patch's pixels, and the verdict `keep` that follows from it (spec section 6)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LOW_CONTRAST", "MEASURES", "contrast", "keep", "measure", "tissue_mean", "white_threshold"]
+
+MEASURES = ("brightness", "contrast", "filled")
+"""Columns of the stored array `measured`."""
+
+LOW_CONTRAST = 0.05
+"""Contrast below this is low: scikit-image's default `fraction_threshold`."""
+
+_GRAY = np.array([[0.2125, 0.7154, 0.0721]])
+"""Weights of scikit-image's rgb2gray."""
+_BINS = 4096
+_BIN_ERROR = 2e-4
+"""Contrast from the histogram is within this of the exact one: one bin of 1/16 gray level at either end."""
+
+
+def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """Mean over pixels and channels of the tissue on a thumbnail: the `t` of spec section 6.
+
+    Parameters
+    ----------
+    image : (height, width, 3) uint8, the 1.25x image
+    mask : (height, width) bool
+
+    Returns
+    -------
+    t : 255.0 where there is no tissue
+    """
+    inside = image[mask]
+    return float(inside.mean()) if inside.size else 255.0
+
+
+def white_threshold(tissue_mean: float) -> float:
+    """Brightness above which a patch counts as white, from the mean of the slide's tissue.
+
+    >>> white_threshold(150), white_threshold(170), white_threshold(220)
+    (195.0, 200.0, 205.0)
+    """
+    if tissue_mean <= 155:
+        return 195.0
+    return 200.0 if tissue_mean <= 180 else 205.0
+
+
+def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Measures of a block of patches.
+
+    Parameters
+    ----------
+    image : (patch, magnification, y, x, 3) uint8
+    filled : (patch, magnification), fraction of px that stand for an unreadable tile; None means 0
+
+    Returns
+    -------
+    measured : (patch, magnification, measure) float32, in the order of `MEASURES`
+        brightness: mean over pixels and channels, 0 to 255; contrast: see `contrast`; filled: as given.
+    """
+    measured = np.zeros((*image.shape[:2], len(MEASURES)), np.float32)
+    for i in range(image.shape[0]):
+        for m in range(image.shape[1]):
+            pixels = image[i, m]
+            measured[i, m, 0] = sum(cv2.mean(pixels)[:3]) / 3
+            measured[i, m, 1] = contrast(pixels)
+    if filled is not None:
+        measured[..., 2] = filled
+    return measured
+
+
+def contrast(pixels: NDArray[np.uint8]) -> float:
+    """Half the distance between the 1st and 99th percentile of gray in 0..1, as in scikit-image's is_low_contrast.
+
+    From a histogram of 4096 bins, so within 2e-4; where that could change the verdict "below 0.05" it is computed
+    exactly.
+    """
+    gray = cv2.transform(pixels.astype(np.float32), _GRAY)
+    histogram = cv2.calcHist([gray], [0], None, [_BINS], [0.0, 256.0]).ravel()
+    ranks = np.array([0.01, 0.99]) * (gray.size - 1)
+    low, high = np.searchsorted(np.cumsum(histogram), ranks, side="right")
+    value = float(high - low) * (256.0 / _BINS) / 255.0 / 2
+    if abs(value - LOW_CONTRAST) <= 2 * _BIN_ERROR:
+        exact = np.percentile(pixels.astype(np.float64) @ _GRAY[0] / 255.0, [1, 99])
+        value = float(exact[1] - exact[0]) / 2
+    return value
+
+
+def keep(measured: NDArray[np.float32], tissue_mean: float) -> NDArray[np.bool_]:
+    """Verdict on each patch: neither white nor of low contrast. A tuple's is its centroid's.
+
+    Parameters
+    ----------
+    measured : (patch, magnification, measure) float32, highest magnification first
+    tissue_mean : of the slide
+
+    Returns
+    -------
+    keep : (patch,) bool
+    """
+    brightness, contrast = measured[:, 0, 0], measured[:, 0, 1]
+    return (brightness <= white_threshold(tissue_mean)) & (contrast >= np.float32(LOW_CONTRAST))

@@ -1,0 +1,88 @@
+"""What became of every slide of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+__all__ = ["ExtractionReport", "SlideOutcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOutcome:
+    """One slide in one patch set.
+
+    Attributes
+    ----------
+    state : "complete" (written now), "present" (was complete before) or "failed"
+    reason : why it failed
+    counts : candidates, selected, kept, labeled, filled
+    patches : written by this run
+    seconds : of this run, from the plan's end to the commit; other slides may have run at the same time
+    warnings : about scale and mask
+    """
+
+    slide_id: str
+    path: str
+    set_name: str
+    state: Literal["complete", "present", "failed"]
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    patches: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionReport:
+    """Outcomes of one call of `extract`, in the order of the slides.
+
+    Attributes
+    ----------
+    store : path
+    sets : names of the patch sets
+    outcomes : one a slide and set
+    seconds : of the whole call
+    """
+
+    store: str
+    sets: tuple[str, ...]
+    outcomes: tuple[SlideOutcome, ...]
+    seconds: float
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Slide id -> reason, of the slides that failed."""
+        return {o.slide_id: o.reason for o in self.outcomes if o.state == "failed"}
+
+    @property
+    def patches(self) -> int:
+        """Patches (tuples) written by this call."""
+        return sum(o.patches for o in self.outcomes)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every slide is complete now."""
+        return not self.failures
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a slide and set."""
+        rows = [
+            {"slide_id": o.slide_id, "set": o.set_name, "state": o.state, "reason": o.reason, **o.counts}
+            | {"written": o.patches, "seconds": round(o.seconds, 3), "warnings": "; ".join(o.warnings), "path": o.path}
+            for o in self.outcomes
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """A sentence for a terminal."""
+        states = [o.state for o in self.outcomes]
+        parts = [f"{states.count(s)} {s}" for s in ("complete", "present", "failed") if s in states]
+        rate = f", {self.patches / self.seconds:,.0f} patches/s" if self.patches and self.seconds > 0 else ""
+        return f"{', '.join(parts)}; {self.patches:,} patches written in {self.seconds:.1f} s{rate}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.summary()}</p>{self.to_frame().to_html(index=False)}"

@@ -1,0 +1,98 @@
+"""What a reader is: the small protocol behind which every file format lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LevelInfo", "Reader", "SlideMetadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInfo:
+    """One stored resolution.
+
+    Attributes
+    ----------
+    shape : (height, width), px of this level
+    tile : (height, width) of a stored tile, px of this level; a strip is a tile as wide as the level
+    downsample : level-0 px per px of this level, >= 1; an integer where the sizes allow it
+    dct_scales : reductions that the decoder itself can give, ascending, always with 1; (1, 2, 4, 8) for JPEG tiles whose
+        sides divide by them
+    """
+
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    downsample: float = 1.0
+    dct_scales: tuple[int, ...] = (1,)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Number of tiles (rows, columns)."""
+        return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
+
+
+@dataclass(frozen=True, slots=True)
+class SlideMetadata:
+    """What a file says of itself.
+
+    Attributes
+    ----------
+    mpp : (x, y) um/px of level 0 as stored, unjudged, or None
+    mpp_source : where `mpp` was read ("aperio", "ome", "hamamatsu", "leica", "tiff resolution" ...), or None
+    objective_power : as stored, or None
+    vendor : "aperio", "hamamatsu", "leica", "philips", "ome", "generic" ...
+    properties : every other fact that the file states, as text
+    """
+
+    mpp: tuple[float, float] | None = None
+    mpp_source: str | None = None
+    objective_power: float | None = None
+    vendor: str = "generic"
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A slide file: levels of tiles, and some metadata. Thread-safe; opening reads metadata only."""
+
+    format: str
+    levels: tuple[LevelInfo, ...]
+    metadata: SlideMetadata
+    associated: tuple[str, ...]
+
+    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+        """Decode one tile.
+
+        Parameters
+        ----------
+        level, row, column : which tile
+        scale : one of the level's `dct_scales`; the decoder gives the tile reduced by it
+
+        Returns
+        -------
+        pixels : (height, width, 3) uint8, RGB, C-contiguous
+            At least the part of the tile that lies inside the level; edge tiles may be cut or padded.
+
+        Raises
+        ------
+        TileError
+            The tile is missing, cut short or cannot be decoded; names file, level and tile.
+        """
+        ...
+
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """Decode an associated image ("label", "macro", "thumbnail"): (height, width, 3) uint8."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file's size, its header or TIFF directories, its first and last MiB, and 64 seeded ranges of 64 KiB."""
+        ...
+
+    def close(self) -> None:
+        """Release the file. Reading afterwards is an error."""
+        ...

@@ -1,0 +1,213 @@
+"""Plain images (PNG, JPEG, BMP, WebP) as slides of one level.
+
+The header decides whether the image may be decoded; it is decoded once, at the first tile, and kept with the reader.
+EXIF orientation is ignored (coordinates are those of the stored pixels), and so are print densities (pHYs, JFIF): they
+are defaults of the writing program, not scales. Pixels become RGB by the rules of the TIFF reader; CMYK and float are
+refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+import zlib
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from msdask.errors import SlideError, SpecError, TileError
+from msdask.readers.base import LevelInfo, SlideMetadata
+from msdask.readers.pixels import gray_to_rgb, over_white, to_uint8
+from msdask.readers.source import ByteSource, SourceFile, fingerprint
+
+__all__ = ["IMAGE_ERRORS", "MAX_DECODED_BYTES", "ImageReader", "image_format", "open_image"]
+
+MAX_DECODED_BYTES = 512 << 20
+_TILE = 512
+
+IMAGE_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,  # Pillow's UnidentifiedImageError and every truncated file
+    RuntimeError,  # every imagecodecs error
+    SyntaxError,  # Pillow's broken PNG
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow, simplejpeg and imagecodecs raise on damaged images."""
+
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I"}
+
+
+def image_format(head: bytes) -> str | None:
+    """ "PNG", "JPEG", "BMP", "WEBP" or None, by a file's first 12 bytes or more."""
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if head[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if head[:2] == b"BM" and len(head) > 5 and head[6:10] == b"\0\0\0\0":
+        return "BMP"
+    return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def open_image(source: ByteSource, *, kind: str) -> Image.Image:
+    """Pillow's lazy image of a source: its header is read, no pixel decoded. `kind` is one of `image_format`."""
+    with warnings.catch_warnings():
+        # the caller's own limit decides, with an error that says what to do
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(SourceFile.buffered(source), formats=[kind])
+
+
+class ImageReader:
+    """A slide of one level in a PNG, JPEG, BMP or WebP file. Thread-safe; opening reads the header."""
+
+    format = "image"
+    associated: tuple[str, ...] = ()
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._pixels: NDArray[np.uint8] | None = None
+        self._failure: Exception | None = None
+        try:
+            kind = image_format(source.read(0, 16))
+            if kind is None:
+                raise SlideError(
+                    f"slide {source.path!r}: not a PNG, JPEG, BMP or WebP image; give one of these, or a TIFF"
+                )
+            self._kind = kind
+            with open_image(source, kind=kind) as image:
+                width, height, mode = *image.size, image.mode
+                properties = {
+                    f"image.{key}": str(value)
+                    for key, value in image.info.items()
+                    if isinstance(value, str | int | float | tuple)
+                }
+        except SlideError:
+            source.close()
+            raise
+        except IMAGE_ERRORS as error:
+            source.close()
+            if isinstance(error, Image.DecompressionBombError):
+                raise SlideError(self._too_large("too many pixels")) from error
+            raise SlideError(
+                f"slide {source.path!r}: an image whose header cannot be read ({type(error).__name__}: {error}); it is "
+                "damaged or was "
+                "cut short: copy it again"
+            ) from error
+        try:
+            self._check(width, height, mode)
+        except SlideError:
+            source.close()
+            raise
+        self.levels: tuple[LevelInfo, ...] = (LevelInfo((height, width), (_TILE, _TILE)),)
+        properties |= {"image.format": kind, "image.mode": mode}
+        self.metadata = SlideMetadata(vendor="generic", properties=properties)
+
+    def _check(self, width: int, height: int, mode: str) -> None:
+        if width < 1 or height < 1:
+            raise SlideError(f"slide {self._source.path!r}: claims {width} x {height} px; it is damaged: copy it again")
+        if width * height * 3 > MAX_DECODED_BYTES:
+            raise SlideError(self._too_large(f"{width} x {height} px"))
+        if mode not in _MODES:
+            raise SlideError(
+                f"slide {self._source.path!r}: pixels of mode {mode} in a {self._kind}; expected RGB, RGBA, gray or a "
+                "palette of 8 or 16 "
+                "bits: convert it to RGB"
+            )
+
+    def _too_large(self, found: str) -> str:
+        return (
+            f"slide {self._source.path!r}: {found} would be decoded at once, the limit is {MAX_DECODED_BYTES >> 20} "
+            "MiB; save it as a tiled, "
+            "pyramidal TIFF"
+        )
+
+    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+        """See `Reader.read_tile`. The first call decodes the whole image; edge tiles are cut."""
+        rows, columns = self.levels[0].grid
+        if level != 0 or scale != 1 or not (0 <= row < rows and 0 <= column < columns):
+            raise SpecError(
+                f"tile (row {row}, column {column}) of level {level} reduced by {scale}: slide {self._source.path!r} "
+                "has one level of "
+                f"{rows} x {columns} tiles, not reducible"
+            )
+        pixels = self._decoded(row, column)
+        return pixels[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE].copy()
+
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """See `Reader.read_associated`: a plain image has none."""
+        raise SpecError(f"associated image {name!r}: slide {self._source.path!r} is a plain image and has none")
+
+    def fingerprint(self) -> str:
+        """See `Reader.fingerprint`."""
+        try:
+            return fingerprint(self._source)
+        except OSError as error:
+            raise SlideError(
+                f"slide {self._source.path!r}: cannot be read ({error}); check that it is still there"
+            ) from error
+
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._source.close()
+        self._pixels = None
+
+    def _decoded(self, row: int, column: int) -> NDArray[np.uint8]:
+        pixels = self._pixels
+        if pixels is not None:
+            return pixels
+        with self._lock:
+            if self._pixels is None and self._failure is None:
+                try:
+                    self._pixels = self._decode()
+                except IMAGE_ERRORS as error:  # kept: the other tiles need not try again
+                    self._failure = error
+            if self._pixels is None:
+                raise TileError(
+                    f"slide {self._source.path!r}: level 0, tile (row {row}, column {column}) cannot be decoded "
+                    f"({type(self._failure).__name__}: {self._failure}); expected a whole {self._kind}: copy it again"
+                ) from self._failure
+            return self._pixels
+
+    def _decode(self) -> NDArray[np.uint8]:
+        height, width = self.levels[0].shape
+        data = self._source.read(0, self._source.size)
+        if len(data) != self._source.size:
+            raise OSError(f"{len(data)} of {self._source.size} bytes could be read")
+        with open_image(self._source, kind=self._kind) as image:
+            if image.size != (width, height):
+                raise ValueError(f"now {image.size[0]} x {image.size[1]} px, {width} x {height} when it was opened")
+            if self._kind == "JPEG":
+                # strict, where Pillow fills what a damaged stream leaves out
+                pixels: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
+                simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+                return pixels
+            if self._kind == "PNG" and len(data) > 24 and data[24] == 16:
+                return _rgb(imagecodecs.png_decode(data))  # Pillow keeps 8 of 16 bits, by cutting
+            if image.mode in ("P", "PA") or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
+                return _rgb(np.asarray(image.convert("RGBA")))
+            return _rgb(np.asarray(image))
+
+
+def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """(height, width) or (height, width, 1 to 4) samples of 1, 8 or 16 bits; the 2nd or 4th channel is alpha."""
+    samples = to_uint8(pixels)
+    if samples.ndim == 2:
+        samples = samples[:, :, np.newaxis]
+    if samples.shape[2] in (2, 4):
+        samples = over_white(samples[:, :, :-1], samples[:, :, -1])
+    if samples.shape[2] == 1:
+        return gray_to_rgb(samples[:, :, 0])
+    return np.ascontiguousarray(samples)

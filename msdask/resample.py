@@ -1,0 +1,64 @@
+"""Exact area averages of a level at any ratio, independent of how the result is cut into blocks."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["area_mean", "source_span"]
+
+_EXACT = 1e-9
+
+
+def source_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int, int]:
+    """Source px [first, last) under output px [first, last), clipped to the source's `size`."""
+    start = int(np.floor(first * ratio + _EXACT))
+    stop = int(np.ceil(last * ratio - _EXACT))
+    start = min(start, size - 1)
+    return start, max(start + 1, min(stop, size))
+
+
+def area_mean(
+    source: NDArray[np.uint8], *, origin: tuple[int, int], first: tuple[int, int], shape: tuple[int, int], ratio: float
+) -> NDArray[np.uint8]:
+    """Mean of the source over the square under each output px; fractional edges weigh by their share.
+
+    Parameters
+    ----------
+    source : (height, width, 3) uint8, the part of the level that lies under the output (see `source_span`)
+    origin : (y, x) of source[0, 0] in the level, px
+    first : (y, x) of the first output px in the whole output
+    shape : (height, width) of the output block
+    ratio : source px per output px, at least 1
+
+    Returns
+    -------
+    mean : (height, width, 3) uint8, halves rounded to even
+        Where the source ends early, the mean over what there is.
+    """
+    steps = round(ratio)
+    whole = abs(ratio - steps) < _EXACT
+    fits = (shape[0] * steps, shape[1] * steps) == source.shape[:2]
+    if whole and fits and (first[0] * steps, first[1] * steps) == origin:
+        if steps == 1:
+            return source
+        return cv2.resize(source, (shape[1], shape[0]), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    rows = _mean_along(source.astype(np.float64), origin[0], first[0], shape[0], ratio)
+    both = _mean_along(rows.swapaxes(0, 1), origin[1], first[1], shape[1], ratio).swapaxes(0, 1)
+    return np.ascontiguousarray(np.rint(both).astype(np.uint8))
+
+
+def _mean_along(values: NDArray[np.float64], origin: int, first: int, count: int, ratio: float) -> NDArray[np.float64]:
+    """Area means along axis 0, from running sums that are interpolated at the fractional edges."""
+    size = len(values)
+    sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
+    edges = np.clip((first + np.arange(count + 1)) * ratio - origin, 0, size)
+    low = np.minimum(edges.astype(np.int64), size - 1)
+    weight = (edges - low)[:, None, None]
+    at_edges = sums[low] + weight * values[low]
+    widths = np.diff(edges)
+    empty = widths < _EXACT
+    means = np.diff(at_edges, axis=0) / np.where(empty, 1, widths)[:, None, None]
+    means[empty] = values[-1]
+    return means

@@ -1,0 +1,115 @@
+"""From the outcomes of a run to its HTML report: pictures and measurements are taken from the store."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msdask import __version__, plots
+from msdask.errors import MsdaskError
+from msdask.measure import LOW_CONTRAST, white_threshold
+from msdask.outcome import ExtractionReport, SlideOutcome
+from msdask.patchset import PatchSet
+from msdask.report import Picture, RunReport, SlideReport, picture, write_report
+from msdask.slide import Slide
+from msdask.store import PatchStore
+
+__all__ = ["report_run"]
+
+_PROGRAMS = ("dask", "zarr", "tensorstore", "tifffile", "numpy", "xarray")
+
+
+def report_run(
+    path: str | os.PathLike[str],
+    runs: ExtractionReport | Sequence[ExtractionReport],
+    *,
+    title: str = "msdask extract",
+    pictures: int = 8,
+) -> Path:
+    """Write the HTML report of one or more calls of `extract` into one store.
+
+    Parameters
+    ----------
+    path : of the HTML file
+    runs : what `extract` returned
+    title : headline
+    pictures : how many slides of each set get pictures; drawing reads from slides and store
+
+    Returns
+    -------
+    path : of the file
+    """
+    runs = [runs] if isinstance(runs, ExtractionReport) else list(runs)
+    slides: list[SlideReport] = []
+    specs: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        store = PatchStore(run.store)
+        specs |= {name: store[name].spec.to_dict() for name in run.sets}
+        drawn = dict.fromkeys(run.sets, 0)
+        for outcome in run.outcomes:
+            wanted = outcome.state != "failed" and drawn[outcome.set_name] < pictures
+            drawn[outcome.set_name] += wanted
+            slides.append(_slide_report(store[outcome.set_name], outcome, wanted))
+    report = RunReport(
+        title=title,
+        slides=slides,
+        specs=specs,
+        versions={"msdask": __version__, "Python": platform.python_version(), **{p: version(p) for p in _PROGRAMS}},
+        facts={"store": runs[0].store, "cores": str(os.cpu_count())},
+        seconds=sum(run.seconds for run in runs),
+    )
+    return write_report(path, report)
+
+
+def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: bool) -> SlideReport:
+    if outcome.state == "failed":
+        return SlideReport(outcome.slide_id, "failed", outcome.set_name, reason=outcome.reason, seconds=outcome.seconds)
+    data = patch_set.open(outcome.slide_id)
+    attrs = patch_set.attrs(outcome.slide_id)
+    measured = data["measured"].values
+    warnings = list(outcome.warnings)
+    drawn: tuple[Picture, ...] = ()
+    if with_pictures:
+        try:
+            drawn = _pictures(patch_set, outcome)
+        except (MsdaskError, OSError) as error:
+            warnings.append(f"no pictures: {error}")
+    return SlideReport(
+        slide_id=outcome.slide_id,
+        state="complete" if outcome.state == "complete" else "skipped",
+        patch_set=outcome.set_name,
+        reason="" if outcome.state == "complete" else "was complete before this run",
+        candidates=outcome.counts["candidates"],
+        selected=outcome.counts["selected"],
+        kept=outcome.counts["kept"],
+        images=outcome.patches * data.sizes["magnification"],
+        seconds=outcome.seconds or None,
+        warnings=tuple(warnings),
+        pictures=drawn,
+        brightness=measured[:, 0, 0],
+        contrast=measured[:, 0, 1],
+        tissue=data["tissue"].values,
+        brightness_threshold=white_threshold(float(attrs["tissue_mean"])),
+        contrast_threshold=LOW_CONTRAST,
+    )
+
+
+def _pictures(patch_set: PatchSet, outcome: SlideOutcome) -> tuple[Picture, ...]:
+    data = patch_set.open(outcome.slide_id)
+    slide = Slide(outcome.path, mpp=float(data.attrs["mpp"]), tolerance=patch_set.spec.tolerance)
+    mask = data.get("mask")
+    selected = plots.selection(slide, data, mask=mask, max_size=1200)
+    kept = data.isel(patch=np.flatnonzero(data["keep"].values))
+    sheet = plots.patches(kept, n=6 if data.sizes["magnification"] == 1 else 4)
+    scales = ", ".join(f"{m:g}x" for m in data["magnification"].values)
+    return (
+        picture(plots.pyramid(slide), "levels", alt=f"{outcome.slide_id}: one point at several magnifications"),
+        picture(selected, "selection", alt=f"{outcome.slide_id}: {data.sizes['patch']} selected patches on the slide"),
+        picture(sheet, "patches", alt=f"{outcome.slide_id}: patches at {scales}"),
+    )

@@ -1,0 +1,193 @@
+"""ExtractionSpec: everything that decides which patches are cut and how, as one frozen, hashable value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from msdask.errors import SpecError
+from msdask.scale import Decode, Source
+
+__all__ = ["Codec", "ExtractionSpec", "Mode", "Roi", "format_magnification"]
+
+Mode = Literal["grid", "centroids"]
+Codec = Literal["raw", "lossless", "jpeg"]
+Roi = Literal["whole", "auto"] | tuple[float, float, float, float]
+
+MAX_PATCH_SIZE = 8192
+MAX_MAGNIFICATION = 400.0
+
+
+def format_magnification(magnification: float) -> str:
+    """A magnification as names show it: 20.0 -> "20x", 1.25 -> "1.25x"."""
+    return f"{magnification:.6g}x"
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"expected a number, found {type(value).__name__}")
+    return float(value) + 0.0  # -0.0 becomes 0.0
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"expected a whole number, found {type(value).__name__}")
+    return int(value)
+
+
+def _descending(values: Any) -> tuple[float, ...]:
+    return tuple(sorted(map(_number, [values] if isinstance(values, Real) else values), reverse=True))
+
+
+def _fact(value: Any) -> bool:
+    if isinstance(value, str) or value not in (0, 1):  # bool("False") is True
+        raise TypeError("expected True or False")
+    return bool(value)
+
+
+@dataclass(frozen=True)
+class ExtractionSpec:
+    """Which patches, at which scales, and how they are stored.
+
+    Attributes
+    ----------
+    mode : "grid" (one magnification) or "centroids" (tuples around the patches of the highest magnification)
+    magnifications : highest first; put in that order if given otherwise
+    patch_size : px of a patch's side, at every magnification
+    stride : px at the (highest) target magnification between origins; None means `patch_size`: no overlap, no gap
+    min_tissue : least fraction of tissue in a footprint
+    min_label : least fraction of a class in a footprint for it to be the label
+    unlabeled : with a label mask, "drop" patches without a label or "keep" them with label -1
+    roi : "whole", "auto" (the half with more tissue where a slide carries copies) or a rectangle
+        (x, y, width, height), level-0 px
+    inside : footprints of the grid must lie inside the region of interest; False keeps those that reach over its edge
+    pad : value of the pixels outside the slide
+    source : "coarsest" level that is fine enough, or "finest": level 0 always
+    decode : "scaled" lets the JPEG decoder reduce, "exact" never
+    allow_upsampling : enlarge where the slide is too coarse
+    tolerance : relative distance at which a slide's mpp snaps to a nominal one
+    mask_mpp : um/px of tissue masks made by msdask (8.0 = 1.25x)
+    codec : "raw", "lossless" or "jpeg"
+    """
+
+    mode: Mode
+    magnifications: tuple[float, ...]
+    patch_size: int = 224
+    stride: int | None = None
+    min_tissue: float = 0.7
+    min_label: float = 0.7
+    unlabeled: Literal["drop", "keep"] = "drop"
+    roi: Roi = "whole"
+    inside: bool = True
+    pad: int = 255
+    source: Source = "coarsest"
+    decode: Decode = "scaled"
+    allow_upsampling: bool = False
+    tolerance: float = 0.05
+    mask_mpp: float = 8.0
+    codec: Codec = "raw"
+
+    def __post_init__(self) -> None:
+        # Equal specs must have equal hashes: 1 and 1.0, True and 1, 224 and np.int64(224) are each written one way.
+        for name in ("min_tissue", "min_label", "tolerance", "mask_mpp"):
+            self._normalize(name, _number)
+        for name in ("inside", "allow_upsampling"):
+            self._normalize(name, _fact)
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.patch_size)
+        for name in ("patch_size", "stride", "pad"):
+            self._normalize(name, _whole_number)
+        self._normalize("magnifications", _descending)
+        if not isinstance(self.roi, str):
+            self._normalize("roi", lambda values: tuple(map(_number, values)))
+        self._validate()
+
+    def _normalize(self, name: str, convert: Callable[[Any], Any]) -> None:
+        value = getattr(self, name)
+        try:
+            object.__setattr__(self, name, convert(value))
+        except TypeError as error:
+            raise SpecError(f"{name}={value!r}: {error}") from error
+
+    def _validate(self) -> None:
+        def refuse(name: str, expected: str) -> None:
+            raise SpecError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+        def fraction(name: str) -> None:
+            if not 0 <= getattr(self, name) <= 1:
+                refuse(name, "a fraction from 0 to 1")
+
+        def one_of(name: str, *choices: str) -> None:
+            if getattr(self, name) not in choices:
+                refuse(name, "one of " + ", ".join(choices))
+
+        one_of("mode", "grid", "centroids")
+        one_of("unlabeled", "drop", "keep")
+        one_of("source", "coarsest", "finest")
+        one_of("decode", "scaled", "exact")
+        one_of("codec", "raw", "lossless", "jpeg")
+        if not self.magnifications or not all(
+            math.isfinite(m) and 0 < m <= MAX_MAGNIFICATION for m in self.magnifications
+        ):
+            refuse(
+                "magnifications", f"one or more numbers above 0 and up to {MAX_MAGNIFICATION:g}, such as [20, 10, 5]"
+            )
+        if len(set(self.magnifications)) != len(self.magnifications):
+            refuse("magnifications", "each magnification once")
+        if self.mode == "grid" and len(self.magnifications) != 1:
+            refuse("magnifications", "one magnification for mode 'grid' (one patch set each), or mode 'centroids'")
+        if not 1 <= self.patch_size <= MAX_PATCH_SIZE:
+            refuse("patch_size", f"a whole number of px from 1 to {MAX_PATCH_SIZE}")
+        if self.stride is None or self.stride < 1:
+            refuse("stride", "a whole number of px, at least 1 (stride = patch_size + gap)")
+        fraction("min_tissue")
+        fraction("min_label")
+        if isinstance(self.roi, str):
+            one_of("roi", "whole", "auto")
+        elif len(self.roi) != 4 or not all(math.isfinite(v) for v in self.roi) or min(self.roi[2:]) <= 0:
+            refuse("roi", "'whole', 'auto' or (x, y, width, height) in level-0 px")
+        if not 0 <= self.pad <= 255:
+            refuse("pad", "a pixel value from 0 to 255")
+        if not 0 <= self.tolerance < 0.3:
+            refuse("tolerance", "a relative distance from 0 to below 0.3 (beyond it nominal scales overlap)")
+        if not (math.isfinite(self.mask_mpp) and self.mask_mpp > 0):
+            refuse("mask_mpp", "um/px above 0, such as 8.0")
+
+    @property
+    def name(self) -> str:
+        """Name of the patch set if none is given: "grid-10x-224", "centroids-20x-10x-5x-224"."""
+        scales = "-".join(format_magnification(m) for m in self.magnifications)
+        return f"{self.mode}-{scales}-{self.patch_size}"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the compact JSON with sorted keys."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as stored in a patch set's attributes."""
+        values: dict[str, Any] = json.loads(self.to_json())
+        return values
+
+    def to_json(self) -> str:
+        """Compact JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExtractionSpec:
+        """The spec that `to_dict` wrote; unknown names are refused."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise SpecError(f"extraction spec has unknown fields {unknown}; expected {sorted(known)}")
+        if missing := sorted({"mode", "magnifications"} - set(values)):
+            raise SpecError(f"extraction spec lacks {missing}; expected at least mode and magnifications")
+        items = dict(values)
+        for name in ("magnifications", "roi"):
+            if isinstance(items.get(name), list):
+                items[name] = tuple(items[name])
+        return cls(**items)

@@ -1,0 +1,276 @@
+"""One slide into the store: tables first, then blocks in any order on any worker, then one commit.
+
+The protocol (design section 6): a block's shard, then its rows of `measured`. What is NaN there is not written yet,
+so a
+killed run goes on with those blocks. The commit checks every shard, syncs, and makes the slide complete in one atomic
+step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.array.optimization import optimize
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from msdask import layout, shards
+from msdask.errors import StoreError
+from msdask.layout import SlideTarget
+from msdask.measure import keep, measure
+from msdask.spec import ExtractionSpec
+
+__all__ = ["SlideWrite", "commit", "open_target", "prepare", "slide_checksum", "write_block"]
+
+COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
+"""Tables that a selection must bring; `parent_<m>x` may follow."""
+
+_IDENTITY = ("fingerprint", "selection", "mpp", "mpp_used", "reads")
+"""Attributes that say that two writes mean the same slide, selection and pixels."""
+
+State = Literal["writing", "complete"]
+
+
+@dataclass(frozen=True)
+class SlideWrite:
+    """A slide that is ready to be written: its tables are there, its blocks are tasks.
+
+    Attributes
+    ----------
+    target : where
+    graph, keys : one task a block that is still to be written; each gives the number of patches that it wrote
+    done : patches that an earlier run has written
+    """
+
+    target: SlideTarget
+    graph: Mapping[Any, Any]
+    keys: tuple[tuple[str, int], ...]
+    done: int
+
+
+def write_block(
+    target: SlideTarget,
+    block: int,
+    image: NDArray[np.uint8],
+    filled: NDArray[np.float32] | None = None,
+    label_map: NDArray[np.uint8] | None = None,
+) -> int:
+    """Measure and write one block; returns its number of patches. Writing it twice changes nothing."""
+    measured = measure(image, filled)
+    shards.write_block(target, "image", block, image)
+    if label_map is not None:
+        shards.write_block(target, "label_map", block, label_map)
+    shards.write_measured(target, block, measured)
+    return len(image)
+
+
+def prepare(path: str, codec: Any, patches: xr.Dataset, attrs: Mapping[str, Any]) -> SlideWrite:
+    """Make the slide's arrays and tables, or find those of an earlier run, and list the blocks that are left.
+
+    Parameters
+    ----------
+    path : of the slide's group
+    codec : of the store
+    patches : Dataset from `msdask.lazy.patches`
+    attrs : further attributes of the slide (its cohort's row)
+
+    Raises
+    ------
+    StoreError
+        A run with another slide, selection or scale began here.
+    """
+    image = patches["image"].data
+    if not isinstance(image, da.Array):
+        raise StoreError(
+            f"'{path}': image is a {type(image).__name__}, expected lazy patches (a dask array), as "
+            "msdask.patches gives"
+        )
+    spec = ExtractionSpec.from_dict(patches.attrs["spec"])
+    count, magnifications = image.shape[:2]
+    lengths = image.chunks[0]
+    rows = max(1, lengths[0] if lengths else 1)
+    if any(len(c) > 1 for c in image.chunks[1:]) or any(n != rows for n in lengths[:-1]):
+        raise StoreError(
+            f"'{path}': image has chunks {image.chunks}; a chunk must be a whole block: only the first axis may be cut"
+        )
+    target = SlideTarget(path, codec, (count, magnifications), rows, spec.patch_size)
+    sharded = ["image"] + (["label_map"] if "label_map" in patches else [])
+    identity = _identity(patches)
+    found = layout.read_attrs(path)
+    if found.get("state") == "writing":
+        changed = [key for key in _IDENTITY if found.get(key) != identity[key]]
+        if changed:
+            raise StoreError(
+                f"'{path}' holds an unfinished run that differs in {changed}: pass overwrite=True to start afresh"
+            )
+        _remove_temporary_files(path)
+    else:
+        if os.path.isdir(path):
+            layout.remove_tree(path)
+        _write_tables(target, patches, sharded, {**identity, **attrs})
+    written = shards.written_blocks(target)
+    todo = np.flatnonzero(~written).tolist()
+    graph, keys = _block_tasks(target, patches, sharded, todo)
+    sizes = np.array([target.block(i).stop - target.block(i).start for i in range(target.blocks)], int)
+    return SlideWrite(target, graph, keys, int(sizes[written].sum()))
+
+
+def _identity(patches: xr.Dataset) -> dict[str, Any]:
+    """What the slide's attributes say of input and plan; JSON values only."""
+    attrs = patches.attrs
+    digest = hashlib.sha256()
+    for name in (*COLUMNS, "mask"):
+        if name in patches:
+            values = np.ascontiguousarray(patches[name].values)
+            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(values.tobytes())
+    keys = ("source", "fingerprint", "shape", "mpp", "mpp_used", "mpp_source", "mpp_quality", "reads", "tissue_mean")
+    facts = {key: attrs.get(key) for key in keys}
+    grid = {
+        key: attrs[key] for key in ("start", "step", "footprint", "grid_shape", "candidates", "classes") if key in attrs
+    }
+    facts["reads"] = [dict(zip(r, map(_plain, r.values()), strict=True)) for r in attrs["reads"]]
+    return {**{k: _plain(v) for k, v in {**facts, **grid}.items()}, "selection": digest.hexdigest()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _write_tables(target: SlideTarget, patches: xr.Dataset, sharded: list[str], attrs: dict[str, Any]) -> None:
+    if attrs["tissue_mean"] is None:
+        attrs["tissue_mean"] = float(patches["tissue_mean"].compute()) if "tissue_mean" in patches else 255.0
+    try:
+        os.makedirs(target.path, exist_ok=True)
+        for name in sharded:
+            layout.create_shards(target, name)
+        layout.create_measured(target)
+        magnification = np.asarray(patches["magnification"].values, np.float64)
+        layout.create_column(target.path, "magnification", magnification, ("magnification",))
+        for name in [*COLUMNS, *(str(v) for v in patches if str(v).startswith("parent_"))]:
+            layout.create_column(target.path, name, patches[name].values, [str(d) for d in patches[name].dims])
+        if "mask" in patches:
+            mask = patches["mask"]
+            layout.create_column(target.path, "mask", mask.values, ("mask_y", "mask_x"), _mask_attrs(mask))
+    except OSError as error:
+        raise StoreError(
+            f"cannot write '{target.path}': {error}; check that the place is writable and has room"
+        ) from error
+    layout.write_document(target.path, {**attrs, "state": "writing", "rows_per_shard": target.rows})
+
+
+def _mask_attrs(mask: xr.DataArray) -> dict[str, Any]:
+    return {str(k): _plain(v) for k, v in mask.attrs.items() if isinstance(_plain(v), (str, int, float, list))}
+
+
+def _remove_temporary_files(path: str) -> None:
+    """What a killed writer left: TensorStore writes `<name>.__lock` and renames it."""
+    for pattern in ("**/*.__lock", "**/*.part"):
+        for file in Path(path).glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def _block_tasks(
+    target: SlideTarget, patches: xr.Dataset, sharded: list[str], todo: list[int]
+) -> tuple[Mapping[Any, Any], tuple[tuple[str, int], ...]]:
+    """One fused task a block: read, whatever the user put between, measure, write."""
+    image = patches["image"].data
+    inputs: list[da.Array] = [image]
+    name = f"write-{os.path.basename(target.path)}-{image.name}"
+    filled = patches["filled"].data if "filled" in patches else None
+    label_map = patches["label_map"].data if "label_map" in sharded else None
+    inputs += [extra for extra in (filled, label_map) if extra is not None]
+
+    def source(array: da.Array | None, block: int) -> Any:
+        return None if array is None else (array.name, block, *([0] * (array.ndim - 1)))
+
+    layer: dict[Any, Any] = {
+        (name, i): (write_block, target, i, source(image, i), source(filled, i), source(label_map, i)) for i in todo
+    }
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=cast("list[Any]", inputs))
+    keys = tuple(layer)
+    return (optimize(graph, list(keys)) if keys else {}), keys
+
+
+def open_target(path: str, codec: Any, *, attrs: Mapping[str, Any] | None = None) -> SlideTarget:
+    """The target that a slide's group was written through."""
+    attrs = layout.read_attrs(path) if attrs is None else attrs
+    shape = shards.array_shape(os.path.join(path, "image"))
+    return SlideTarget(path, codec, (shape[0], shape[1]), int(attrs["rows_per_shard"]), shape[2])
+
+
+def commit(target: SlideTarget) -> dict[str, Any]:
+    """Check that everything is there, sync it, decide `keep`, and make the slide complete in one step.
+
+    Returns
+    -------
+    attrs : of the complete slide, with "counts" and "checksum"
+
+    Raises
+    ------
+    StoreError
+        A block is not written, or a shard is missing or of the wrong size.
+    """
+    attrs = layout.read_attrs(target.path)
+    missing = np.flatnonzero(~shards.written_blocks(target)).tolist()
+    if missing:
+        raise StoreError(f"'{target.path}' lacks blocks {missing[:10]} of {target.blocks}: run the same command again")
+    measured = layout.read_column(target.path, "measured")
+    verdict = keep(measured, float(attrs["tissue_mean"]))
+    layout.create_column(target.path, "keep", verdict, ("patch",))
+    checksum = slide_checksum(target)
+    _sync(target.path)
+    label = layout.read_column(target.path, "label")
+    counts = {
+        "candidates": int(attrs.get("candidates", target.shape[0])),
+        "selected": target.shape[0],
+        "kept": int(verdict.sum()),
+        "labeled": int((label[:, 0] >= 0).sum()) if label.size else 0,
+        "filled": int((measured[..., 2].max(axis=1, initial=0) > 0).sum()),
+    }
+    complete = {**attrs, "state": "complete", "counts": counts, "checksum": checksum}
+    layout.write_document(target.path, complete, consolidate=True)
+    return complete
+
+
+def slide_checksum(target: SlideTarget) -> str:
+    """SHA-256 (hex) over the slide's tables and its shards' indexes, which hold every chunk's place, not pixels."""
+    digest = hashlib.sha256()
+    names = ["magnification", *COLUMNS, "measured", "keep"]
+    names += ["mask"] if os.path.isdir(target.array_path("mask")) else []
+    for name in names:
+        values = np.ascontiguousarray(layout.read_column(target.path, name))
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    for name in sharded_arrays(target):
+        for block in range(target.blocks):
+            digest.update(shards.shard_index(target, name, block)[0])
+    return digest.hexdigest()
+
+
+def sharded_arrays(target: SlideTarget) -> list[str]:
+    """Names of the slide's sharded arrays."""
+    return [name for name in ("image", "label_map") if os.path.isdir(target.array_path(name))]
+
+
+def _sync(path: str) -> None:
+    """Flush every file and directory below `path` to disk: once a slide, before its commit."""
+    for folder, _, files in os.walk(path):
+        for name in (*files, "."):
+            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
