@@ -1,10 +1,11 @@
-"""hs2p, the fastest peer that writes, in an interpreter of its own: it needs opencv-python, which displaces the headless one.
+"""hs2p, the fastest peer that writes, in an interpreter of its own: its opencv-python displaces the headless one.
 
     python -m venv hs2p-venv && hs2p-venv/bin/pip install "hs2p[openslide,turbojpeg]"
     python benchmarks/extract.py --hs2p-python hs2p-venv/bin/python
 
-As a script it writes the given patches to a tar of JPEG files with hs2p's own functions and prints how long that took. It is
-given our coordinates, so that both cut the same patches. Several workers are several processes, each with a part of them.
+As a script it writes the given patches to a tar of JPEG files with hs2p's own functions and prints how long that took.
+It is given our coordinates, so that both cut the same patches. Several workers are several processes, each with a part
+of them.
 """
 
 from __future__ import annotations

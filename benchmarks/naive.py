@@ -78,7 +78,8 @@ class LevelPixels:
 
     def __init__(self, path: str, level: int) -> None:
         self._file = tifffile.TiffFile(path)
-        self._page = [page for page in self._file.pages if page.is_tiled][level]
+        tiled = [page for page in self._file.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
+        self._page = tiled[level]
         self.shape: tuple[int, int] = (self._page.imagelength, self._page.imagewidth)
 
     def read(self, top: int, left: int, bottom: int, right: int) -> NDArray[np.uint8]:
@@ -92,7 +93,7 @@ class LevelPixels:
                 index = row * across + column
                 self._file.filehandle.seek(page.dataoffsets[index])
                 data = self._file.filehandle.read(page.databytecounts[index])
-                tile = page.decode(data, index, jpegtables=page.jpegtables)[0][0]
+                tile = np.asarray(page.decode(data, index, jpegtables=page.jpegtables)[0])[0]
                 y0, x0 = row * height, column * width
                 for y in range(max(top, y0), min(bottom, y0 + height)):
                     x_from, x_to = max(left, x0), min(right, x0 + width)
@@ -100,6 +101,7 @@ class LevelPixels:
         return out
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 

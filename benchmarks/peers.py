@@ -1,7 +1,7 @@
 """What msdask is measured against: the seed's way, a fast reader with a tile cache, and the floor.
 
-The floor is what any extractor has to do: decode each needed tile once, then write each patch once. Both halves are timed
-alone, with ready input and nothing kept, so it has no bookkeeping at all.
+The floor is what any extractor has to do: decode each needed tile once, then write each patch once. Both halves are
+timed alone, with ready input and nothing kept, so it has no bookkeeping at all.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class TileFile:
 
     def __init__(self, path: str) -> None:
         with tifffile.TiffFile(path) as tif:
-            pages = [page for page in tif.pages if page.is_tiled]
+            pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
             self.tiles = [(page.tilelength, page.tilewidth) for page in pages]
             self.shapes = [(page.imagelength, page.imagewidth) for page in pages]
             self._offsets = [np.asarray(page.dataoffsets) for page in pages]
@@ -146,6 +146,7 @@ class TileFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read_tile(self, level: int, row: int, column: int, scale: int) -> NDArray[np.uint8]:
+        """One tile, (height, width, 3) uint8 RGB, reduced by `scale`."""
         height, width = self.tiles[level]
         index = row * -(-self.shapes[level][1] // width) + column
         offset = int(self._offsets[level][index])
@@ -156,6 +157,7 @@ class TileFile:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height // scale, min_width=width // scale, min_factor=1)
 
     def close(self) -> None:
+        """Unmap the file."""
         self._map.close()
 
 

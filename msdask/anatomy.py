@@ -1,7 +1,7 @@
 """What a generated section looks like: where its tissue is, which class, how strongly stained; and painting it.
 
-The anatomy is a handful of smooth maps at the masks' resolution. A tile of the slide interpolates them, so that edges are
-sharp at any scale, and fills them with texture.
+The anatomy is a handful of smooth maps at the masks' resolution. A tile of the slide interpolates them, so that edges
+are sharp at any scale, and fills them with texture.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Anatomy:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Where there is tissue to be used: not under the pen, not in the dark."""
-        return (self.tissue > 0) & (self.pen < 0) & (self.light > 0.9)
+        """Where there is tissue to be used: clear of the pen, not in the dark."""
+        return (self.tissue > 0) & (self.pen < -0.75) & (self.light > 0.9)
 
     @property
     def classes(self) -> NDArray[np.int_]:
@@ -141,9 +141,9 @@ class Painter:
     """
 
     def __init__(self, anatomy: Anatomy, shape: tuple[int, int], *, mpp: float, seed: int) -> None:
-        self._maps = np.concatenate(
-            [np.stack([anatomy.tissue, anatomy.strength, anatomy.pen, anatomy.light]), anatomy.class_distance]
-        )
+        self._anatomy = anatomy
+        self._has_pen = bool((anatomy.pen > -1).any())
+        self._has_dark = bool((anatomy.light < 1).any())
         self._zoom = tuple(full / small for full, small in zip(shape, anatomy.tissue.shape, strict=True))
         self._pixel = float(np.mean(self._zoom))  # level-0 px per mask px
         self._texture = TissueTexture(shape, classes=len(anatomy.class_distance), mpp=mpp, seed=seed)
@@ -154,40 +154,49 @@ class Painter:
 
     def tile(self, y: int, x: int, size: int) -> NDArray[np.uint8]:
         """The square at (x, y), level-0 px: (size, size, 3) uint8. Safe to call from several threads."""
-        maps = self._interpolated(y, x, size)
-        tissue, strength, pen, light = maps[:4]
+        window = _Window(y, x, size, self._zoom, self._anatomy.tissue.shape)
         top, left = self._grain[(y // size * 7 + x // size * 3) % len(self._grain)]
         pixels = np.ascontiguousarray(self._glass[top : top + size, left : left + size])
-        edge = tissue * self._pixel + 10 * self._texture.roughness(y, x, size)
+        edge = window.of(self._anatomy.tissue) * self._pixel + 10 * self._texture.roughness(y, x, size)
         if edge.max() > -2:
-            pixels = blend(pixels, self._stained(maps[4:], y, x, size), np.clip(edge / 4 + 0.5, 0, 1) * strength)
-        stroke = pen * self._pixel + 4 * self._texture.roughness(y, x, size, phase=3)
-        if stroke.max() > -8:
+            opacity = np.clip(edge / 4 + 0.5, 0, 1) * window.of(self._anatomy.strength)
+            pixels = blend(pixels, self._stained(window, y, x, size), opacity)
+        if self._has_pen:
+            stroke = window.of(self._anatomy.pen) * self._pixel + 4 * self._texture.roughness(y, x, size, phase=3)
             ink = np.empty_like(pixels)
             ink[:] = _PEN
             pixels = blend(pixels, ink, np.clip(stroke / 16 + 0.5, 0, 1) * np.float32(0.88))
-        if light.min() < 1:
-            pixels = blend(np.zeros_like(pixels), pixels, light)
+        if self._has_dark:
+            pixels = blend(np.zeros_like(pixels), pixels, window.of(self._anatomy.light))
         return pixels
 
-    def _stained(self, ahead: NDArray[np.float32], y: int, x: int, size: int) -> NDArray[np.uint8]:
+    def _stained(self, window: _Window, y: int, x: int, size: int) -> NDArray[np.uint8]:
         """Texture of the classes that occur in the square."""
         roughness = 16 * self._texture.roughness(y, x, size, phase=4)
+        last = len(self._anatomy.class_distance) - 1
         pixels: NDArray[np.uint8] | None = None
-        for index, distance in enumerate(ahead * self._pixel):
-            margin = distance + roughness
-            if pixels is None and (index == len(ahead) - 1 or margin.max() > -6):
+        for index, distance in enumerate(self._anatomy.class_distance):
+            margin = window.of(distance) * self._pixel + roughness
+            if pixels is None and (index == last or margin.max() > -6):
                 pixels = self._texture.tile(index, y, x, size)
             elif pixels is not None and margin.max() > -6:
                 pixels = blend(pixels, self._texture.tile(index, y, x, size), margin / 12 + 0.5)
         assert pixels is not None
         return pixels
 
-    def _interpolated(self, y: int, x: int, size: int) -> NDArray[np.float32]:
-        """All maps at the px of a square, bilinear: (maps, size, size) float32."""
-        rows, down = _weights(y, size, self._zoom[0], self._maps.shape[1])
-        columns, across = _weights(x, size, self._zoom[1], self._maps.shape[2])
-        return down @ self._maps[:, rows, columns] @ across.T
+
+class _Window:
+    """A square of level 0 as a place in the maps."""
+
+    def __init__(self, y: int, x: int, size: int, zoom: tuple[float, ...], limits: tuple[int, ...]) -> None:
+        self._rows, self._down = _weights(y, size, zoom[0], limits[0])
+        self._columns, self._across = _weights(x, size, zoom[1], limits[1])
+
+    def of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One map at the square's px, bilinear: (size, size) float32."""
+        # einsum, because products this small spend several times as long in BLAS's threads when ours are busy.
+        partly = np.einsum("yr,rc->yc", self._down, values[self._rows, self._columns])
+        return np.einsum("yc,xc->yx", partly, self._across)
 
 
 def _weights(start: int, size: int, zoom: float, limit: int) -> tuple[slice, NDArray[np.float32]]:

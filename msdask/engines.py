@@ -1,15 +1,13 @@
-"""Where blocks are computed: a thread pool here, or a Dask cluster. The same graph on either."""
+"""Where blocks are computed: a thread pool here, or a Dask cluster. The same functions on either."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
-from dask.callbacks import Callback
 from dask.system import CPU_COUNT
-from dask.threaded import get as threaded_get
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -18,6 +16,7 @@ __all__ = ["ClusterEngine", "Engine", "Stopped", "ThreadEngine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+J = TypeVar("J")
 
 
 class Stopped(Exception):
@@ -34,8 +33,19 @@ class Engine(Protocol):
         """One function, where the slides can be read."""
         ...
 
-    def run(self, graph: Mapping[Any, Any], keys: Sequence[Any], on_block: Callable[[int], None]) -> None:
-        """All blocks of a slide; `on_block` gets each block's number of patches."""
+    def run(
+        self,
+        function: Callable[[J, int], int],
+        job: J,
+        blocks: Sequence[int],
+        on_block: Callable[[int], None],
+        *,
+        label: str,
+    ) -> None:
+        """``function(job, block)`` for every block; `on_block` gets what each returns, its number of patches.
+
+        The first error ends the slide's other blocks and is raised.
+        """
         ...
 
     def stop(self) -> None:
@@ -63,23 +73,33 @@ class ThreadEngine:
             raise Stopped
         return function(*args, **kwargs)
 
-    def run(self, graph: Mapping[Any, Any], keys: Sequence[Any], on_block: Callable[[int], None]) -> None:
+    def run(
+        self,
+        function: Callable[[J, int], int],
+        job: J,
+        blocks: Sequence[int],
+        on_block: Callable[[int], None],
+        *,
+        label: str,
+    ) -> None:
         """All blocks of a slide on the shared pool."""
-        wanted = set(keys)
 
-        def before(key: Any, dsk: Any, state: Any) -> None:
+        def one(block: int) -> int:
             if self._stop.is_set():
                 raise Stopped
+            count = function(job, block)
+            on_block(count)
+            return count
 
-        def after(key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
-            if key in wanted:
-                on_block(int(result))
-
-        # Given as an argument: dask's `with Callback` is one global set, and several slides run at once.
-        callbacks = [Callback(pretask=before, posttask=after)._callback]
-        threaded_get(
-            cast("dict[Any, Any]", graph), list(keys), pool=self._pool, num_workers=self.threads, callbacks=callbacks
-        )
+        futures = [self._pool.submit(one, block) for block in blocks]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in futures:
+                future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.result()
 
     def stop(self) -> None:
         """Begin no further block; those that run are finished."""
@@ -106,15 +126,23 @@ class ClusterEngine:
         result: T = self._client.submit(function, *args, pure=False, **kwargs).result()
         return result
 
-    def run(self, graph: Mapping[Any, Any], keys: Sequence[Any], on_block: Callable[[int], None]) -> None:
-        """All blocks of a slide as tasks of the cluster."""
-        from distributed import as_completed
+    def run(
+        self,
+        function: Callable[[J, int], int],
+        job: J,
+        blocks: Sequence[int],
+        on_block: Callable[[int], None],
+        *,
+        label: str,
+    ) -> None:
+        """All blocks of a slide as tasks of the cluster, one each."""
+        from distributed import as_completed as as_done
 
         if self._stop.is_set():
             raise Stopped
-        futures = self._client.get(graph, list(keys), sync=False)
+        futures = self._client.map(function, [job] * len(blocks), list(blocks), pure=False, key=label)
         try:
-            for future in as_completed(futures):
+            for future in as_done(futures):
                 on_block(int(future.result()))
                 if self._stop.is_set():
                     raise Stopped

@@ -255,3 +255,8 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     """Remove a group: its document first, so that a killed removal never leaves something that looks complete."""
     Path(path, DOCUMENT).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=False)
+
+
+def document_time(path: str | os.PathLike[str]) -> int:
+    """Time of an array's or group's document, ns: caches of what is stored are keyed by it."""
+    return os.stat(os.path.join(path, DOCUMENT)).st_mtime_ns

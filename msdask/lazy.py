@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import cv2
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -17,16 +15,19 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask.blocks import OnBadTile, PatchReader
-from msdask.errors import MaskError, SpecError
+from msdask.errors import SpecError
+from msdask.labelmaps import lazy_label_maps
 from msdask.measure import tissue_mean
-from msdask.scale import ReadPlan, footprint, magnification_to_mpp, plan_read
+from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_mpp, plan_read
 from msdask.slide import Slide
 from msdask.spec import ExtractionSpec
 
-__all__ = ["block_rows", "label_maps", "patches", "read_plans"]
+__all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plans"]
 
 MAX_PATCHES_PER_BLOCK = 256
 MAX_BLOCK_BYTES = 64 * 2**20
+THUMBNAIL_MPP = 8.0
+"""um/px of the image that a slide's tissue mean is taken from (1.25x)."""
 
 
 def read_plans(slide: Slide, spec: ExtractionSpec) -> tuple[ReadPlan, ...]:
@@ -63,7 +64,14 @@ def block_rows(patches: int, magnifications: int, patch_size: int) -> int:
 
 
 def patches(
-    slide: Slide, selection: xr.Dataset, *, labels: xr.DataArray | None = None, on_bad_tile: OnBadTile = "raise"
+    slide: Slide,
+    selection: xr.Dataset,
+    *,
+    labels: xr.DataArray | None = None,
+    source: Source | None = None,
+    decode: Decode | None = None,
+    pad: int | None = None,
+    on_bad_tile: OnBadTile = "raise",
 ) -> xr.Dataset:
     """Lazy pixels of a selection.
 
@@ -76,6 +84,8 @@ def patches(
     selection : table from `grid` or `centroids`
     labels : label mask; given for segmentation, adds `label_map` (patch, magnification, y, x) uint8, cut from it by
         nearest neighbour
+    source, decode, pad : override the selection's spec: read the "coarsest" level that is fine enough or the
+        "finest"; let the JPEG decoder reduce ("scaled") or not ("exact"); value outside the slide
     on_bad_tile : "raise" a TileError that names the tile, or "fill" it white; then `filled` (patch, magnification) is
         the fraction of each patch that was
 
@@ -89,7 +99,36 @@ def patches(
     SpecError
         The selection was made on another slide, or asks for more than the slide has.
     """
-    spec = ExtractionSpec.from_dict(selection.attrs["spec"])
+    reader, data = planned(slide, selection, source=source, decode=decode, pad=pad, on_bad_tile=on_bad_tile)
+    image, filled = _lazy_blocks(slide, reader, data["x0"].values, data["y0"].values)
+    dims = ("patch", "magnification", "y", "x", "channel")
+    data["image"] = (dims, image)
+    if filled is not None:
+        data["filled"] = (dims[:2], filled)
+    if labels is not None:
+        data["label_map"] = (dims[:4], lazy_label_maps(slide.shape, reader, labels, data, image.chunks[0]))
+    if "tissue_mean" not in data.attrs:
+        mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None)
+        data["tissue_mean"] = ((), da.from_delayed(mean, shape=(), dtype=np.float64))
+    return data
+
+
+def planned(
+    slide: Slide,
+    selection: xr.Dataset,
+    *,
+    source: Source | None = None,
+    decode: Decode | None = None,
+    pad: int | None = None,
+    on_bad_tile: OnBadTile = "raise",
+) -> tuple[PatchReader, xr.Dataset]:
+    """How the patches of a selection are read, and the selection with that and the slide's facts in its attributes.
+
+    Parameters and errors are those of `patches`.
+    """
+    given = {"source": source, "decode": decode, "pad": pad}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    spec = ExtractionSpec.from_dict({**selection.attrs["spec"], **overrides})
     if tuple(selection.attrs["shape"]) != tuple(slide.shape):
         raise SpecError(
             f"slide '{slide.path}' is {slide.shape[1]} x {slide.shape[0]} px, the selection was made on one of "
@@ -100,17 +139,8 @@ def patches(
         footprint(spec.patch_size, target_mpp=magnification_to_mpp(m), slide_mpp=slide.mpp_used)
         for m in spec.magnifications
     )
-    reader = PatchReader(plans, footprints, spec.patch_size, spec.pad, on_bad_tile)
-    image, filled = _lazy_blocks(slide, reader, selection["x0"].values, selection["y0"].values)
-    dims = ("patch", "magnification", "y", "x", "channel")
-    data = selection.assign(image=(dims, image))
-    if filled is not None:
-        data["filled"] = (dims[:2], filled)
-    if labels is not None:
-        data["label_map"] = (dims[:4], _lazy_label_maps(slide, spec, labels, selection, image.chunks[0], footprints))
-    if "tissue_mean" not in data.attrs:
-        data["tissue_mean"] = ((), _lazy_tissue_mean(slide, selection))
-    data.attrs |= {
+    facts = {
+        "spec": spec.to_dict(),
         "source": slide.path,
         "mpp": slide.mpp,
         "mpp_source": slide.mpp_source,
@@ -118,7 +148,14 @@ def patches(
         "reads": [plan.attrs() for plan in plans],
         "fingerprint": slide.fingerprint(),
     }
-    return data
+    return PatchReader(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
+
+
+def mean_of_tissue(slide: Slide, mask: NDArray[np.integer[Any]] | None) -> NDArray[np.float64]:
+    """Mean of the slide's 1.25x image inside the mask: () float64, the `t` that decides the white threshold."""
+    image = slide.at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
+    inside = np.ones(image.shape[:2], bool) if mask is None else mask > 0
+    return np.asarray(tissue_mean(image, inside))
 
 
 def _lazy_blocks(
@@ -174,81 +211,3 @@ def _first(both: tuple[Any, Any]) -> Any:
 
 def _second(both: tuple[Any, Any]) -> Any:
     return both[1]
-
-
-def _lazy_tissue_mean(slide: Slide, selection: xr.Dataset) -> da.Array:
-    """Mean of the slide's 1.25x image inside the mask, which decides the white threshold (spec section 6)."""
-    mask = selection["mask"].values if "mask" in selection else None
-    thumbnail = slide.at(mpp=selection.attrs["spec"]["mask_mpp"], allow_upsampling=True).data
-    mean = delayed(partial(_mean_inside, mask))(thumbnail)
-    return da.from_delayed(mean, shape=(), dtype=np.float64)
-
-
-def _mean_inside(mask: NDArray[np.uint8] | None, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    if mask is None:
-        inside = np.ones(image.shape[:2], bool)
-    else:
-        inside = cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-    return np.asarray(tissue_mean(image, inside))
-
-
-def label_maps(
-    labels: NDArray[np.integer[Any]],
-    x0: NDArray[np.int32],
-    y0: NDArray[np.int32],
-    *,
-    footprints: tuple[float, ...],
-    patch_size: int,
-    slide_shape: tuple[int, int],
-) -> NDArray[np.uint8]:
-    """The label mask under each patch, nearest neighbour: the class under each patch px's center.
-
-    Parameters
-    ----------
-    labels : (height, width) integer, 0 unlabeled, k + 1 = class k
-    x0, y0 : (patch, magnification) int32, level-0 px
-    footprints : level-0 px of a patch's side, for each magnification
-    patch_size : px
-    slide_shape : (height, width) of level 0, px
-
-    Returns
-    -------
-    maps : (patch, magnification, y, x) uint8; 0 outside the slide
-    """
-    # Coordinates stay separable: (patch, magnification, px) along each axis, combined by one fancy index.
-    centers = (np.arange(patch_size) + 0.5)[None, None, :] * (np.asarray(footprints) / patch_size)[None, :, None]
-    y, y_ok = _mask_index(y0[:, :, None] + centers, slide_shape[0], labels.shape[0])
-    x, x_ok = _mask_index(x0[:, :, None] + centers, slide_shape[1], labels.shape[1])
-    maps = labels[y[:, :, :, None], x[:, :, None, :]].astype(np.uint8)
-    return np.where(y_ok[:, :, :, None] & x_ok[:, :, None, :], maps, np.uint8(0))
-
-
-def _mask_index(position: NDArray[np.float64], slide: int, mask: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    index = np.floor(position * (mask / slide)).astype(np.int64)
-    return np.clip(index, 0, mask - 1), (position >= 0) & (position < slide)
-
-
-def _lazy_label_maps(
-    slide: Slide,
-    spec: ExtractionSpec,
-    labels: xr.DataArray,
-    selection: xr.Dataset,
-    lengths: tuple[int, ...],
-    footprints: tuple[float, ...],
-) -> da.Array:
-    values = np.asarray(labels.values)
-    if values.max(initial=0) > 255:
-        raise MaskError(
-            f"label mask of slide '{slide.path}': class {int(values.max()) - 1}; label maps hold at most 255 classes"
-        )
-    magnifications, size = len(footprints), spec.patch_size
-    x0, y0 = (da.from_array(selection[v].values, chunks=(lengths, magnifications)) for v in ("x0", "y0"))
-    mask = delayed(values.astype(np.uint8))
-    cut = partial(label_maps, footprints=footprints, patch_size=size, slide_shape=slide.shape)
-
-    def block(x: NDArray[np.int32], y: NDArray[np.int32], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return cut(values, x, y)
-
-    return da.map_blocks(
-        block, x0, y0, mask, dtype=np.uint8, new_axis=(2, 3), chunks=(lengths, (magnifications,), (size,), (size,))
-    )

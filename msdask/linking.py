@@ -93,8 +93,8 @@ def complete_tuples(fine: xr.Dataset, parents: Mapping[float, NDArray[np.int32]]
     for magnification, parent in parents.items():
         if parent.shape != complete.shape:
             raise SpecError(
-                f"parents at {magnification:g}x of {parent.shape} patches, expected one for each of the {complete.size} "
-                "fine patches; link this table again"
+                f"parents at {magnification:g}x of {parent.shape} patches, expected one for each of the "
+                f"{complete.size} fine patches; link this table again"
             )
         complete &= parent >= 0
     return complete
@@ -117,8 +117,8 @@ def _check_tables(fine: xr.Dataset, coarse: xr.Dataset) -> None:
     if coarse.attrs["footprint"][0] < fine.attrs["footprint"][0]:
         raise SpecError(
             f"slide {fine.attrs['slide_id']!r}: a parent's footprint of {coarse.attrs['footprint'][0]:g} level-0 px is "
-            f"smaller than a child's, {fine.attrs['footprint'][0]:g}; use a patch size for the parents that can contain "
-            "the children"
+            f"smaller than a child's, {fine.attrs['footprint'][0]:g}; use a patch size for the parents that can "
+            "contain the children"
         )
 
 

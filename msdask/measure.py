@@ -66,7 +66,7 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
         for m in range(image.shape[1]):
             pixels = image[i, m]
             measured[i, m, 0] = sum(cv2.mean(pixels)[:3]) / 3
-            measured[i, m, 1] = contrast(pixels)
+            measured[i, m, 1] = _on_its_side(contrast(pixels))
     if filled is not None:
         measured[..., 2] = filled
     return measured
@@ -80,13 +80,23 @@ def contrast(pixels: NDArray[np.uint8]) -> float:
     """
     gray = cv2.transform(pixels.astype(np.float32), _GRAY)
     histogram = cv2.calcHist([gray], [0], None, [_BINS], [0.0, 256.0]).ravel()
-    ranks = np.array([0.01, 0.99]) * (gray.size - 1)
-    low, high = np.searchsorted(np.cumsum(histogram), ranks, side="right")
+    # A percentile lies between two sorted px, which may be far apart: both are looked up, as np.percentile does.
+    position = np.array([0.01, 0.99]) * (gray.size - 1)
+    below = np.floor(position)
+    ranks = np.stack([below, np.minimum(below + 1, gray.size - 1)])
+    bins = np.searchsorted(np.cumsum(histogram, dtype=np.float64), ranks, side="right")
+    low, high = bins[0] + (bins[1] - bins[0]) * (position - below)
     value = float(high - low) * (256.0 / _BINS) / 255.0 / 2
     if abs(value - LOW_CONTRAST) <= 2 * _BIN_ERROR:
-        exact = np.percentile(pixels.astype(np.float64) @ _GRAY[0] / 255.0, [1, 99])
+        exact = np.percentile(np.multiply(pixels, 1 / 255) @ _GRAY[0], [1, 99])
         value = float(exact[1] - exact[0]) / 2
     return value
+
+
+def _on_its_side(contrast: float) -> np.float32:
+    """As float32, but never rounded up to the bound: the stored value must give the verdict of the exact one."""
+    stored = np.float32(contrast)
+    return stored if contrast >= LOW_CONTRAST else min(stored, np.nextafter(np.float32(LOW_CONTRAST), np.float32(0)))
 
 
 def keep(measured: NDArray[np.float32], tissue_mean: float) -> NDArray[np.bool_]:

@@ -95,7 +95,7 @@ def pyramid(
     if not (0 <= x <= width and 0 <= y <= height):
         raise SpecError(f"slide {slide.name!r}: center={center!r} lies outside its {width} x {height} level-0 px")
 
-    panel, gap, top = 2.5, 0.12, 0.56
+    panel, gap, top = 2.5, 0.12, 0.5
     shown = len(scales) + 1
     figure = PlainFigure(figsize=(shown * panel + (shown - 1) * gap, panel + top), dpi=DPI, facecolor="white")
     columns = GridSpec(1, shown, figure, left=0, right=1, bottom=0, top=panel / (panel + top), wspace=gap / panel)

@@ -135,6 +135,7 @@ class RunReport:
         entries = self.slides
         images = sum(entry.images or 0 for entry in entries)
         return {
+            "slides": len({entry.slide_id for entry in entries}),
             "complete": sum(entry.state == "complete" for entry in entries),
             "failed": sum(entry.state == "failed" for entry in entries),
             "skipped": sum(entry.state == "skipped" for entry in entries),

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 __all__ = ["area_mean", "source_span"]
 
 _EXACT = 1e-9
+_HALF_UP = 0.5 + 1e-6
+"""Exact halves go up whatever the last bits of the running sums, which differ from block to block, say."""
 
 
 def source_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int, int]:
@@ -34,19 +36,28 @@ def area_mean(
 
     Returns
     -------
-    mean : (height, width, 3) uint8, halves rounded to even
+    mean : (height, width, 3) uint8, rounded to the nearest
         Where the source ends early, the mean over what there is.
     """
     steps = round(ratio)
-    whole = abs(ratio - steps) < _EXACT
-    fits = (shape[0] * steps, shape[1] * steps) == source.shape[:2]
-    if whole and fits and (first[0] * steps, first[1] * steps) == origin:
-        if steps == 1:
-            return source
-        return cv2.resize(source, (shape[1], shape[0]), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    is_aligned = abs(ratio - steps) < _EXACT and (first[0] * steps, first[1] * steps) == origin
+    # Px with a whole square under them always go through cv2, whatever block they stand in: its halves round otherwise.
+    height, width = (min(n, s // steps) if is_aligned else 0 for n, s in zip(shape, source.shape[:2], strict=True))
+    if (height, width) == shape:
+        return _whole_means(source[: height * steps, : width * steps], steps)
     rows = _mean_along(source.astype(np.float64), origin[0], first[0], shape[0], ratio)
     both = _mean_along(rows.swapaxes(0, 1), origin[1], first[1], shape[1], ratio).swapaxes(0, 1)
-    return np.ascontiguousarray(np.rint(both).astype(np.uint8))
+    mean = np.ascontiguousarray(np.floor(both + _HALF_UP).astype(np.uint8))
+    if height and width:
+        mean[:height, :width] = _whole_means(source[: height * steps, : width * steps], steps)
+    return mean
+
+
+def _whole_means(source: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
+    if steps == 1:
+        return source
+    shape = source.shape[1] // steps, source.shape[0] // steps
+    return cv2.resize(source, shape, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _mean_along(values: NDArray[np.float64], origin: int, first: int, count: int, ratio: float) -> NDArray[np.float64]:

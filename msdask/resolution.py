@@ -102,7 +102,7 @@ def _from_user(mpp: float | None, magnification: float | None, tolerance: float,
 
 def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:
     power = metadata.objective_power
-    power = power if power is not None and math.isfinite(power) and 0 < power <= 1000 else None
+    power = power if power is not None and 10 / MAX_MPP <= power <= 10 / MILLIMETRES_BELOW else None
     if metadata.mpp is None:
         if power is None:
             return SlideScale(None, None, None, "missing", problem="no resolution in the file")

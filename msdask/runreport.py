@@ -88,7 +88,7 @@ def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: boo
         candidates=outcome.counts["candidates"],
         selected=outcome.counts["selected"],
         kept=outcome.counts["kept"],
-        images=outcome.patches * data.sizes["magnification"],
+        images=outcome.patches * data.sizes["magnification"] if outcome.state == "complete" else None,
         seconds=outcome.seconds or None,
         warnings=tuple(warnings),
         pictures=drawn,
@@ -105,8 +105,9 @@ def _pictures(patch_set: PatchSet, outcome: SlideOutcome) -> tuple[Picture, ...]
     slide = Slide(outcome.path, mpp=float(data.attrs["mpp"]), tolerance=patch_set.spec.tolerance)
     mask = data.get("mask")
     selected = plots.selection(slide, data, mask=mask, max_size=1200)
-    kept = data.isel(patch=np.flatnonzero(data["keep"].values))
-    sheet = plots.patches(kept, n=6 if data.sizes["magnification"] == 1 else 4)
+    kept = np.flatnonzero(data["keep"].values)
+    n = min(len(kept), 6 if data.sizes["magnification"] == 1 else 4)
+    sheet = plots.patches(data, rows=kept[np.linspace(0, len(kept) - 1, n).round().astype(int)])
     scales = ", ".join(f"{m:g}x" for m in data["magnification"].values)
     return (
         picture(plots.pyramid(slide), "levels", alt=f"{outcome.slide_id}: one point at several magnifications"),

@@ -82,8 +82,8 @@ def make_slide(
 ) -> SampleSlide:
     """Write a slide in the layout of Aperio's SVS files.
 
-    Tiles are made and encoded row by row: memory does not grow with the height, and grows by a few rows of tiles a thread
-    with the width.
+    Tiles are made and encoded row by row: memory does not grow with the height, and grows by a few rows of tiles a
+    thread with the width.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def make_slide(
     pen : draw a felt pen's line along the right edge
     dark_edge : darken the top edge, as where the scan reaches the slide's frame
     copies : two sections of one block side by side, the right one smaller, with empty glass between
-    associated : also write a thumbnail, a label and a macro image
+    associated : also write a label and a macro image; a thumbnail is there wherever there are several levels
     write_mpp : state mpp and magnification in the file
     threads : workers, as many as there are cores by default; they change no byte of the file
 
@@ -162,8 +162,8 @@ def write_masks(
     ----------
     sample : a generated slide
     folder : where; made if it is not there
-    layout : "histoqc" for ``<folder>/<name>/<name>_mask_use.png`` with the slide's ending in the name, as HistoQC does it,
-        "png" for ``<folder>/<name without ending>.png``
+    layout : "histoqc" for ``<folder>/<name>/<name>_mask_use.png`` with the slide's ending in the name, as HistoQC does
+        it, "png" for ``<folder>/<name without ending>.png``
 
     Returns
     -------
@@ -177,7 +177,7 @@ def write_masks(
 
 
 def write_labels(sample: SampleSlide, folder: str | os.PathLike[str]) -> Path:
-    """Write the labels as an 8-bit PNG, ``<folder>/<name without ending>.png``: 0 unlabeled, 50, 100, 150 ... classes."""
+    """Write the labels as an 8-bit PNG, ``<folder>/<name without ending>.png``: 0 unlabeled, (k + 1) * 50 class k."""
     return _write_png(Path(folder) / f"{sample.path.stem}.png", sample.labels)
 
 
@@ -186,8 +186,8 @@ def make_cohort(
 ) -> Path:
     """Write a small cohort: slides at 40x, HistoQC-like masks, annotated labels, and a table of them.
 
-    The first slide is plain, the second carries two copies of its section, the third a pen mark and a dark edge, and so on
-    in turn.
+    The first slide is plain, the second carries two copies of its section, the third a pen mark and a dark edge, and so
+    on in turn.
 
     Parameters
     ----------

@@ -42,6 +42,10 @@ class HasGeometry(Protocol):
     def mpp_used(self) -> float | None:
         """um/px that everything is planned with."""
 
+    @property
+    def tolerance(self) -> float:
+        """Relative distance at which `mpp_used` was snapped to a nominal value; becomes part of the spec."""
+
 
 def grid(
     slide: HasGeometry,
@@ -98,6 +102,7 @@ def grid(
         roi=roi,
         inside=inside,
         allow_upsampling=allow_upsampling,
+        tolerance=slide.tolerance,
     )
     return select(slide, spec, mask=mask, labels=labels, start=start)
 
@@ -149,6 +154,7 @@ def centroids(
         roi=roi,
         inside=inside,
         allow_upsampling=allow_upsampling,
+        tolerance=slide.tolerance,
     )
     return select(slide, spec, mask=mask, labels=labels, start=start)
 
@@ -173,7 +179,8 @@ def select(
     -------
     table : Dataset with dims (patch, magnification)
         Coordinate magnification float64, highest first. x0, y0 int32 (patch, magnification): origins in level-0 px,
-        rounded once. tissue float32 (patch,). label int16 and label_fraction float32 (patch, magnification): 0-based
+        rounded once. mask uint8 (mask_y, mask_x): the mask that decided, if one was given. tissue float32 (patch,).
+        label int16 and label_fraction float32 (patch, magnification): 0-based
         class, -1 = none, and the fraction of the footprint that it covers (0 where there is none).
         Attributes, all plain JSON values: slide_id, spec, shape (height, width), mpp_used, start (x, y) of the first
         grid position, step and footprint (one a magnification) in level-0 px, candidates (grid positions before the
@@ -229,7 +236,7 @@ def select(
             label, label_fraction = label[labelled], label_fraction[labelled]
 
     tuple_dims = ("patch", "magnification")
-    return xr.Dataset(
+    selected = xr.Dataset(
         {
             "x0": (tuple_dims, round_coordinates(x)),
             "y0": (tuple_dims, round_coordinates(y)),
@@ -251,6 +258,22 @@ def select(
             "region": list(region),
         },
     )
+    given = labels if labels is not None else mask
+    if given is not None:
+        selected["mask"] = _stored_mask(given, tissue if label_values is None else label_values)
+        if "classes" in selected["mask"].attrs:
+            selected.attrs["classes"] = selected["mask"].attrs["classes"]
+    return selected
+
+
+def _stored_mask(given: Mask, values: NDArray[np.generic]) -> xr.DataArray:
+    """The mask that decided, as it is kept with the patches: unsigned integers, with what is known of it."""
+    known = given.attrs if isinstance(given, xr.DataArray) else {}
+    attrs = {key: known[key] for key in ("source", "mpp") if key in known}
+    if "classes" in known:
+        attrs["classes"] = [str(name) for name in known["classes"]]
+    kept = values.astype(np.uint8) if values.max(initial=0) <= np.iinfo(np.uint8).max else values.astype(np.uint16)
+    return xr.DataArray(kept, dims=("mask_y", "mask_x"), attrs=attrs)
 
 
 def _slide_shape(slide: HasGeometry) -> tuple[int, int]:

@@ -240,7 +240,9 @@ def read_rows(
     if wanted.size == 0:
         return np.empty((0, len(columns), *target.chunk_shape(name)[2:]), np.uint8)
     if wanted.min() < 0 or wanted.max() >= target.shape[0]:
-        raise StoreError(f"'{target.path}': rows {wanted.min()}..{wanted.max()} asked for, it has 0..{target.shape[0] - 1}")
+        raise StoreError(
+            f"'{target.path}': rows {wanted.min()}..{wanted.max()} asked for, it has 0..{target.shape[0] - 1}"
+        )
     for block in np.unique(wanted // target.rows).tolist():
         # Every Zarr library reads fill values from an absent or empty shard without a word.
         path = target.shard_path(name, block)

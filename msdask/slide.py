@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask.blocks import read_region
-from msdask.errors import SpecError
+from msdask.errors import SlideError, SpecError
 from msdask.readers import open_reader
 from msdask.readers.base import LevelInfo, Reader
 from msdask.resample import area_mean, source_span
@@ -287,7 +287,7 @@ class Slide:
         return self.__dict__.copy()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("msdask.Slide", self.path, self._backend, self.scale, self.level_infos)
+        return ("msdask.Slide", self.path, self._backend, _file_state(self.path), self.scale, self.level_infos)
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -302,12 +302,15 @@ class Slide:
 
     def _small_picture(self) -> NDArray[np.uint8] | None:
         """A picture for the repr, or None where that would decode more than a few million px."""
-        if "thumbnail" in self._associated:
-            return self.associated_image("thumbnail")
-        coarsest = self.level_infos[-1]
-        if coarsest.shape[0] * coarsest.shape[1] > _REPR_PIXELS:
+        coarsest = self.level_infos[-1].shape
+        try:
+            if "thumbnail" in self._associated:
+                return self.associated_image("thumbnail")
+            if coarsest[0] * coarsest[1] > _REPR_PIXELS:
+                return None
+            return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
+        except SlideError:  # a damaged or moved file still has facts to show
             return None
-        return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest.shape[0]), (0, coarsest.shape[1]))
 
 
 def _file_state(path: str) -> tuple[int, int] | None:

@@ -187,7 +187,7 @@ class PatchStore(Mapping[str, PatchSet]):
 
 
 def _compute(job: SlideWrite) -> None:
-    """Run a slide's blocks on the scheduler that dask is set to: threads unless a client or configuration says other."""
+    """Run a slide's blocks on the scheduler that dask is set to: threads unless a client or its settings say other."""
     if not job.keys:
         return
     import dask.base

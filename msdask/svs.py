@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,8 @@ class SvsLayout:
 
     Attributes
     ----------
-    levels : downsample of each level, ascending from 1, each a multiple of the one before; sizes are floor(side / downsample)
+    levels : downsample of each level, ascending from 1, each a multiple of the one before; sizes are
+        floor(side / downsample)
     tile : side of the tiles, px, a multiple of 16
     compression : "jpeg", "jpeg2000" (reversible), "deflate" or "none"
     quality : of JPEG, 1 to 100
@@ -62,7 +64,7 @@ class SvsLayout:
 
     def __post_init__(self) -> None:
         steps = self.levels
-        if not steps or steps[0] != 1 or any(b <= a or b % a for a, b in zip(steps, steps[1:], strict=False)):
+        if not steps or steps[0] != 1 or any(b <= a or b % a for a, b in pairwise(steps)):
             raise SpecError(
                 f"levels={steps}: expected downsamples from 1 upwards, each a multiple of the last, such as (1, 4, 16)"
             )
@@ -118,7 +120,7 @@ def write_svs(
     shape : (height, width) of level 0, px
     mpp : um/px to be stated, with the magnification, or None to state neither
     layout : levels, tiles and compression
-    associated : also write a thumbnail (page 1, as Aperio has it), a label and a macro image
+    associated : also write a label and a macro image
     label : lines of text on the label
     threads : workers, as many as there are cores by default; they change no byte of the file
 
@@ -152,9 +154,9 @@ def write_svs(
     ):
         coarser = [
             _CoarseLevel((shape[0] // down, shape[1] // down), down // up, layout, Path(folder) / f"level-{down}")
-            for up, down in zip(layout.levels, layout.levels[1:], strict=False)
+            for up, down in pairwise(layout.levels)
         ]
-        for level, below in zip(coarser, coarser[1:], strict=False):
+        for level, below in pairwise(coarser):
             level.below.append(below)
         last = coarser[-1].shape if coarser else shape
         thumbnail = _Reduced(last, max(1, -(-max(last) // _THUMBNAIL)))
@@ -165,8 +167,9 @@ def write_svs(
             tiff.write(tiles, shape=(*size, 3), description=describe(size), software=False, **layout.tags())
 
         write_level(_finest(render, shape, layout, first, pool, ahead=threads + 1), shape)
-        if associated:
-            picture = thumbnail.image()
+        picture = thumbnail.image()
+        if associated or coarser:
+            # Readers of this layout take page 1 for the thumbnail, whatever it is.
             tiff.write(picture, description=describe(picture.shape[:2]), software=False, **_STRIPS, metadata=None)
         for level in coarser:
             write_level(level.tiles(), level.shape)
@@ -229,8 +232,8 @@ class _Reduced:
         self._above = rows[height * self.factor :].copy()
         if height:
             part = np.ascontiguousarray(rows[: height * self.factor, : width * self.factor])
-            reduced = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
-            self._keep(reduced.astype(np.uint8, copy=False))
+            reduced = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+            self._keep(reduced)
             for level in self.below:
                 level.push(reduced)
 

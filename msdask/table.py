@@ -18,7 +18,9 @@ from msdask.layout import check_slide_id
 
 __all__ = ["SlideRow", "Slides", "read_slides"]
 
-Slides: TypeAlias = str | os.PathLike[str] | pd.DataFrame | Sequence["str | os.PathLike[str] | Mapping[str, Any] | SlideRow"]
+Slides: TypeAlias = (
+    str | os.PathLike[str] | pd.DataFrame | Sequence["str | os.PathLike[str] | Mapping[str, Any] | SlideRow"]
+)
 
 _OWN = ("path", "slide_id", "mask", "mpp", "magnification")
 _NOT_SLIDES = {".csv", ".json", ".txt", ".xml", ".geojson", ".md", ".html", ".log", ".zarr", ".ini"}

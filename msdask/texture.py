@@ -1,8 +1,8 @@
 """Endless tissue-like texture, made from the histology image that scikit-image ships.
 
 Two steps, each of which lays pieces side by side with irregular, feathered seams: small pieces of the image become one
-periodic texture per tissue class (once a process), and large pieces of that, turned and mirrored, cover a slide. A pixel is
-a function of its position and the seed alone, so tiles can be made in any order and on any thread.
+periodic texture per tissue class (once a process), and large pieces of that, turned and mirrored, cover a slide. A
+pixel is a function of its position and the seed alone, so tiles can be made in any order and on any thread.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def _bank(recipe: _Recipe, *, mpp: float, rng: np.random.Generator) -> NDArray[n
     stains = np.stack([hematoxylin * recipe.hematoxylin, dab * recipe.eosin + recipe.ground * present], axis=-1)
     spacing = max(24.0, 88.0 * scale)
     count = max(2, round(BANK / spacing))
-    reach = int(1.25 * BANK / count)
+    reach = int(1.05 * BANK / count)  # centers of neighbours are at most 1.6 spacings apart
     seams = np.tile(smooth_noise(rng, (BANK, BANK), 8, periodic=True), (2, 2))
     best = np.full((BANK, BANK), np.inf, np.float32)
     bank = np.zeros((BANK, BANK, 2), np.float32)
     y, x = np.mgrid[-reach:reach, -reach:reach].astype(np.float32)
     cone = np.hypot(y, x)
     for j, i in np.ndindex(count, count):
-        center = ((np.array([j, i]) + rng.uniform(0.1, 0.9, 2)) * BANK / count).astype(int)
+        center = ((np.array([j, i]) + rng.uniform(0.2, 0.8, 2)) * BANK / count).astype(int)
         pick = rng.integers(len(rows))
         turn = cv2.getRotationMatrix2D((0.0, 0.0), rng.uniform(0, 360), 1.0)[:, :2] / scale
         turn[0] *= rng.choice((-1.0, 1.0))
@@ -121,7 +121,7 @@ def _bank(recipe: _Recipe, *, mpp: float, rng: np.random.Generator) -> NDArray[n
 
 @lru_cache(maxsize=4)
 def _banks(classes: int, mpp: float) -> tuple[tuple[NDArray[np.uint8], ...], NDArray[np.float32]]:
-    """The classes' textures and a roughness for seams and edges, periodic, each repeated once to the right and below."""
+    """The classes' textures and a roughness for seams and edges, periodic, repeated once to the right and below."""
     rng = np.random.default_rng(20210729)
     banks = tuple(np.tile(_bank(recipe, mpp=mpp, rng=rng), (2, 2, 1)) for recipe in _RECIPES[:classes])
     rough = smooth_noise(rng, (BANK, BANK), 5, periodic=True) + 2 * smooth_noise(rng, (BANK, BANK), 24, periodic=True)
@@ -188,7 +188,7 @@ def _laid(
     return result
 
 
-def blend(below: NDArray[np.uint8], above: NDArray[np.uint8], weight: NDArray[np.float32]) -> NDArray[np.uint8]:
+def blend(below: NDArray[np.uint8], above: NDArray[np.uint8], weight: NDArray[np.floating]) -> NDArray[np.uint8]:
     """`above` over `below` where `weight`, cut to 0..1, is above 0."""
-    weight = np.clip(weight, 0, 1)
+    weight = np.clip(weight, 0, 1).astype(np.float32, copy=False)
     return cv2.blendLinear(above, below, weight, 1 - weight)  # type: ignore[return-value]

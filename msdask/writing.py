@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,9 +26,9 @@ from msdask import layout, shards
 from msdask.errors import StoreError
 from msdask.layout import SlideTarget
 from msdask.measure import keep, measure
-from msdask.spec import ExtractionSpec
+from msdask.spec import Codec, ExtractionSpec
 
-__all__ = ["SlideWrite", "commit", "open_target", "prepare", "slide_checksum", "write_block"]
+__all__ = ["SlideWrite", "begin", "commit", "open_target", "patches_in", "prepare", "slide_checksum", "write_block"]
 
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
 """Tables that a selection must bring; `parent_<m>x` may follow."""
@@ -72,7 +72,7 @@ def write_block(
     return len(image)
 
 
-def prepare(path: str, codec: Any, patches: xr.Dataset, attrs: Mapping[str, Any]) -> SlideWrite:
+def prepare(path: str, codec: Codec, patches: xr.Dataset, attrs: Mapping[str, Any]) -> SlideWrite:
     """Make the slide's arrays and tables, or find those of an earlier run, and list the blocks that are left.
 
     Parameters
@@ -93,17 +93,61 @@ def prepare(path: str, codec: Any, patches: xr.Dataset, attrs: Mapping[str, Any]
             f"'{path}': image is a {type(image).__name__}, expected lazy patches (a dask array), as "
             "msdask.patches gives"
         )
-    spec = ExtractionSpec.from_dict(patches.attrs["spec"])
-    count, magnifications = image.shape[:2]
     lengths = image.chunks[0]
     rows = max(1, lengths[0] if lengths else 1)
     if any(len(c) > 1 for c in image.chunks[1:]) or any(n != rows for n in lengths[:-1]):
         raise StoreError(
             f"'{path}': image has chunks {image.chunks}; a chunk must be a whole block: only the first axis may be cut"
         )
-    target = SlideTarget(path, codec, (count, magnifications), rows, spec.patch_size)
     sharded = ["image"] + (["label_map"] if "label_map" in patches else [])
-    identity = _identity(patches)
+    target, written = begin(
+        path,
+        codec,
+        patches,
+        rows=rows,
+        tissue_mean=lambda: float(patches["tissue_mean"].compute()),
+        sharded=sharded,
+        attrs=attrs,
+    )
+    graph, keys = _block_tasks(target, patches, sharded, np.flatnonzero(~written).tolist())
+    return SlideWrite(target, graph, keys, patches_in(target, written))
+
+
+def begin(
+    path: str,
+    codec: Codec,
+    tables: xr.Dataset,
+    *,
+    rows: int,
+    tissue_mean: Callable[[], float],
+    sharded: Sequence[str] = ("image",),
+    attrs: Mapping[str, Any] | None = None,
+) -> tuple[SlideTarget, NDArray[np.bool_]]:
+    """Make the slide's arrays and write its tables, or find those of an earlier run.
+
+    Parameters
+    ----------
+    path : of the slide's group
+    codec : of the store
+    tables : selection with the facts of `msdask.lazy.planned` in its attributes
+    rows : patches in a shard
+    tissue_mean : of the slide; called only where nothing was begun yet, since it reads pixels
+    sharded : arrays to make beside the tables
+    attrs : further attributes of the slide
+
+    Returns
+    -------
+    target : where blocks are written
+    written : (blocks,) bool, which of them an earlier run has written
+
+    Raises
+    ------
+    StoreError
+        A run with another slide, selection or scale began here.
+    """
+    spec = ExtractionSpec.from_dict(tables.attrs["spec"])
+    target = SlideTarget(path, codec, (tables.sizes["patch"], tables.sizes["magnification"]), rows, spec.patch_size)
+    identity = _identity(tables)
     found = layout.read_attrs(path)
     if found.get("state") == "writing":
         changed = [key for key in _IDENTITY if found.get(key) != identity[key]]
@@ -115,21 +159,25 @@ def prepare(path: str, codec: Any, patches: xr.Dataset, attrs: Mapping[str, Any]
     else:
         if os.path.isdir(path):
             layout.remove_tree(path)
-        _write_tables(target, patches, sharded, {**identity, **attrs})
-    written = shards.written_blocks(target)
-    todo = np.flatnonzero(~written).tolist()
-    graph, keys = _block_tasks(target, patches, sharded, todo)
-    sizes = np.array([target.block(i).stop - target.block(i).start for i in range(target.blocks)], int)
-    return SlideWrite(target, graph, keys, int(sizes[written].sum()))
+        mean = tables.attrs.get("tissue_mean")
+        identity["tissue_mean"] = tissue_mean() if mean is None else mean
+        _write_tables(target, tables, sharded, {**identity, **(attrs or {})})
+    return target, shards.written_blocks(target)
 
 
-def _identity(patches: xr.Dataset) -> dict[str, Any]:
+def patches_in(target: SlideTarget, blocks: NDArray[np.bool_]) -> int:
+    """Patches in the blocks that are marked."""
+    ends = np.minimum(np.arange(1, target.blocks + 1) * target.rows, target.shape[0])
+    return int(np.diff(ends, prepend=0)[blocks].sum())
+
+
+def _identity(tables: xr.Dataset) -> dict[str, Any]:
     """What the slide's attributes say of input and plan; JSON values only."""
-    attrs = patches.attrs
+    attrs = tables.attrs
     digest = hashlib.sha256()
     for name in (*COLUMNS, "mask"):
-        if name in patches:
-            values = np.ascontiguousarray(patches[name].values)
+        if name in tables:
+            values = np.ascontiguousarray(tables[name].values)
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(values.tobytes())
     keys = ("source", "fingerprint", "shape", "mpp", "mpp_used", "mpp_source", "mpp_quality", "reads", "tissue_mean")
@@ -149,20 +197,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_tables(target: SlideTarget, patches: xr.Dataset, sharded: list[str], attrs: dict[str, Any]) -> None:
-    if attrs["tissue_mean"] is None:
-        attrs["tissue_mean"] = float(patches["tissue_mean"].compute()) if "tissue_mean" in patches else 255.0
+def _write_tables(target: SlideTarget, tables: xr.Dataset, sharded: Sequence[str], attrs: dict[str, Any]) -> None:
     try:
         os.makedirs(target.path, exist_ok=True)
         for name in sharded:
             layout.create_shards(target, name)
         layout.create_measured(target)
-        magnification = np.asarray(patches["magnification"].values, np.float64)
+        magnification = np.asarray(tables["magnification"].values, np.float64)
         layout.create_column(target.path, "magnification", magnification, ("magnification",))
-        for name in [*COLUMNS, *(str(v) for v in patches if str(v).startswith("parent_"))]:
-            layout.create_column(target.path, name, patches[name].values, [str(d) for d in patches[name].dims])
-        if "mask" in patches:
-            mask = patches["mask"]
+        for name in [*COLUMNS, *(str(v) for v in tables if str(v).startswith("parent_"))]:
+            layout.create_column(target.path, name, tables[name].values, [str(d) for d in tables[name].dims])
+        if "mask" in tables:
+            mask = tables["mask"]
             layout.create_column(target.path, "mask", mask.values, ("mask_y", "mask_x"), _mask_attrs(mask))
     except OSError as error:
         raise StoreError(

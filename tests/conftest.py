@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder with real slides: MSDASK_DATA_DIR, else ../shared/data beside the repository; the test skips without it."""
+    """Folder with real slides: MSDASK_DATA_DIR, else ../shared/data beside the repository; skips without it."""
     named = os.environ.get("MSDASK_DATA_DIR")
     folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():

@@ -38,8 +38,8 @@ def write_jpeg_tiff(
 ) -> None:
     """A tiled JPEG TIFF as scanners write it: tables once in JPEGTables, tiles without them, with or without JFIF.
 
-    Photometric RGB without JFIF holds RGB components with ids 1, 2, 3: a decoder that guesses by them is wrong. With JFIF the
-    components are YCbCr, whatever the TIFF says.
+    Photometric RGB without JFIF holds RGB components with ids 1, 2, 3: a decoder that guesses by them is wrong. With
+    JFIF the components are YCbCr, whatever the TIFF says.
     """
     is_rgb = photometric == 2 and not with_jfif
     tiles, tables = [], b""
@@ -124,7 +124,7 @@ def write_ndpi(path: Path, image: NDArray[np.uint8], *, blocks: int) -> NDArray[
 
 
 def _directory(entries: list[tuple[int, int, bytes]], position: int, *, is_ndpi: bool = False) -> bytes:
-    """A TIFF directory at `position` with its values behind it; NDPI's has 8-byte next offsets and the values' high halves."""
+    """A TIFF directory at `position`, values behind it; NDPI's keeps the high halves of its 64-bit offsets apart."""
     sizes = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 11: 4}
     values = position + 2 + 12 * len(entries) + (8 + 4 * len(entries) if is_ndpi else 4)
     table, tail = struct.pack("<H", len(entries)), b""

@@ -110,7 +110,12 @@ def test_unknown_values_are_listed_with_those_expected(tmp_path: Path) -> None:
     path = write(tmp_path / "slide 7.png", random_values([0, 50, 77, 100, 151]))
     with pytest.raises(MaskError) as error:
         read_label_mask(path, values=COLON)
-    for part in ("slide 7.png", "unknown values 77, 151", "found 0, 50, 77, 100, 151", "expected 0, 50, 100, 150, 200, 250"):
+    for part in (
+        "slide 7.png",
+        "unknown values 77, 151",
+        "found 0, 50, 77, 100, 151",
+        "expected 0, 50, 100, 150, 200, 250",
+    ):
         assert part in str(error.value)
 
 

@@ -21,6 +21,7 @@ class Geometry:
     shape: tuple[int, int]
     mpp_used: float | None = 0.25
     name: str = "a.svs"
+    tolerance: float = 0.05
 
 
 def boxes(table: xr.Dataset) -> list[tuple[int, int, float]]:
@@ -137,6 +138,16 @@ def test_of_several_parents_the_first_in_row_major_order() -> None:
     parent = link_upper_regions(fine, coarse)
     first = row_at(fine, 1792, 1792)
     assert (coarse.x0.values[parent[first], 0], coarse.y0.values[parent[first], 0]) == (1120, 1120)
+
+
+def test_parents_are_sought_in_later_rows_and_columns_where_the_first_are_missing() -> None:
+    slide = Geometry((3584, 3584))
+    fine = grid(slide, magnification=40, start=(1792, 1792))
+    coarse = grid(slide, magnification=10, stride=56)
+    x, y = coarse.x0.values[:, 0], coarse.y0.values[:, 0]
+    coarse = coarse.isel(patch=(y > 1344) & ((y > 1568) | (x > 1120)))
+    parent = link_upper_regions(fine, coarse)[row_at(fine, 1792, 1792)]
+    assert (coarse.x0.values[parent, 0], coarse.y0.values[parent, 0]) == (1344, 1568)
 
 
 def test_a_parent_may_be_of_a_table_with_contexts() -> None:

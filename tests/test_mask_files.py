@@ -148,12 +148,13 @@ def test_other_tiffs_are_refused(tmp_path: Path, values: NDArray[Any], options: 
 
 
 def test_no_mask(tmp_path: Path) -> None:
-    with pytest.raises(MaskError, match="mask .*no such file"):
+    with pytest.raises(MaskError, match=r"mask .*no such file"):
         read_mask(tmp_path / "absent.png")
     with pytest.raises(MaskError, match="directory"):
         read_mask(tmp_path)
     path = tmp_path / "m.png"
-    for content, message in [(b"", "empty"), (b"text" * 9, "begins with"), (b"\x89PNG\r\n\x1a\n", "IHDR"), (b"II*\0", "cannot be")]:
+    contents = {b"": "empty", b"text" * 9: "begins with", b"\x89PNG\r\n\x1a\n": "IHDR", b"II*\0": "cannot be"}
+    for content, message in contents.items():
         path.write_bytes(content)
         with pytest.raises(MaskError, match=message):
             read_mask(path)

@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 
 from msdask import drawing, plots
 from msdask.errors import MissingScaleError, SpecError
+from msdask.lazy import patches as lazy_patches
+from msdask.sample import SampleSlide
+from msdask.selection import centroids
+from msdask.slide import open_slide
 
 
 class PlainSlide:
@@ -40,15 +44,6 @@ class PlainSlide:
 
     def _resized(self, factor: float) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(self.pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
-
-
-class ScalelessSlide(PlainSlide):
-    @property
-    def mpp_used(self) -> float:
-        raise MissingScaleError("no scale")
-
-    @mpp_used.setter
-    def mpp_used(self, value: float) -> None: ...
 
 
 def make_table(
@@ -301,8 +296,6 @@ def test_a_pyramid_refuses_what_makes_no_sense() -> None:
         plots.pyramid(PlainSlide(), magnifications=[])
     with pytest.raises(SpecError, match="size_px=0"):
         plots.pyramid(PlainSlide(), size_px=0)
-    with pytest.raises(MissingScaleError):
-        plots.pyramid(ScalelessSlide())
 
 
 # Patches
@@ -383,3 +376,38 @@ def test_figures_leave_pyplot_alone_and_show_themselves_in_notebooks() -> None:
     figure = plots.patches(make_patches(3, (20.0, 10.0)), n=1)
     assert plt.get_fignums() == before
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+# Real slides
+
+
+def test_every_figure_works_on_a_slide_file(small_slide: SampleSlide) -> None:
+    slide = open_slide(small_slide.path)
+    mask = xr.DataArray(small_slide.mask, dims=("y", "x"))
+    tuples = centroids(slide, mask, magnifications=[20, 10, 5], patch_size=128)
+    figure = plots.selection(slide, tuples, mask=mask, max_size=400)
+    rows, columns = tuples.attrs["grid_shape"]
+    chosen = find(figure.axes[0], "selected")[0]
+    assert len(chosen.get_paths()) == tuples.sizes["patch"] > 20
+    assert len(find(figure.axes[0], "rejected")[0].get_paths()) == rows * columns - tuples.sizes["patch"]
+    middle = corners(chosen) + tuples.attrs["footprint"][0] / 2
+    row, column = (middle[:, 1] * mask.shape[0] / slide.shape[0]), (middle[:, 0] * mask.shape[1] / slide.shape[1])
+    assert mask.values[row.astype(int), column.astype(int)].mean() > 0.9, "the green squares lie on tissue"
+    sheet = plots.patches(lazy_patches(slide, tuples), n=2)
+    assert [axes.get_title().split()[0] for axes in sheet.axes[:3]] == ["20x", "10x", "5x"]
+    assert len(plots.pyramid(slide, size_px=128).axes) == 6
+
+
+def test_a_pyramid_panel_shows_the_pixels_of_its_patch(small_slide: SampleSlide) -> None:
+    slide = open_slide(small_slide.path)
+    tuples = centroids(slide, None, magnifications=[40, 10], patch_size=96, start=(512, 768)).isel(patch=[0])
+    image = lazy_patches(slide, tuples)["image"].values[0]
+    center = (float(tuples["x0"][0, 0]) + 48, float(tuples["y0"][0, 0]) + 48)
+    panels = plots.pyramid(slide, magnifications=[40, 10], center=center, size_px=96).axes[1:]
+    np.testing.assert_array_equal(shown_pixels(panels[1]), image[0])
+    assert np.abs(shown_pixels(panels[0]).astype(int) - image[1]).mean() < 2
+
+
+def test_a_slide_without_scale_says_what_to_do(scaleless_slide: SampleSlide) -> None:
+    with pytest.raises(MissingScaleError, match="mpp="):
+        plots.pyramid(open_slide(scaleless_slide.path))

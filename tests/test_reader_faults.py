@@ -11,19 +11,18 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError, TileError
-from msdask.readers import Reader, open_reader
+from msdask.readers import open_reader
 
 from .reader_files import smooth_image
 
 
 def write_slide(path: Path, **options: Any) -> None:
-    """A small pyramid of JPEG and LZW levels with a scale."""
+    """A small pyramid of a JPEG and a LZW level."""
     image = smooth_image(256, 256)
     with tifffile.TiffWriter(path, **options) as writer:
-        writer.write(image, tile=(64, 64), photometric="ycbcr", compression="jpeg", subifds=1, resolution=(40000, 40000))
+        writer.write(image, tile=(64, 64), photometric="ycbcr", compression="jpeg", subifds=1)
         writer.write(image[::2, ::2], tile=(64, 64), photometric="rgb", compression="lzw", subfiletype=1)
 
 
@@ -60,6 +59,7 @@ def read_everything(path: Path) -> tuple[int, int]:
         (b"hello, I am a text\n" * 9, "begins with"),
         (b"%PDF-1.7 ....", "PDF"),
         (b"PK\x03\x04....", "zip"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 64, "DICOM"),
         (b"II*\0", "TIFF of 4 bytes"),
         (b"II*\0\xff\xff\xff\x7f" + b"\0" * 40, "TIFF"),
         (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "TIFF"),
@@ -107,8 +107,9 @@ def test_one_corrupt_tile_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write_slide(path)
     with tifffile.TiffFile(path) as tif:
-        offset, count = tif.pages[0].dataoffsets[6], tif.pages[0].databytecounts[6]
-        lossless, size = tif.series[0].levels[1].pages[0].dataoffsets[3], tif.series[0].levels[1].pages[0].databytecounts[3]
+        finest, coarsest = (level.pages[0] for level in tif.series[0].levels)
+        offset, count = finest.dataoffsets[6], finest.databytecounts[6]
+        lossless, size = coarsest.dataoffsets[3], coarsest.databytecounts[3]
     data = bytearray(path.read_bytes())
     data[offset + count // 2 : offset + count] = b"\0" * (count - count // 2)
     data[lossless : lossless + size] = b"\xff" * size
@@ -133,8 +134,7 @@ def test_truncated_at_any_length(tmp_path: Path, bigtiff: bool) -> None:
         path.write_bytes(data[:length])
         try:
             outcomes.append(read_everything(path))
-        except SlideError as failure:
-            assert "cut.tif" in str(failure)
+        except SlideError:
             outcomes.append((0, 0))
     assert outcomes[0] == (0, 0)
     assert outcomes[-1][1] <= 1
@@ -147,7 +147,7 @@ def test_directories_at_the_end_cut_off(tmp_path: Path) -> None:
     data = path.read_bytes()
     # the first directory is said to lie beyond the end, as in a download that stopped
     path.write_bytes(data[:4] + struct.pack("<I", len(data) + 1000) + data[8:])
-    with pytest.raises(SlideError, match="damaged or was cut short|without a single image"):
+    with pytest.raises(SlideError, match=r"damaged or was cut short|without a single image"):
         open_reader(path)
 
 
@@ -155,9 +155,11 @@ def _mutations(data: bytes, seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 6))):
+        if not changed:
+            break
         kind = rng.integers(4)
         # half the damage in the directories, where the lies are
-        limit = len(data) if rng.random() < 0.5 else min(len(data), 800)
+        limit = len(changed) if rng.random() < 0.5 else min(len(changed), 800)
         at = int(rng.integers(0, limit))
         if kind == 0:
             changed[at] = int(rng.integers(256))
@@ -170,12 +172,16 @@ def _mutations(data: bytes, seed: int) -> bytes:
     return bytes(changed)
 
 
+def write_flat(path: Path, **options: Any) -> None:
+    tifffile.imwrite(path, smooth_image(96, 80), photometric="rgb", **options)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "pyramid": write_slide,
     "big": lambda path: write_slide(path, bigtiff=True),
-    "strips": lambda path: tifffile.imwrite(path, smooth_image(96, 80), photometric="rgb", compression="lzw", rowsperstrip=8),
-    "ome": lambda path: tifffile.imwrite(path, smooth_image(96, 80), photometric="rgb", ome=True, tile=(32, 32)),
-    "jpeg2000": lambda path: tifffile.imwrite(path, smooth_image(96, 80), photometric="rgb", tile=(32, 32), compression="jpeg2000"),
+    "strips": lambda path: write_flat(path, compression="lzw", rowsperstrip=8),
+    "ome": lambda path: write_flat(path, ome=True, tile=(32, 32)),
+    "jpeg2000": lambda path: write_flat(path, tile=(32, 32), compression="jpeg2000"),
     "png": lambda path: path.write_bytes(imagecodecs.png_encode(smooth_image(96, 80))),
     "jpeg": lambda path: path.write_bytes(imagecodecs.jpeg_encode(smooth_image(96, 80))),
 }
@@ -213,7 +219,7 @@ def _claim(path: Path, **tags: int) -> None:
     [
         ({"ImageWidth": 1_000_000, "ImageLength": 1_000_000}, "needs .* offsets"),
         ({"ImageWidth": 2_000_000}, "more than 1000000"),
-        ({"ImageWidth": 0}, "damaged"),
+        ({"ImageWidth": 0}, "without an image"),
         ({"TileWidth": 65536, "TileLength": 65536}, "limit is 64 MiB"),
         ({"ImageWidth": 96}, "needs 12 tiles or strips.* 16 offsets"),
     ],
@@ -260,20 +266,15 @@ def test_ome_xml_cannot_name_other_files(tmp_path: Path) -> None:
     secret = tmp_path / "secret.ome.tif"
     tifffile.imwrite(secret, np.zeros((32, 32, 3), np.uint8), photometric="rgb", ome=True)
     xml = (
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1"><Image ID="Image:0"><Pixels ID="P:0" '
-        'DimensionOrder="XYCZT" Type="uint8" SizeX="32" SizeY="32" SizeC="3" SizeZ="1" SizeT="1"><Channel ID="C:0" '
-        'SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"><UUID FileName="secret.ome.tif">urn:uuid:2</UUID></TiffData></Pixels>'
-        "</Image></OME>"
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1"><Image ID="Image:0">'
+        '<Pixels ID="P:0" DimensionOrder="XYCZT" Type="uint8" SizeX="32" SizeY="32" SizeC="3" SizeZ="1" SizeT="1">'
+        '<Channel ID="C:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1">'
+        '<UUID FileName="secret.ome.tif">urn:uuid:2</UUID></TiffData></Pixels></Image></OME>'
     )
     path = tmp_path / "a.ome.tif"
     image = smooth_image(32, 32)
     tifffile.imwrite(path, image, photometric="rgb", description=xml, metadata=None)
-    reader = open_reader(path)
-    np.testing.assert_array_equal(first_tile(reader), image)
-
-
-def first_tile(reader: Reader) -> NDArray[np.uint8]:
-    return reader.read_tile(0, 0, 0)
+    np.testing.assert_array_equal(open_reader(path).read_tile(0, 0, 0), image)
 
 
 def test_reading_after_close_is_an_error(tmp_path: Path) -> None:

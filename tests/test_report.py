@@ -136,7 +136,7 @@ def test_totals_and_rates() -> None:
         SlideReport("d", "skipped", selected=5, kept=5),
     )
     totals = RunReport("Run", slides, seconds=8.0).totals()
-    assert [totals[state] for state in ("complete", "failed", "skipped")] == [2, 1, 1]
+    assert [totals[state] for state in ("slides", "complete", "failed", "skipped")] == [4, 2, 1, 1]
     assert [totals[name] for name in ("candidates", "selected", "kept", "images", "rate")] == [800, 105, 75, 400, 50.0]
     assert [slide.rate for slide in slides] == [150.0, 12.5, None, None]
     assert RunReport("Run", slides).totals()["rate"] is None

@@ -215,7 +215,7 @@ def test_memory_does_not_grow_with_height(tmp_path: Path) -> None:
 
     code = (
         "import sys, resource; from msdask.sample import make_slide; "
-        "make_slide(sys.argv[1], size=(int(sys.argv[2]), 4096), threads=2); "
+        "make_slide(sys.argv[1], size=(int(sys.argv[2]), 3072), threads=2); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     low, high = (
@@ -224,6 +224,6 @@ def test_memory_does_not_grow_with_height(tmp_path: Path) -> None:
                 [sys.executable, "-c", code, tmp_path / "a.svs", str(h)], check=True, capture_output=True
             ).stdout
         )
-        for h in (4096, 16384)
+        for h in (2048, 8192)
     )
     assert high < 1.2 * low

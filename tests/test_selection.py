@@ -26,6 +26,7 @@ class Geometry:
     shape: tuple[int, int]
     mpp_used: float | None = 0.25
     name: str = "a.svs"
+    tolerance: float = 0.05
 
 
 # --- the rules, said slowly -------------------------------------------------------------------------------------------
@@ -161,6 +162,12 @@ def test_table_has_the_agreed_variables_types_and_attributes() -> None:
     assert attrs["start"] == [0.0, 0.0]
     assert attrs["step"] == 448.0
     assert ExtractionSpec.from_dict(attrs["spec"]) == ExtractionSpec("centroids", (20, 10))
+
+
+def test_the_spec_takes_the_tolerance_that_the_slide_was_opened_with() -> None:
+    slide = Geometry((1000, 1000), tolerance=0.0)
+    for table in (grid(slide, magnification=40), centroids(slide, magnifications=[40, 20])):
+        assert table.attrs["spec"]["tolerance"] == 0.0
 
 
 @pytest.mark.parametrize("labels", [None, np.ones((10, 10), dtype=np.uint8)])
@@ -411,6 +418,14 @@ def test_of_equal_classes_the_lowest_is_the_label() -> None:
     table = grid(Geometry((288, 448)), labels=labels, magnification=40, patch_size=288, min_label=0.5, start=(80, 0))
     assert table.label.values.tolist() == [[2]]
     np.testing.assert_allclose(table.label_fraction, 0.5)
+
+
+def test_a_class_exactly_on_the_threshold_is_the_label() -> None:
+    labels = np.ones((10, 10), dtype=np.uint8)
+    labels[:, 7:] = 2
+    slide = Geometry((224, 224))
+    assert grid(slide, labels=labels, magnification=40, min_label=0.7).label.values.tolist() == [[0]]
+    assert grid(slide, labels=labels, magnification=40, min_label=0.7001).sizes["patch"] == 0
 
 
 def test_a_context_without_a_majority_is_minus_1_never_class_0() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from msdask import tissue
 from msdask.errors import MaskError, SpecError
 from msdask.maskfiles import check_proportions, distinct_values
 from msdask.tissue import find_mask, read_tissue_mask, tissue_from_rgb, tissue_mask, tissue_mean, whitish_threshold
@@ -77,7 +78,11 @@ def blob(size: tuple[int, int] = (200, 260)) -> NDArray[np.bool_]:
 
 
 def paint(
-    image: NDArray[np.uint8], where: NDArray[np.bool_], stain: tuple[int, int, int], glass: tuple[int, int, int], seed: int = 1
+    image: NDArray[np.uint8],
+    where: NDArray[np.bool_],
+    stain: tuple[int, int, int],
+    glass: tuple[int, int, int],
+    seed: int = 1,
 ) -> NDArray[np.uint8]:
     """Stain over glass: light is multiplied, and its depth varies as cells do."""
     depth = np.random.default_rng(seed).normal(1, 0.25, where.shape).clip(0.3, 2)[..., None]
@@ -178,12 +183,12 @@ def test_specks_go_and_small_holes_are_filled() -> None:
     white = GLASSES["white"]
     truth = np.zeros((200, 260), bool)
     truth[60:140, 60:180] = True
-    tissue = truth.copy()
-    tissue[80:90, 80:90] = False  # 6,400 um2
-    tissue[100:130, 120:150] = False  # 57,600 um2
+    stained = truth.copy()
+    stained[80:90, 80:90] = False  # 6,400 um2
+    stained[100:130, 120:150] = False  # 57,600 um2
     truth[100:130, 120:150] = False
-    tissue[20:28, 20:28] = True  # 4,096 um2
-    image = paint(glass_image(white), tissue, STAINS["pink"], white)
+    stained[20:28, 20:28] = True  # 4,096 um2
+    image = paint(glass_image(white), stained, STAINS["pink"], white)
     mask = tissue_from_rgb(image, mpp=8)
     assert iou(mask, truth) > 0.92
     assert not mask[15:35, 15:35].any()
@@ -218,8 +223,17 @@ def test_the_same_tissue_at_other_resolutions(mpp: float) -> None:
     assert iou(tissue_from_rgb(image, mpp=mpp), truth) > 0.93
 
 
+@pytest.mark.parametrize("operation", [cv2.MORPH_DILATE, cv2.MORPH_OPEN, cv2.MORPH_CLOSE])
+def test_large_discs_act_as_small_ones(operation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = cv2.GaussianBlur(np.random.default_rng(3).random((90, 120)), (0, 0), 2) > 0.5
+    by_disc = tissue._morph(mask, operation, 5)
+    monkeypatch.setattr(tissue, "_LARGEST_DISC", 0)
+    np.testing.assert_array_equal(tissue._morph(mask, operation, 5), by_disc)
+    assert (by_disc != mask).any()
+
+
 def test_strips_leave_no_trace() -> None:
-    """The image is classified in strips of rows: tissue that crosses their borders is found as in a transposed image."""
+    """The image is classified in strips of rows: tissue across their borders is found as in the transposed image."""
     white = GLASSES["white"]
     truth = blob((700, 300))
     image = paint(glass_image(white, (700, 300)), truth, STAINS["pale haematoxylin"], white)
@@ -290,13 +304,15 @@ def test_cmu_small_region(cmu_small: Path) -> None:
     mask = tissue_mask(FakeSlide(pixels, mpp_used=0.499))
     assert mask.shape == (185, 138)
     assert 0.38 < mask.mean() < 0.46
-    tissue = mask.to_numpy()
-    assert not tissue[:, :4].any()  # glass, with a speck of ink in the corner
-    assert not tissue[36:40, 128:133].any()  # dust
-    assert tissue[120:180, 60:100].mean() > 0.97  # dermis
+    found = mask.to_numpy()
+    assert not found[:, :4].any()  # glass, with a speck of ink in the corner
+    assert not found[36:40, 128:133].any()  # dust
+    assert found[120:180, 60:100].mean() > 0.97  # dermis
 
 
-@pytest.mark.parametrize("pattern", ["TCGA-B0-5710*", "TCGA-G9-6363*", "TCGA-21-5786*", "TCGA-HT-8564*", "TCGA-HE-7129*"])
+@pytest.mark.parametrize(
+    "pattern", ["TCGA-B0-5710*", "TCGA-G9-6363*", "TCGA-21-5786*", "TCGA-HT-8564*", "TCGA-HE-7129*"]
+)
 def test_crops_full_of_tissue(data_dir: Path, pattern: str) -> None:
     files = sorted((data_dir / "monuseg" / "images").glob(pattern))
     if not files:
@@ -307,14 +323,14 @@ def test_crops_full_of_tissue(data_dir: Path, pattern: str) -> None:
 
 
 def test_immunohistochemistry_with_pale_stroma() -> None:
-    """The image that scikit-image ships: brown glands, nearly gray stroma, a corner of glass; two thirds of it is pale."""
+    """The image that scikit-image ships: brown glands, nearly gray stroma, a corner of glass."""
     data = pytest.importorskip("skimage.data")
     mask = tissue_mask(FakeSlide(data.immunohistochemistry(), mpp_used=1.0))
     assert 0.85 < mask.mean() < 0.99
     assert mask[10:50, 48:60].mean() > 0.85
 
 
-# ---- brightness of the tissue (spec section 6) ----------------------------------------------------------------------------------
+# Brightness of the tissue (spec section 6).
 
 
 @pytest.mark.parametrize(
@@ -349,7 +365,7 @@ def test_an_empty_mask_has_the_brightest_mean() -> None:
     assert whitish_threshold(image, np.zeros((4, 4), bool)) == 205
 
 
-# ---- masks read from files ------------------------------------------------------------------------------------------------------
+# Masks read from files.
 
 
 def write_png(path: Path, values: NDArray[np.uint8] | NDArray[np.uint16]) -> Path:
@@ -399,7 +415,12 @@ def test_more_than_two_values_are_refused_with_the_ways_out(tmp_path: Path) -> N
     path = write_png(tmp_path / "annotated.png", (np.arange(600) % 12 * 20).reshape(20, 30).astype(np.uint8))
     with pytest.raises(MaskError) as error:
         read_tissue_mask(path)
-    for part in ("annotated.png", "12 values", "0, 20, 40, 60, 80, 100, 120, 140, 160, 180, ... 2 more", "read_label_mask"):
+    for part in (
+        "annotated.png",
+        "12 values",
+        "0, 20, 40, 60, 80, 100, 120, 140, 160, 180, ... 2 more",
+        "read_label_mask",
+    ):
         assert part in str(error.value)
 
 
@@ -437,7 +458,10 @@ def test_other_proportions_are_refused_with_both_sizes(tmp_path: Path) -> None:
 def test_rounding_to_whole_pixels_is_no_other_proportion(
     height: int, width: int, reduction: float, ceil: tuple[bool, bool]
 ) -> None:
-    sides = [max(1, int(np.ceil(s / reduction) if up else s // reduction)) for s, up in zip((height, width), ceil, strict=True)]
+    sides = [
+        max(1, int(np.ceil(s / reduction) if up else s // reduction))
+        for s, up in zip((height, width), ceil, strict=True)
+    ]
     if min(height, width) < reduction:
         return
     slack = abs(sides[1] * height - sides[0] * width) / (sides[0] * width)
@@ -462,7 +486,7 @@ def test_distinct_values(dtype: type) -> None:
     assert found.tolist() == sorted({int(v) for v in values.ravel()})
 
 
-# ---- finding masks --------------------------------------------------------------------------------------------------------------
+# Finding masks.
 
 
 @pytest.mark.parametrize(
@@ -480,7 +504,16 @@ def test_finds_the_mask_of_a_slide(tmp_path: Path, layout: str) -> None:
 
 
 def test_the_order_where_several_masks_are_there(tmp_path: Path) -> None:
-    order = ["a.svs/a.svs_mask_use.png", "a/a_mask_use.png", "a.svs.png", "a.svs.tif", "a.svs.tiff", "a.png", "a.tif", "a.tiff"]
+    order = [
+        "a.svs/a.svs_mask_use.png",
+        "a/a_mask_use.png",
+        "a.svs.png",
+        "a.svs.tif",
+        "a.svs.tiff",
+        "a.png",
+        "a.tif",
+        "a.tiff",
+    ]
     for layout in reversed(order):
         mask = write_png(tmp_path / layout, half())
         assert find_mask(tmp_path, "a.svs") == mask
@@ -517,7 +550,9 @@ def test_reads_histoqc_folders(tmp_path: Path) -> None:
 
 def test_a_folder_without_the_slides_mask_says_what_was_looked_for(tmp_path: Path) -> None:
     write_png(tmp_path / "b.png", half())
-    with pytest.raises(MaskError, match=r"'a\.svs'; looked for a\.svs/a\.svs_mask_use\.png, a/a_mask_use\.png, a\.svs\.png"):
+    with pytest.raises(
+        MaskError, match=r"'a\.svs'; looked for a\.svs/a\.svs_mask_use\.png, a/a_mask_use\.png, a\.svs\.png"
+    ):
         read_tissue_mask(tmp_path, slide=SlideOfShape((2000, 3000)))
 
 
@@ -539,7 +574,7 @@ def test_a_good_mask_warns_of_nothing(tmp_path: Path) -> None:
         read_tissue_mask(path)
 
 
-# ---- the HistoQC configuration that the docs offer --------------------------------------------------------------------------------
+# The HistoQC configuration that the docs offer.
 
 
 def test_the_histoqc_configuration_parses() -> None:

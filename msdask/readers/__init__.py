@@ -14,7 +14,8 @@ from msdask.readers.source import ByteSource, open_source
 
 __all__ = ["BACKENDS", "Backend", "LevelInfo", "Reader", "SlideMetadata", "open_reader"]
 
-_HEAD = 64
+_HEAD = 132
+"""Bytes that decide the format: DICOM's magic is the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Backend:
     ----------
     module : dotted name
     reader : the class in it, called with a ByteSource
-    accepts : function in it, of a file's first 64 bytes, that says whether this is its format
+    accepts : function in it, of a file's first bytes (132, or the whole file), that says whether this is its format
     """
 
     module: str

@@ -21,8 +21,8 @@ class LevelInfo:
     shape : (height, width), px of this level
     tile : (height, width) of a stored tile, px of this level; a strip is a tile as wide as the level
     downsample : level-0 px per px of this level, >= 1; an integer where the sizes allow it
-    dct_scales : reductions that the decoder itself can give, ascending, always with 1; (1, 2, 4, 8) for JPEG tiles whose
-        sides divide by them
+    dct_scales : reductions that the decoder itself can give, ascending, always with 1; (1, 2, 4, 8) for JPEG tiles
+        whose sides divide by them
     """
 
     shape: tuple[int, int]
@@ -90,7 +90,7 @@ class Reader(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file's size, its header or TIFF directories, its first and last MiB, and 64 seeded ranges of 64 KiB."""
+        """SHA-256 (hex) of the file's size, its directories, its first and last MiB, and 64 seeded ranges of 64 KiB."""
         ...
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I"
 
 
 def image_format(head: bytes) -> str | None:
-    """ "PNG", "JPEG", "BMP", "WEBP" or None, by a file's first 12 bytes or more."""
+    """Name of the format ("PNG", "JPEG", "BMP", "WEBP") or None, by a file's first 12 bytes or more."""
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if head[:3] == b"\xff\xd8\xff":

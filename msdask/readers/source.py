@@ -145,15 +145,19 @@ class SourceFile(io.RawIOBase):
         return io.BufferedReader(cls(source), buffer_size=16 << 10 if isinstance(source, LocalSource) else 256 << 10)
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def seekable(self) -> bool:
+        """Always."""
         return True
 
     def tell(self) -> int:
+        """Position, bytes from the start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; beyond the end is allowed and reads nothing."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
         if base + offset < 0:
             raise OSError(f"seek to {base + offset}, before the file's start")
@@ -161,12 +165,14 @@ class SourceFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`; the number of bytes that there were."""
         data = self._source.read(self._position, len(buffer))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def readall(self) -> bytes:
+        """Everything from the position to the end."""
         data = self._source.read(self._position, self._source.size)
         self._position += len(data)
         return data

@@ -43,18 +43,20 @@
     slide.brightness[i] <= limit.brightness && slide.contrast[i] >= limit.contrast && slide.tissue[i] >= limit.tissue;
 
   const draw = (name, chosen) => {
-    const svg = find(name + "-histogram"), bins = 64, low = +sliders[name].min, high = +sliders[name].max;
+    const svg = find(name + "-histogram"), low = +sliders[name].min, high = +sliders[name].max;
+    // A bin holds a whole number of steps: otherwise some bins would catch more values than their neighbours.
+    const step = data.steps[name], first = Math.round(low / step), steps = Math.round((high - low) / step);
+    const wide = Math.ceil(steps / 64), bins = Math.ceil(steps / wide);
     const kept = new Float64Array(bins), dropped = new Float64Array(bins);
     for (const slide of chosen) {
       const limit = thresholds(slide), weight = slide.patches / slide.brightness.length;
       slide[name].forEach((value, i) => {
-        const at = (value * data.steps[name] - low) / (high - low) * bins;
-        const bin = Math.min(bins - 1, Math.max(0, Math.floor(at)));
+        const bin = Math.min(bins - 1, Math.max(0, Math.floor((value - first) / wide)));
         (keeps(slide, i, limit) ? kept : dropped)[bin] += weight;
       });
     }
     const most = Math.max(1, ...kept.map((value, i) => value + dropped[i]));
-    const width = 320 / bins, base = 130, tall = 118, marks = [];
+    const width = 320 * wide / steps, base = 130, tall = 118, marks = [];
     const bar = (kind, i, bottom, height) => {
       if (height > 0) marks.push(`<rect class="${kind}" x="${i * width}" y="${bottom - height}" width="${width * 0.86}" height="${height}"/>`);
     };
@@ -68,7 +70,7 @@
       const more = i === 2 && name === "contrast" ? " and more" : "";
       marks.push(`<text x="${i * 160}" y="${base + 15}" text-anchor="${["start", "middle", "end"][i]}">${+value.toFixed(2)}${more}</text>`);
     });
-    for (const limit of new Set(chosen.map((slide) => thresholds(slide)[name] * data.steps[name]))) {
+    for (const limit of new Set(chosen.map((slide) => thresholds(slide)[name] * step))) {
       const x = Math.min(319, Math.max(1, (limit - low) / (high - low) * 320));
       marks.push(`<line class="threshold" x1="${x}" x2="${x}" y1="4" y2="${base}"/>`);
     }

@@ -1,0 +1,226 @@
+"""The work on one slide, as functions that run where its file can be read: plan, begin, one block, commit.
+
+What travels between them is small: a job says where the tables are, never what is in them. Nothing a patch reaches the
+scheduler or the client.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask import layout, writing
+from msdask.annotations import read_label_mask
+from msdask.blocks import OnBadTile, PatchReader
+from msdask.errors import MaskError, SlideError, StoreError
+from msdask.layout import SlideTarget
+from msdask.lazy import block_rows, mean_of_tissue, planned
+from msdask.linking import link_upper_regions
+from msdask.maskfiles import find_mask, read_tissue_mask
+from msdask.scale import magnification_to_mpp
+from msdask.selection import select
+from msdask.slide import Slide
+from msdask.spec import Codec, ExtractionSpec, format_magnification
+from msdask.table import SlideRow
+from msdask.tissue import tissue_mask
+
+__all__ = ["BlockJob", "MaskSource", "begin_slide", "check_source", "plan_slide", "run_block"]
+
+_MASK_SIZE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSource:
+    """Where the masks of a cohort come from, if not from its table.
+
+    Attributes
+    ----------
+    folder : of masks, or None: msdask finds the tissue
+    values : the masks are annotated: mask value -> class, or values in the order of the classes
+    magnification : that masks must have, or None
+    """
+
+    folder: str | None = None
+    values: Mapping[int, int] | Sequence[int] | None = None
+    magnification: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockJob:
+    """One slide in one patch set, begun: what a block's task needs.
+
+    Attributes
+    ----------
+    target : where blocks are written; its tables are there
+    slide, reader : where and how they are read
+    todo : blocks that are not written yet
+    done : patches that an earlier run has written
+    notes : warnings about scale and mask
+    """
+
+    target: SlideTarget
+    slide: Slide
+    reader: PatchReader
+    todo: tuple[int, ...]
+    done: int
+    notes: tuple[str, ...] = ()
+
+
+def begin_slide(
+    row: SlideRow,
+    specs: Sequence[ExtractionSpec],
+    paths: Sequence[str],
+    *,
+    codec: Codec,
+    masks: MaskSource,
+    links: Mapping[str, Mapping[str, str]],
+    on_bad_tile: OnBadTile = "raise",
+) -> list[BlockJob]:
+    """Open a slide, find or make its mask, select for every spec and write the tables.
+
+    Parameters
+    ----------
+    row : the slide
+    specs, paths : what to cut, and the slide's group in each patch set
+    codec : of the store
+    masks : where its mask comes from
+    links : what a `parent_<m>x` column points into
+    on_bad_tile : as for `msdask.patches`
+
+    Raises
+    ------
+    MsdaskError
+        The slide, its scale or its mask is not usable, or an unfinished run differs from this one.
+    """
+    slide, tables, notes = plan_slide(row, specs, masks)
+    jobs = []
+    for table, path in zip(tables, paths, strict=True):
+        reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
+        count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
+        mask = facts["mask"].values if "mask" in facts else None
+        own = {name: dict(link) for name, link in links.items() if name in facts}
+        target, written = writing.begin(
+            path,
+            codec,
+            facts,
+            rows=block_rows(count, magnifications, reader.patch_size),
+            tissue_mean=lambda mask=mask: float(mean_of_tissue(slide, mask)),  # type: ignore[misc]
+            attrs={"cohort": dict(row.cohort)} | ({"links": own} if own else {}),
+        )
+        todo = tuple(np.flatnonzero(~written).tolist())
+        empty = () if count else ("no patch was selected",)
+        jobs.append(BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty)))
+    return jobs
+
+
+def run_block(job: BlockJob, block: int) -> int:
+    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing."""
+    x0, y0 = _origins(job.target.path, layout.document_time(job.target.array_path("x0")))
+    rows = job.target.block(block)
+    image, filled = job.reader.read(job.slide.reader, x0[rows], y0[rows])
+    return writing.write_block(job.target, block, image, filled)
+
+
+@lru_cache(maxsize=16)
+def _origins(path: str, state: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(x0, y0) of a slide's tables, once a process."""
+    return layout.read_column(path, "x0"), layout.read_column(path, "y0")
+
+
+def plan_slide(
+    row: SlideRow, specs: Sequence[ExtractionSpec], masks: MaskSource | None = None
+) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...]]:
+    """Everything about one slide before its pixels: open it, find or make its mask, select for every spec.
+
+    Returns
+    -------
+    slide : opened
+    tables : one selection a spec; with several, the finest has `parent_<m>x` (patch,) int32 for each coarser one
+    notes : warnings about scale and mask
+
+    Raises
+    ------
+    MsdaskError
+        The slide, its scale or its mask is not usable; says why.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
+        mask, labels = _masks(row, slide, specs[0], masks or MaskSource())
+        tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
+    notes = (*slide.warnings, *(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    for table in tables:
+        table.attrs["slide_id"] = row.slide_id
+    if len(tables) > 1:
+        finest = max(range(len(specs)), key=lambda i: specs[i].magnifications[0])
+        for spec, table in zip(specs, tables, strict=True):
+            if table is not tables[finest]:
+                parent = link_upper_regions(tables[finest], table)
+                tables[finest][f"parent_{format_magnification(spec.magnifications[0])}"] = ("patch", parent)
+    return slide, tuple(tables), notes
+
+
+def _masks(
+    row: SlideRow, slide: Slide, spec: ExtractionSpec, masks: MaskSource
+) -> tuple[xr.DataArray | None, xr.DataArray | None]:
+    """(tissue mask, label mask) of a slide; one of them."""
+    path, values = row.mask, masks.values
+    if path is None and masks.folder is not None:
+        found = find_mask(masks.folder, row.path)
+        if found is None:
+            raise MaskError(
+                f"slide '{row.path}': no mask in '{masks.folder}'; expected '{slide.name}/{slide.name}_mask_use.png' "
+                f"(HistoQC) or '{slide.name}.png', with or without the slide's ending"
+            )
+        path = os.fspath(found)
+    if path is None:
+        if values is not None:
+            raise MaskError(
+                f"slide '{row.path}': values= says that masks are annotated, but it has none: give masks= or a column "
+                "'mask'"
+            )
+        return tissue_mask(slide, mpp=spec.mask_mpp), None
+    mask = read_tissue_mask(path, slide=slide) if values is None else read_label_mask(path, values=values, slide=slide)
+    if masks.magnification is not None:
+        _check_magnification(mask, slide, masks.magnification, path)
+    return (mask, None) if values is None else (None, mask)
+
+
+def _check_magnification(mask: xr.DataArray, slide: Slide, magnification: float, path: str) -> None:
+    ratio = magnification_to_mpp(magnification) / slide.mpp_used
+    expected = tuple(n / ratio for n in slide.shape)
+    if any(abs(n - e) > max(1.0, _MASK_SIZE_TOLERANCE * e) for n, e in zip(mask.shape, expected, strict=True)):
+        actual = magnification * mask.shape[1] / expected[1]
+        raise MaskError(
+            f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} px, at {magnification:g}x it would be "
+            f"{expected[1]:.0f} x {expected[0]:.0f}: it is of {actual:.3g}x; give that magnification"
+        )
+
+
+def check_source(row: SlideRow, path: str) -> tuple[str, ...]:
+    """Whether a complete slide was made from the file that is there now; notes for the report.
+
+    Raises
+    ------
+    StoreError
+        The file is another one.
+    """
+    stored = layout.read_attrs(path)["fingerprint"]
+    try:
+        fingerprint = Slide(row.path, mpp=row.mpp, magnification=row.magnification).fingerprint()
+    except SlideError as error:
+        return (f"complete, but its file cannot be opened now: {error}",)
+    if fingerprint != stored:
+        raise StoreError(
+            f"'{path}' was made from another file than '{row.path}' (their fingerprints differ): pass "
+            "overwrite=True to "
+            "replace it, or give the slide another id"
+        )
+    return ()
