@@ -33,11 +33,11 @@ install:
 	fi; \
 	if [ "$$(cat "$(STAMP)" 2>/dev/null)" != "$$key" ]; then \
 		echo "installing msdask and its dependencies into $(VENV)"; rm -f "$(STAMP)"; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"; \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --editable ".[$(EXTRAS)]"; \
 		echo "$(CURDIR)" > "$(LINK)"; echo "$$key" > "$(STAMP)"; \
 	elif [ "$$(cat "$(LINK)" 2>/dev/null)" != "$(CURDIR)" ]; then \
 		echo "linking $(VENV) to this checkout"; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .; \
 		echo "$(CURDIR)" > "$(LINK)"; \
 	fi
 
@@ -70,7 +70,7 @@ notebooks: install
 	done
 
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python benchmarks/extract.py
 
 clean:

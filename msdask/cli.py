@@ -162,7 +162,7 @@ def extract(
     values
         the masks are annotated: their values, in the order of the classes, such as 50 100 150 200 250
     mode
-        "grid" with several magnifications makes one set each, the finest linked to the others; default: grid for one,
+        "grid" with several magnifications makes one set each, linked to the coarser ones; default: grid for one,
         centroids for several
     size
         side of a patch, px
@@ -270,6 +270,65 @@ def verify(store: Path) -> int:
             _err.print(f"{name}: {line}", markup=False)
         _out.print(f"{name}: {len(opened[name].slides)} complete slides, {len(lines)} problems", markup=False)
     return 1 if any(problems.values()) else 0
+
+
+@app.command
+def export(
+    store: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    patch_set: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
+    slides: Annotated[list[str] | None, Parameter(name="--slides", consume_multiple=True, negative=())] = None,
+    form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
+    lists: str | None = None,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+) -> int:
+    """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
+
+    Parameters
+    ----------
+    store
+        patch store
+    output
+        folder
+    patch_set
+        names of patch sets; default all
+    slides
+        ids of slides; default all (png only)
+    form
+        png: patches in the original's folder layout with its CSVs; csv, parquet: one table a patch set
+    lists
+        also write the training lists: a folder of partitions (list_train.csv, list_valid.csv, list_test.csv), or
+        "split" for the split that is stored with each slide (png only)
+    every
+        also patches that are white or of low contrast
+    threads
+        default all cores
+    quiet
+        no progress bar
+    """
+    from msdask.exporting import export_table
+
+    opened = ms.PatchStore(store)
+    names = patch_set or list(opened)
+    if not names:
+        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
+    if form != "png":
+        for name in names:
+            _out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=not every)), markup=False)
+        return 0
+    partitions: Literal[True] | str | None = True if lists == "split" else lists
+    summary = ms.export(
+        opened, output, name=names, slides=slides, keep=not every, lists=partitions, threads=threads, progress=not quiet
+    )
+    for where, reason in summary.failures.items():
+        _err.print(f"failed: {where}: {reason}", markup=False)
+    for line in summary.problems:
+        _err.print(f"warning: {line}", markup=False)
+    _out.print(summary.summary(), markup=False)
+    return 0 if summary.is_complete else 1
 
 
 @app.command

@@ -65,7 +65,7 @@ def extract(
     ----------
     slides : CSV, folder, slide or list, see `msdask.table.read_slides`
     store : path or PatchStore
-    spec : what to cut; several grid specs give one patch set each, the finest linked to the coarser ones
+    spec : what to cut; several grid specs give one patch set each, linked to the coarser ones
         (`parent_<m>x`)
     name : of the patch set, for one spec; made from the spec by default
     masks : folder with a mask for every slide (HistoQC's layout, or `<name>.png`); a column `mask` of the table goes

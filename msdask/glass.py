@@ -228,7 +228,8 @@ def _mean_and_chroma(od: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32]
 
 def _score(od: list[NDArray[np.float32]], glass: Glass, window: int) -> NDArray[np.float32]:
     """How stained a pixel is: mean OD + chroma, its own or its surroundings'; 0 for what is merely gray (shadows,
-    dust, edges)."""
+    dust, edges).
+    """
     mean, chroma = _mean_and_chroma(od)
     if glass.is_gray:
         return 2 * mean

@@ -39,10 +39,15 @@ def index_path(patch_set: PatchSet) -> str:
 def open_index(patch_set: PatchSet) -> xr.Dataset:
     """The set's index, from the store if it is up to date, else made anew (and stored where that is allowed)."""
     path = index_path(patch_set)
-    slides = {slide_id: patch_set.attrs(slide_id)["checksum"] for slide_id in patch_set.slides}
-    stored = layout.read_attrs(path)
-    if stored.get("checksums") == list(slides.values()) and stored.get("slides") == list(slides):
-        return xr.Dataset({name: ("patch", layout.read_column(path, name)) for name in _DTYPES}, attrs=_public(stored))
+    # The split is no part of a slide's checksum, but of the index.
+    slides = {slide_id: _state(patch_set.attrs(slide_id)) for slide_id in patch_set.slides}
+    try:
+        stored = layout.read_attrs(path)
+        if stored.get("states") == list(slides.values()) and stored.get("slides") == list(slides):
+            columns = {name: ("patch", layout.read_column(path, name)) for name in _DTYPES}
+            return xr.Dataset(columns, attrs=_public(stored))
+    except StoreError:  # damaged: it is derived, so it is made anew
+        pass
     index = _build(patch_set, slides)
     if os.access(os.path.dirname(patch_set.path), os.W_OK):
         write_index(path, index)
@@ -50,16 +55,24 @@ def open_index(patch_set: PatchSet) -> xr.Dataset:
     return index
 
 
+def _state(attrs: dict[str, Any]) -> list[str]:
+    return [attrs["checksum"], _split(attrs)]
+
+
+def _split(attrs: dict[str, Any]) -> str:
+    return str(attrs.get("cohort", {}).get("split", ""))
+
+
 def _public(attrs: dict[str, Any]) -> dict[str, Any]:
     return {"slides": list(attrs["slides"]), "splits": list(attrs["splits"])}
 
 
-def _build(patch_set: PatchSet, checksums: dict[str, str]) -> xr.Dataset:
+def _build(patch_set: PatchSet, states: dict[str, list[str]]) -> xr.Dataset:
     splits: list[str] = []
     parts: dict[str, list[Any]] = {name: [] for name in _DTYPES}
-    for number, slide_id in enumerate(checksums):
+    for number, slide_id in enumerate(states):
         path = os.path.join(patch_set.path, slide_id)
-        split = str(patch_set.attrs(slide_id).get("cohort", {}).get("split", ""))
+        split = _split(patch_set.attrs(slide_id))
         if split and split not in splits:
             splits.append(split)
         columns = {name: layout.read_column(path, name) for name in ("x0", "y0", "label", "tissue", "keep")}
@@ -76,7 +89,7 @@ def _build(patch_set: PatchSet, checksums: dict[str, str]) -> xr.Dataset:
         name: ("patch", np.concatenate(parts[name]).astype(dtype) if parts[name] else np.empty(0, dtype))
         for name, dtype in _DTYPES.items()
     }
-    return xr.Dataset(data, attrs={"slides": list(checksums), "checksums": list(checksums.values()), "splits": splits})
+    return xr.Dataset(data, attrs={"slides": list(states), "states": list(states.values()), "splits": splits})
 
 
 def write_index(path: str, index: xr.Dataset) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from msdask.codecs import inner_codec
-from msdask.errors import StoreError
+from msdask.errors import CorruptChunkError, StoreError
 from msdask.measure import MEASURES
 from msdask.spec import Codec
 
@@ -24,6 +24,7 @@ __all__ = [
     "INDEX_GROUP",
     "SCHEMA",
     "SlideTarget",
+    "array_names",
     "check_slide_id",
     "create_column",
     "create_group",
@@ -31,6 +32,8 @@ __all__ = [
     "create_shards",
     "read_attrs",
     "read_column",
+    "read_shape",
+    "read_variable",
     "remove_tree",
     "write_document",
 ]
@@ -47,17 +50,22 @@ def check_slide_id(slide_id: str) -> str:
     Raises
     ------
     StoreError
-        Empty, too long, with a separator or a control character, or starting with "_" or ".".
+        Empty, too long, no valid Unicode, with a separator or a control character, starting with "_" or ".", or a
+        name that Zarr itself uses.
     """
     bad = (
         "is empty"
         if not slide_id
+        else "is no valid Unicode"
+        if any(0xD800 <= ord(c) < 0xE000 for c in slide_id)
         else f"has {len(slide_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed"
         if len(slide_id.encode()) > MAX_ID_BYTES
         else "holds a path separator or control character"
         if any(c in "/\\" or ord(c) < 32 for c in slide_id)
         else "starts with '_' or '.'"
         if slide_id[0] in "_."
+        else "is the name of Zarr's own documents"
+        if slide_id == DOCUMENT
         else ""
     )
     if bad:
@@ -146,9 +154,7 @@ def write_document(path: str | os.PathLike[str], attrs: Mapping[str, Any], *, co
     """
     document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
     if consolidate:
-        names = sorted(
-            e.name for e in os.scandir(path) if e.is_dir() and os.path.exists(os.path.join(e.path, DOCUMENT))
-        )
+        names = array_names(path)
         inside = {name: _read_document(os.path.join(path, name)) for name in names}
         document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
     file = os.path.join(path, DOCUMENT)
@@ -238,17 +244,47 @@ def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
 
     Raises
     ------
-    StoreError
+    CorruptChunkError
         It is missing or damaged; names it.
     """
     path = os.path.join(group, name)
+    hint = "run `msdask verify` on the store, then extract the slide again with overwrite"
     try:
         array = zarr.open_array(store=path, mode="r")
+        # zarr reads fill values from an absent or empty chunk without a word
+        for index in np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))):
+            chunk = os.path.join(path, "c", *map(str, index))
+            if not os.path.exists(chunk) or os.path.getsize(chunk) == 0:
+                raise CorruptChunkError(f"chunk '{chunk}' is missing or empty: {hint}")
         return np.asarray(array[...])
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(
-            f"'{path}' cannot be read: {error}; run `msdask verify`, then extract the slide again with overwrite"
-        ) from error
+        raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {hint}") from error
+
+
+def read_variable(group: str | os.PathLike[str], name: str) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
+    """A small array as (dims, values, attributes); errors as for `read_column`."""
+    document = _read_document(os.path.join(group, name)) or {}
+    values = read_column(group, name)
+    return list(document["dimension_names"]), values, dict(document.get("attributes", {}))
+
+
+def array_names(group: str | os.PathLike[str]) -> list[str]:
+    """Names of the arrays of a group, sorted."""
+    return sorted(e.name for e in os.scandir(group) if e.is_dir() and os.path.exists(os.path.join(e.path, DOCUMENT)))
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Shape of an array, from its document alone: whatever its codecs are.
+
+    Raises
+    ------
+    StoreError
+        There is no such array.
+    """
+    document = _read_document(path)
+    if document is None or "shape" not in document:
+        raise StoreError(f"array '{path}' is missing: the store was changed from outside; extract the slide again")
+    return tuple(int(n) for n in document["shape"])
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:

@@ -155,7 +155,7 @@ def _repeats(folder: Path) -> dict[str, Path]:
     def has_lists(path: Path) -> bool:
         return any((path / file).is_file() for file in _FILES)
 
-    for place in (folder, folder / "partitions"):
+    for place in (folder / "partitions", folder):
         if has_lists(place):
             return {"": place}
         found = {p.name: p for p in sorted(place.iterdir()) if has_lists(p)} if place.is_dir() else {}

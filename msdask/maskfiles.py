@@ -27,11 +27,19 @@ class SlideShape(Protocol):
     """What a mask is checked against."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Path or URL."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """File name."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of level 0, px."""
+        ...
 
 
 def read_tissue_mask(path: str | os.PathLike[str], *, slide: SlideShape | None = None) -> xr.DataArray:

@@ -22,19 +22,28 @@ _BIN_ERROR = 2e-4
 
 
 def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Mean over pixels and channels of the tissue on a thumbnail: the `t` of spec section 6.
+    """Mean gray value `t` of the tissue in the 1.25x image (spec section 6): over the mask's px and all channels.
 
     Parameters
     ----------
-    image : (height, width, 3) uint8, the 1.25x image
-    mask : (height, width) bool
+    image : (y, x, 3) uint8, RGB
+    mask : (y, x) bool
+        Of any size; it covers the same area as the image.
 
     Returns
     -------
-    t : 255.0 where there is no tissue
+    t : gray value, 0 to 255
+        255, the brightest, where the mask is empty.
     """
-    inside = image[mask]
-    return float(inside.mean()) if inside.size else 255.0
+    mask = np.asarray(mask, dtype=np.bool_)
+    if mask.shape != image.shape[:2]:
+        size = image.shape[1], image.shape[0]
+        mask = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    count = int(mask.sum())
+    if count == 0:
+        return 255.0
+    sums = [int(image[..., channel].sum(where=mask, dtype=np.int64)) for channel in range(image.shape[2])]
+    return sum(sums) / (count * len(sums))
 
 
 def white_threshold(tissue_mean: float) -> float:

@@ -49,11 +49,14 @@ class PatchSet:
         return str(self._attrs["spec_hash"])
 
     def states(self) -> dict[str, str]:
-        """State of every slide that was begun: "complete", "writing", or "broken" where its document is missing."""
+        """State of every slide that was begun: "complete", "writing", or "broken" without a readable document."""
         found = {}
         for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
             if entry.is_dir():
-                found[entry.name] = str(layout.read_attrs(entry.path).get("state", "broken"))
+                try:
+                    found[entry.name] = str(layout.read_attrs(entry.path).get("state", "broken"))
+                except StoreError:  # one damaged slide must not hide the others
+                    found[entry.name] = "broken"
         return found
 
     @property
@@ -93,15 +96,15 @@ class PatchSet:
         StoreError
             The slide is not complete.
         CorruptChunkError
-            While computing: a shard is missing or damaged; names array and chunk.
+            A table is missing or damaged; and while computing: a shard is; names array and chunk.
         """
         target = self.target(slide_id)
-        lazy = ["image", "label_map"]
-        data = xr.open_zarr(target.path, consolidated=True, chunks=None, drop_variables=lazy, mask_and_scale=False)
-        for name in writing.sharded_arrays(target):
+        sharded = writing.sharded_arrays(target)
+        columns = [name for name in layout.array_names(target.path) if name not in sharded]
+        data = xr.Dataset({n: layout.read_variable(target.path, n) for n in columns}, attrs=self.attrs(slide_id))
+        for name in sharded:
             dims = ("patch", "magnification", "y", "x", "channel")[: len(target.chunk_shape(name))]
             data[name] = (dims, _lazy_shards(target, name))
-        data = data.set_coords("magnification") if "magnification" in data.data_vars else data
         return data.isel(patch=np.flatnonzero(data["keep"].values)) if keep else data
 
     def read(self, slide_id: str, rows: NDArray[np.integer[Any]] | list[int]) -> NDArray[np.uint8]:

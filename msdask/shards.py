@@ -18,7 +18,6 @@ from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 
 __all__ = [
-    "array_shape",
     "check_shard",
     "read_block",
     "read_rows",
@@ -41,22 +40,18 @@ def _context() -> ts.Context:
 
 
 @lru_cache(maxsize=64)
-def _open_array(path: str, state: int) -> ts.TensorStore:
-    """One handle an array and process; `state` is its document's time, so that a recreated array is opened anew."""
+def _open_array(path: str, state: tuple[int, int]) -> ts.TensorStore:
+    """One handle an array and process; `state` is its document's file, so that a recreated array is opened anew."""
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}, "store_data_equal_to_fill_value": True}
     return ts.open(spec, context=_context(), open=True).result()
 
 
 def _array(path: str) -> ts.TensorStore:
     try:
-        return _open_array(path, os.stat(os.path.join(path, "zarr.json")).st_mtime_ns)
+        document = os.stat(os.path.join(path, "zarr.json"))
+        return _open_array(path, (document.st_mtime_ns, document.st_ino))
     except FileNotFoundError as error:
         raise StoreError(f"'{path}' is missing: the store was changed from outside; extract the slide again") from error
-
-
-def array_shape(path: str) -> tuple[int, ...]:
-    """Shape of a stored array, from its document."""
-    return tuple(int(n) for n in _array(path).shape)
 
 
 def write_block(target: SlideTarget, name: str, block: int, values: NDArray[np.uint8]) -> None:

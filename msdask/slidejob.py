@@ -142,7 +142,7 @@ def plan_slide(
     Returns
     -------
     slide : opened
-    tables : one selection a spec; with several, the finest has `parent_<m>x` (patch,) int32 for each coarser one
+    tables : one selection a spec; with several, each has `parent_<m>x` (patch,) int32 for every coarser one
     notes : warnings about scale and mask
 
     Raises
@@ -158,12 +158,11 @@ def plan_slide(
     notes = (*slide.warnings, *(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     for table in tables:
         table.attrs["slide_id"] = row.slide_id
-    if len(tables) > 1:
-        finest = max(range(len(specs)), key=lambda i: specs[i].magnifications[0])
-        for spec, table in zip(specs, tables, strict=True):
-            if table is not tables[finest]:
-                parent = link_upper_regions(tables[finest], table)
-                tables[finest][f"parent_{format_magnification(spec.magnifications[0])}"] = ("patch", parent)
+    for spec, coarse in zip(specs, tables, strict=True):
+        for finer in tables:
+            if finer.attrs["footprint"][0] < coarse.attrs["footprint"][0]:
+                parent = link_upper_regions(finer, coarse)
+                finer[f"parent_{format_magnification(spec.magnifications[0])}"] = ("patch", parent)
     return slide, tuple(tables), notes
 
 

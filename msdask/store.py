@@ -151,15 +151,21 @@ class PatchStore(Mapping[str, PatchSet]):
         """The slide's blocks that are left to write, as tasks; None if it is complete. Hold the slide's lock for it."""
         slide_id = str(patches.attrs["slide_id"])
         path = os.path.join(self.path, name, layout.check_slide_id(slide_id))
-        found = layout.read_attrs(path)
         if overwrite and os.path.isdir(path):
             layout.remove_tree(path)
-        elif found.get("state") == "complete":
-            if found["fingerprint"] != patches.attrs["fingerprint"]:
+        found = layout.read_attrs(path)
+        if found.get("state") == "complete":
+            changed = writing.differences(found, patches)
+            if "fingerprint" in changed:
                 raise StoreError(
                     f"slide '{slide_id}' of '{name}' was made from another file than "
                     f"'{patches.attrs['source']}' (their fingerprints "
                     "differ): pass overwrite=True to replace it, or give the slide another id"
+                )
+            if changed:
+                raise StoreError(
+                    f"slide '{slide_id}' of '{name}' is complete, but was made with another {', '.join(changed)}: pass "
+                    "overwrite=True to replace it, or write to a set with a name of its own"
                 )
             return None
         return writing.prepare(path, self.codec, patches, attrs or {})

@@ -66,7 +66,7 @@ def read_slides(slides: Slides) -> list[SlideRow]:
         An id that would leave the store.
     """
     if isinstance(slides, pd.DataFrame):
-        rows = [_row(record, Path()) for record in slides.to_dict("records")]
+        rows = [_row({str(k): v for k, v in record.items()}, Path()) for record in slides.to_dict("records")]
     elif isinstance(slides, (str, os.PathLike)):
         rows = _from_path(os.fspath(slides))
     else:

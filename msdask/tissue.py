@@ -16,7 +16,7 @@ from msdask.errors import MaskError, SpecError
 from msdask.glass import classify_pixels, estimate_glass
 from msdask.maskfiles import find_mask, read_tissue_mask
 
-__all__ = ["find_mask", "read_tissue_mask", "tissue_from_rgb", "tissue_mask", "tissue_mean", "whitish_threshold"]
+__all__ = ["find_mask", "read_tissue_mask", "tissue_from_rgb", "tissue_mask"]
 
 MIN_AREA_UM2: Final = 10_000.0
 """Pieces smaller than 100 x 100 um are specks."""
@@ -161,45 +161,6 @@ def tissue_from_rgb(
     tissue = _without_small(tissue & ~ink, min_pixels=largest_speck)
     holes = ~tissue & ~_without_small(~tissue, min_pixels=max_hole_um2 / mpp**2, keep_border=True)
     return (tissue | holes) & ~ink
-
-
-def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Mean gray value `t` of the tissue in the 1.25x image (spec section 6): over the mask's pixels and all channels.
-
-    Parameters
-    ----------
-    image : (y, x, 3) uint8, RGB
-    mask : (y, x) bool
-        Of any size; it covers the same area as the image.
-
-    Returns
-    -------
-    t : gray value, 0..255
-        255, the brightest, where the mask is empty.
-    """
-    mask = np.asarray(mask, dtype=np.bool_)
-    if mask.shape != image.shape[:2]:
-        size = image.shape[1], image.shape[0]
-        mask = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
-    count = int(mask.sum())
-    if count == 0:
-        return 255.0
-    sums = [int(image[..., channel].sum(where=mask, dtype=np.int64)) for channel in range(image.shape[2])]
-    return sum(sums) / (count * len(sums))
-
-
-def whitish_threshold(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Mean gray value above which a patch of this slide counts as white (spec section 6).
-
-    195 where the tissue's mean is at most 155, 200 where it is at most 180, else 205; also 205 where there is no
-    tissue.
-
-    Parameters
-    ----------
-    image, mask : as for `tissue_mean`
-    """
-    t = tissue_mean(image, mask)
-    return 195.0 if t <= 155 else 200.0 if t <= 180 else 205.0
 
 
 def _check_parameters(mpp: float, min_area_um2: float, max_hole_um2: float) -> None:

@@ -19,16 +19,27 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.array.optimization import optimize
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask import layout, shards
-from msdask.errors import StoreError
+from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 from msdask.measure import keep, measure
 from msdask.spec import Codec, ExtractionSpec
 
-__all__ = ["SlideWrite", "begin", "commit", "open_target", "patches_in", "prepare", "slide_checksum", "write_block"]
+__all__ = [
+    "SlideWrite",
+    "begin",
+    "commit",
+    "differences",
+    "open_target",
+    "patches_in",
+    "prepare",
+    "slide_checksum",
+    "write_block",
+]
 
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
 """Tables that a selection must bring; `parent_<m>x` may follow."""
@@ -85,7 +96,7 @@ def prepare(path: str, codec: Codec, patches: xr.Dataset, attrs: Mapping[str, An
     Raises
     ------
     StoreError
-        A run with another slide, selection or scale began here.
+        It cannot be written.
     """
     image = patches["image"].data
     if not isinstance(image, da.Array):
@@ -125,6 +136,9 @@ def begin(
 ) -> tuple[SlideTarget, NDArray[np.bool_]]:
     """Make the slide's arrays and write its tables, or find those of an earlier run.
 
+    An unfinished run with another file, selection or scale (a damaged slide that was copied again, say) is cleared away:
+    nothing that was finished is lost.
+
     Parameters
     ----------
     path : of the slide's group
@@ -143,18 +157,13 @@ def begin(
     Raises
     ------
     StoreError
-        A run with another slide, selection or scale began here.
+        It cannot be written.
     """
     spec = ExtractionSpec.from_dict(tables.attrs["spec"])
     target = SlideTarget(path, codec, (tables.sizes["patch"], tables.sizes["magnification"]), rows, spec.patch_size)
     identity = _identity(tables)
     found = layout.read_attrs(path)
-    if found.get("state") == "writing":
-        changed = [key for key in _IDENTITY if found.get(key) != identity[key]]
-        if changed:
-            raise StoreError(
-                f"'{path}' holds an unfinished run that differs in {changed}: pass overwrite=True to start afresh"
-            )
+    if found.get("state") == "writing" and not _differences(found, identity):
         _remove_temporary_files(path)
     else:
         if os.path.isdir(path):
@@ -162,7 +171,29 @@ def begin(
         mean = tables.attrs.get("tissue_mean")
         identity["tissue_mean"] = tissue_mean() if mean is None else mean
         _write_tables(target, tables, sharded, {**identity, **(attrs or {})})
-    return target, shards.written_blocks(target)
+    return target, _written_blocks(target)
+
+
+def differences(found: Mapping[str, Any], tables: xr.Dataset) -> list[str]:
+    """In which of fingerprint, selection, scale and reads a stored slide's attributes differ from `tables`."""
+    return _differences(found, _identity(tables))
+
+
+def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    return [key for key in _IDENTITY if found.get(key) != identity[key]]
+
+
+def _written_blocks(target: SlideTarget) -> NDArray[np.bool_]:
+    """Blocks that are marked as written and whose shards are there: a crash may have lost what was not synced."""
+    written = shards.written_blocks(target)
+    for block in np.flatnonzero(written).tolist():
+        for name in sharded_arrays(target):
+            try:
+                shards.shard_index(target, name, block)
+            except CorruptChunkError:
+                Path(target.shard_path(name, block)).unlink(missing_ok=True)
+                written[block] = False
+    return written
 
 
 def patches_in(target: SlideTarget, blocks: NDArray[np.bool_]) -> int:
@@ -234,7 +265,8 @@ def _block_tasks(
     """One fused task a block: read, whatever the user put between, measure, write."""
     image = patches["image"].data
     inputs: list[da.Array] = [image]
-    name = f"write-{os.path.basename(target.path)}-{image.name}"
+    # Tasks of one name are one task to a cluster: the same patches into another store are others.
+    name = f"write-{os.path.basename(target.path)}-{tokenize(target, image.name)}"
     filled = patches["filled"].data if "filled" in patches else None
     label_map = patches["label_map"].data if "label_map" in sharded else None
     inputs += [extra for extra in (filled, label_map) if extra is not None]
@@ -253,7 +285,7 @@ def _block_tasks(
 def open_target(path: str, codec: Any, *, attrs: Mapping[str, Any] | None = None) -> SlideTarget:
     """The target that a slide's group was written through."""
     attrs = layout.read_attrs(path) if attrs is None else attrs
-    shape = shards.array_shape(os.path.join(path, "image"))
+    shape = layout.read_shape(os.path.join(path, "image"))
     return SlideTarget(path, codec, (shape[0], shape[1]), int(attrs["rows_per_shard"]), shape[2])
 
 
@@ -295,7 +327,7 @@ def slide_checksum(target: SlideTarget) -> str:
     """SHA-256 (hex) over the slide's tables and its shards' indexes, which hold every chunk's place, not pixels."""
     digest = hashlib.sha256()
     names = ["magnification", *COLUMNS, "measured", "keep"]
-    names += ["mask"] if os.path.isdir(target.array_path("mask")) else []
+    names += [n for n in layout.array_names(target.path) if n == "mask" or n.startswith("parent_")]
     for name in names:
         values = np.ascontiguousarray(layout.read_column(target.path, name))
         digest.update(f"{name} {values.dtype.str} {values.shape}".encode())

@@ -427,6 +427,15 @@ def test_repeats_have_a_folder_each(cohort: ms.PatchStore, tmp_path: Path) -> No
         assert read_csv(lists / "train.csv").to_numpy().tolist() == expected
 
 
+def test_partitions_may_lie_in_a_folder_of_that_name(cohort: ms.PatchStore, tmp_path: Path) -> None:
+    write_partitions(tmp_path / "partitions", test=SLIDES[:1])
+    summary = export(cohort, tmp_path / "out", name="grid-10x-32", lists=tmp_path)
+    assert [Path(t.path).relative_to(tmp_path / "out" / "csv_folder").as_posix() for t in summary.lists] == [
+        "scale_regression/test.csv",
+        "classification/single_scales_partitions/magnification_10x/test.csv",
+    ]
+
+
 def test_external_slides_are_listed_for_the_detector_only(plain: ms.PatchStore, tmp_path: Path) -> None:
     partitions = write_partitions(tmp_path / "partitions", external=["plain.tif"])
     summary = export(plain, tmp_path / "out", lists=partitions)

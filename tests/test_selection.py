@@ -152,6 +152,7 @@ def test_table_has_the_agreed_variables_types_and_attributes() -> None:
         "tissue": (("patch",), np.dtype("float32")),
         "label": (("patch", "magnification"), np.dtype("int16")),
         "label_fraction": (("patch", "magnification"), np.dtype("float32")),
+        "mask": (("mask_y", "mask_x"), np.dtype("uint8")),
     }
     assert table.magnification.values.tolist() == [20.0, 10.0]
     attrs = json.loads(json.dumps(table.attrs))
@@ -162,6 +163,15 @@ def test_table_has_the_agreed_variables_types_and_attributes() -> None:
     assert attrs["start"] == [0.0, 0.0]
     assert attrs["step"] == 448.0
     assert ExtractionSpec.from_dict(attrs["spec"]) == ExtractionSpec("centroids", (20, 10))
+
+
+def test_the_mask_that_decided_is_kept_with_the_table() -> None:
+    slide = Geometry((1000, 1000))
+    mask = np.arange(100).reshape(10, 10) % 3 > 0
+    labels = np.arange(100, dtype=np.int64).reshape(10, 10) // 40
+    assert "mask" not in grid(slide, magnification=40)
+    np.testing.assert_array_equal(grid(slide, mask, magnification=40).mask, mask)
+    np.testing.assert_array_equal(grid(slide, mask, labels=labels, magnification=40).mask, labels)
 
 
 def test_the_spec_takes_the_tolerance_that_the_slide_was_opened_with() -> None:

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from msdask import tissue
-from msdask.errors import MaskError, SpecError
+from msdask.errors import MaskError, MissingScaleError, SpecError
 from msdask.maskfiles import check_proportions, distinct_values
-from msdask.tissue import find_mask, read_tissue_mask, tissue_from_rgb, tissue_mask, tissue_mean, whitish_threshold
+from msdask.measure import tissue_mean, white_threshold
+from msdask.sample import SampleSlide
+from msdask.slide import open_slide
+from msdask.tissue import find_mask, read_tissue_mask, tissue_from_rgb, tissue_mask
 
 STAINS = {
     "pink": (214, 140, 180),
@@ -299,6 +302,17 @@ def test_a_mask_beyond_the_limit_is_refused_before_a_pixel_is_read() -> None:
         tissue_mask(Huge(np.zeros((1, 1, 3), np.uint8), mpp_used=8.0))
 
 
+def test_generated_slide(small_slide: SampleSlide) -> None:
+    mask = tissue_mask(open_slide(small_slide.path)).to_numpy()
+    assert mask.shape == small_slide.mask.shape
+    assert iou(mask, small_slide.mask) > 0.88
+
+
+def test_a_slide_without_scale_has_no_mask_of_ours(scaleless_slide: SampleSlide) -> None:
+    with pytest.raises(MissingScaleError, match="mpp="):
+        tissue_mask(open_slide(scaleless_slide.path))
+
+
 def test_cmu_small_region(cmu_small: Path) -> None:
     pixels = np.asarray(tifffile.imread(cmu_small))
     mask = tissue_mask(FakeSlide(pixels, mpp_used=0.499))
@@ -342,7 +356,7 @@ def test_whitish_threshold_by_the_tissue_mean(gray: int, threshold: float) -> No
     mask[2:4, 1:5] = True
     image[mask] = gray
     assert tissue_mean(image, mask) == gray
-    assert whitish_threshold(image, mask) == threshold
+    assert white_threshold(tissue_mean(image, mask)) == threshold
 
 
 def test_tissue_mean_is_over_pixels_and_channels() -> None:
@@ -362,7 +376,7 @@ def test_tissue_mean_takes_a_mask_of_another_size() -> None:
 def test_an_empty_mask_has_the_brightest_mean() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     assert tissue_mean(image, np.zeros((4, 4), bool)) == 255
-    assert whitish_threshold(image, np.zeros((4, 4), bool)) == 205
+    assert white_threshold(tissue_mean(image, np.zeros((4, 4), bool))) == 205
 
 
 # Masks read from files.
