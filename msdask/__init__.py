@@ -9,8 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from msdask import data as data
+    from msdask import models as models
     from msdask import plots as plots
     from msdask import sample as sample
+    from msdask import training as training
     from msdask.annotations import read_label_mask as read_label_mask
     from msdask.cohort import extract as extract
     from msdask.errors import CorruptChunkError as CorruptChunkError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from msdask.errors import StoreError as StoreError
     from msdask.errors import TileError as TileError
     from msdask.exporting import export as export
+    from msdask.inference import ScaleEstimate as ScaleEstimate
+    from msdask.inference import estimate_scale as estimate_scale
     from msdask.lazy import patches as patches
     from msdask.linking import complete_tuples as complete_tuples
     from msdask.linking import link_upper_regions as link_upper_regions
@@ -42,6 +47,7 @@ _HOME = {
     "MissingScaleError": "errors",
     "MsdaskError": "errors",
     "PatchStore": "store",
+    "ScaleEstimate": "inference",
     "Slide": "slide",
     "SlideError": "errors",
     "SpecError": "errors",
@@ -49,6 +55,7 @@ _HOME = {
     "TileError": "errors",
     "centroids": "selection",
     "complete_tuples": "linking",
+    "estimate_scale": "inference",
     "export": "exporting",
     "extract": "cohort",
     "grid": "selection",
@@ -60,7 +67,7 @@ _HOME = {
     "select": "selection",
     "tissue_mask": "tissue",
 }
-_MODULES = ("plots", "sample")
+_MODULES = ("data", "models", "plots", "sample", "training")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *_HOME, *_MODULES]

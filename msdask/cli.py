@@ -11,6 +11,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import msdask as ms
+from msdask import cli_scale
+from msdask.cli_scale import Mpp
 from msdask.errors import MsdaskError, SpecError
 from msdask.spec import Codec, ExtractionSpec, Roi
 
@@ -27,8 +29,10 @@ app = App(
     help_flags=["--help", "-h"],
 )
 
+for part in (cli_scale.train, cli_scale.test, cli_scale.predict):
+    app.command(part)
+
 SlidesArgument = Annotated[str, Parameter(name=["--slides", "-i"])]
-Mpp = Annotated[float | None, Parameter(name="--mpp")]
 Magnification = Annotated[float | None, Parameter(name="--slide-magnification")]
 
 
@@ -41,13 +45,13 @@ def info(slide: Path, *, mpp: Mpp = None, slide_magnification: Magnification = N
     slide
         file to open
     mpp
-        um/px of level 0, overrides the file
+        um/px of level 0, overrides the file; "estimate" asks the scale detector
     slide_magnification
         the same as 10 / mpp
     strict
         refuse a doubtful scale instead of warning
     """
-    opened = ms.open_slide(slide, mpp=mpp, magnification=slide_magnification, strict=strict)
+    opened = ms.open_slide(slide, mpp=cli_scale.estimated(slide, mpp), magnification=slide_magnification, strict=strict)
     height, width = opened.shape
     rows: list[tuple[str, str]] = [
         ("slide", opened.path),
@@ -104,7 +108,7 @@ def mask(
     """
     import cv2
 
-    opened = ms.open_slide(slide, mpp=mpp, magnification=slide_magnification)
+    opened = ms.open_slide(slide, mpp=cli_scale.estimated(slide, mpp), magnification=slide_magnification)
     tissue = ms.tissue_mask(opened, mpp=10 / mask_magnification)
     if output.suffix.lower() != ".png":
         raise SpecError(f"'{output}': masks are written as PNG; give a name that ends in .png")
@@ -126,6 +130,7 @@ def extract(
         list[float], Parameter(name=["--magnification", "-m"], consume_multiple=True, negative=())
     ],
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
+    mpp: Mpp = None,
     values: Annotated[list[int] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
     mode: Literal["grid", "centroids"] | None = None,
     size: Annotated[int, Parameter(name=["--size", "-s"])] = 224,
@@ -159,6 +164,8 @@ def extract(
         one for a grid; several for tuples around the patches of the highest (see --mode)
     masks
         folder of masks (HistoQC's, or <name>.png); without it the tissue is found by msdask
+    mpp
+        um/px of slides whose scale neither their file nor the table states; "estimate" asks the scale detector
     values
         the masks are annotated: their values, in the order of the classes, such as 50 100 150 200 250
     mode
@@ -223,7 +230,7 @@ def extract(
         client = Client(scheduler)
     try:
         result = ms.extract(
-            slides,
+            cli_scale.slides_with_scale(slides, mpp),
             output,
             specs[0] if len(specs) == 1 else specs,
             name=name,

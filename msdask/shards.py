@@ -21,6 +21,7 @@ __all__ = [
     "check_shard",
     "read_block",
     "read_rows",
+    "repair_hint",
     "shard_index",
     "write_block",
     "write_measured",
@@ -149,26 +150,26 @@ def shard_index(
             stream.seek(max(0, size - length))
             raw = stream.read(length)
     except FileNotFoundError:
-        raise CorruptChunkError(f"shard '{path}' is missing: {_repair_hint(target)}") from None
+        raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(target)}") from None
     if len(raw) < length:
         raise CorruptChunkError(
-            f"shard '{path}' has {size} bytes, its index alone needs {length}: {_repair_hint(target)}"
+            f"shard '{path}' has {size} bytes, its index alone needs {length}: {repair_hint(target)}"
         )
     if google_crc32c.value(raw[:-4]) != _CRC.unpack(raw[-4:])[0]:
-        raise CorruptChunkError(f"shard '{path}': the checksum of its index is wrong: {_repair_hint(target)}")
+        raise CorruptChunkError(f"shard '{path}': the checksum of its index is wrong: {repair_hint(target)}")
     table = np.frombuffer(raw, "<u8", count=cells * 2).reshape(target.rows, target.shape[1], 2)
     rows = target.block(block)
     used = table[: rows.stop - rows.start]
     ends = used[..., 0] + used[..., 1]
     if (used == _EMPTY).any() or (ends > size - length).any():
         raise CorruptChunkError(
-            f"shard '{path}' of {size} bytes lacks chunks that its index or its array needs: {_repair_hint(target)}"
+            f"shard '{path}' of {size} bytes lacks chunks that its index or its array needs: {repair_hint(target)}"
         )
     if target.array_codec(name) == "raw":
         expected = int(np.prod(target.chunk_shape(name))) + _CRC.size
         if (used[..., 1] != expected).any():
             raise CorruptChunkError(
-                f"shard '{path}' holds chunks that are not of {expected} bytes: {_repair_hint(target)}"
+                f"shard '{path}' holds chunks that are not of {expected} bytes: {repair_hint(target)}"
             )
     return raw, table
 
@@ -242,7 +243,7 @@ def read_rows(
         # Every Zarr library reads fill values from an absent or empty shard without a word.
         path = target.shard_path(name, block)
         if not os.path.exists(path) or os.path.getsize(path) == 0:
-            raise CorruptChunkError(f"shard '{path}' is missing or empty: {_repair_hint(target)}")
+            raise CorruptChunkError(f"shard '{path}' is missing or empty: {repair_hint(target)}")
     codec = target.array_codec(name)
     if codec != "raw":
         return _read_encoded(target, name, wanted, columns)
@@ -274,7 +275,7 @@ def _read_encoded(target: SlideTarget, name: str, rows: NDArray[np.int64], colum
             if not _is_sound(data, 0, len(data)):
                 raise CorruptChunkError(
                     f"array '{target.array_path(name)}' chunk {row, m}: the checksum of its bytes is wrong: "
-                    f"{_repair_hint(target)}"
+                    f"{repair_hint(target)}"
                 )
             out[i, j] = decode(data[:-4], shape)
     return out
@@ -284,10 +285,11 @@ def _diagnose(target: SlideTarget, name: str, rows: NDArray[np.int64], error: Ex
     """Name the chunk that a failed read stumbled over: TensorStore does not."""
     found = [line for block in np.unique(rows // target.rows).tolist() for line in check_shard(target, name, block)]
     what = "; ".join(found[:3]) or f"array '{target.array_path(name)}': {error}"
-    return CorruptChunkError(f"{what}: {_repair_hint(target)}")
+    return CorruptChunkError(f"{what}: {repair_hint(target)}")
 
 
-def _repair_hint(target: SlideTarget) -> str:
+def repair_hint(target: SlideTarget) -> str:
+    """What to do about a slide that is damaged."""
     return (
         f"run `msdask verify` on the store, then extract slide '{os.path.basename(target.path)}' again with overwrite"
     )

@@ -1,0 +1,25 @@
+"""Patches into PyTorch: datasets, order, loader and augmentation; see docs/loaders.md for which one when."""
+
+from __future__ import annotations
+
+from msdask.extras import require
+
+require("msdask.data")
+
+from msdask.data.augment import Augment, ScaleAugment  # noqa: E402  (a clear error about torch goes first)
+from msdask.data.dataset import PatchDataset  # noqa: E402
+from msdask.data.iterable import PatchStream  # noqa: E402
+from msdask.data.loader import PatchLoader, loader  # noqa: E402
+from msdask.data.samplers import EpochOrder  # noqa: E402
+from msdask.data.virtual import VirtualSet  # noqa: E402
+
+__all__ = [
+    "Augment",
+    "EpochOrder",
+    "PatchDataset",
+    "PatchLoader",
+    "PatchStream",
+    "ScaleAugment",
+    "VirtualSet",
+    "loader",
+]

@@ -1,0 +1,348 @@
+"""PatchDataset: patches of one or several sets as batches of tensors, read many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from msdask.data.augment import ScaleAugment
+from msdask.data.pixels import PixelSource, StoredPixels
+from msdask.data.virtual import VirtualSet
+from msdask.errors import SpecError
+from msdask.patchset import PatchSet
+
+__all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images", "as_pixels"]
+
+Batch = dict[str, torch.Tensor]
+Target = Literal["label", "labels", "magnification"]
+Sets = PatchSet | VirtualSet
+Transform = Callable[[Batch], Batch]
+
+
+def as_images(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """(..., y, x, channel) array -> (..., channel, y, x) tensor: a view, channels last in memory.
+
+    A copy to channels-first alone would cost a third of the time that reading takes, and convolutions like it this way.
+    """
+    return torch.from_numpy(pixels).movedim(-1, -3)
+
+
+def as_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
+    """The inverse of `as_images`, C-contiguous; a view where it can be."""
+    return np.ascontiguousarray(images.movedim(-3, -1).numpy())
+
+
+class Reading:
+    """A batch whose pixels are on their way."""
+
+    def __init__(self, futures: list[Future[None]], batch: Batch) -> None:
+        self._futures, self._batch = futures, batch
+
+    def result(self) -> Batch:
+        """The batch, once its last patch is there; raises what a read raised."""
+        for future in self._futures:
+            future.result()
+        return self._batch
+
+    def cancel(self) -> None:
+        """Do not begin what is not begun."""
+        for future in self._futures:
+            future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One slide in one set."""
+
+    source: int
+    slide_id: str
+    slide: int
+    columns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which patches of a set a dataset takes."""
+
+    slides: Sequence[str] | None
+    splits: Sequence[str] | None
+    labels: Sequence[int] | Literal["labeled"] | None
+    keep: bool
+
+    def mask(self, index: Any) -> NDArray[np.bool_]:
+        names = np.asarray(index.attrs["slides"], object)
+        taken = np.ones(index.sizes["patch"], bool)
+        if self.slides is not None:
+            taken &= np.isin(names, list(self.slides))[index["slide"].values] if len(names) else taken
+        if self.splits is not None:
+            numbers = [i for i, name in enumerate(index.attrs["splits"]) if name in self.splits]
+            taken &= np.isin(index["split"].values, numbers)
+        if isinstance(self.labels, str):
+            taken &= index["label"].values >= 0
+        elif self.labels is not None:
+            taken &= np.isin(index["label"].values, list(self.labels))
+        return taken & index["keep"].values if self.keep else taken
+
+
+class PatchDataset(Dataset[Batch]):
+    """Patches of one or several sets; indexed by patch, read by batch.
+
+    A batch is a dict of tensors:
+
+    - ``image`` uint8 (B, M, 3, S, S), a view that is channels-last in memory
+    - ``label`` int64 (B,), or (B, M) with ``target="labels"``; -1 none
+    - ``magnification`` float32 (B, M), the true one of each image
+    - ``index`` int64 (B,), rows of this dataset; ``slide`` int64 (B,), positions in `slide_ids`
+    - ``row``, ``x0``, ``y0`` int64 (B,), the row in its slide, and the level-0 px of its origin at the set's highest
+      magnification
+    - with `label_maps`, ``label_map`` uint8 (B, M, S, S), 0 = unlabeled
+
+    With PyTorch's own DataLoader pass ``collate_fn=PatchDataset.collate``; `msdask.data.loader` needs nothing.
+
+    Parameters
+    ----------
+    sets : patch set, virtual set, or several of one patch size and number of magnifications (grids at 5x to 40x, say)
+    magnifications : which of the sets' magnifications; sets that have none of them are left out; None means all
+    slides : ids; None means all
+    splits : name or names of the splits that were stored with the slides; None means all
+    labels : classes to take, or "labeled" for all patches that have one; None means all patches
+    keep : only patches whose verdict `keep` is True, neither white nor of low contrast
+    target : what a class is, for balance: "label", the "labels" at every magnification (balanced by the first), or the
+        nominal "magnification"
+    label_maps : also read the label maps, for segmentation
+    scale : draw other magnifications and read them from the slide at exactly that scale; virtual sets only
+    transform : from batch to batch, done where the batch is read
+
+    Raises
+    ------
+    SpecError
+        Sets that do not fit together, or unknown slides, splits or magnifications; says what there is.
+    CorruptChunkError
+        A shard is missing or not of its size.
+    """
+
+    def __init__(
+        self,
+        sets: Sets | Sequence[Sets],
+        *,
+        magnifications: Sequence[float] | None = None,
+        slides: Sequence[str] | None = None,
+        splits: str | Sequence[str] | None = None,
+        labels: Sequence[int] | Literal["labeled"] | None = None,
+        keep: bool = True,
+        target: Target = "label",
+        label_maps: bool = False,
+        scale: ScaleAugment | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        if target not in ("label", "labels", "magnification"):
+            raise SpecError(f"target={target!r}: expected 'label', 'labels' or 'magnification'")
+        if isinstance(labels, str) and labels != "labeled":
+            raise SpecError(f"labels={labels!r}: expected 'labeled', a list of classes, or None")
+        given = [sets] if isinstance(sets, (PatchSet, VirtualSet)) else list(sets)
+        self._sources: list[PixelSource] = []
+        self._columns: list[tuple[int, ...]] = []
+        for source in (StoredPixels(s) if isinstance(s, PatchSet) else s for s in given):
+            own = source.spec.magnifications
+            columns = tuple(i for i, m in enumerate(own) if magnifications is None or m in magnifications)
+            if columns:
+                self._sources.append(source)
+                self._columns.append(columns)
+        self._check_sets(given, magnifications)
+        if scale is not None and not all(isinstance(s, VirtualSet) for s in given):
+            raise SpecError(
+                "scale=...: a stored patch has one scale; give virtual sets (msdask.data.VirtualSet.of(patch_set) "
+                "reads a stored set's patches from their slides), or enlarge crops with Augment(scale=...)"
+            )
+        self.target: Target = target
+        self.patch_size = self._sources[0].spec.patch_size
+        self.scale, self.transform, self._label_maps = scale, transform, label_maps
+        choice = _Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
+        self._take(choice)
+
+    def _check_sets(self, given: Sequence[Sets], magnifications: Sequence[float] | None) -> None:
+        known = sorted({m for s in given for m in s.spec.magnifications}, reverse=True)
+        if magnifications is not None and (unknown := [m for m in magnifications if m not in known]):
+            raise SpecError(f"magnifications {unknown} are in none of the sets; they have {known}")
+        if not self._sources:
+            raise SpecError("no patch set given, or none of the magnifications asked for")
+        if len({len(c) for c in self._columns}) > 1 or len({s.spec.patch_size for s in self._sources}) > 1:
+            shapes = {s.name: (len(c), s.spec.patch_size) for s, c in zip(self._sources, self._columns, strict=True)}
+            raise SpecError(
+                f"sets of different (magnifications, patch size) cannot share a batch: {shapes}; make a dataset of each"
+            )
+
+    def _take(self, choice: _Choice) -> None:
+        """Columns of the chosen patches, and the slides that they are on, opened."""
+        indexes = [source.index() for source in self._sources]
+        self.slide_ids: list[str] = sorted({slide_id for index in indexes for slide_id in index.attrs["slides"]})
+        self._check_names("slides", choice.slides, self.slide_ids)
+        self._check_names("splits", choice.splits, sorted({s for index in indexes for s in index.attrs["splits"]}))
+        number = {slide_id: i for i, slide_id in enumerate(self.slide_ids)}
+        self._groups: list[_Group] = []
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("group", "row", "label", "x0", "y0", "block")}
+        scales: list[list[float]] = []
+        names = ("image", "label_map") if self._label_maps else ("image",)
+        blocks = 0
+        for s, (source, index) in enumerate(zip(self._sources, indexes, strict=True)):
+            taken = np.flatnonzero(choice.mask(index))
+            slide = index["slide"].values[taken]
+            for k in np.unique(slide).tolist():
+                slide_id = index.attrs["slides"][k]
+                mine = taken[slide == k]
+                rows_of_block = source.open(slide_id, names)
+                row = index["row"].values[mine]
+                block = row // rows_of_block
+                scales.append(self._true_magnifications(s, slide_id))
+                parts["group"].append(np.full(len(mine), len(self._groups), np.int32))
+                parts["block"].append((blocks + block).astype(np.int32))
+                parts["row"].append(row)
+                parts["x0"].append(index["x0"].values[mine])
+                parts["y0"].append(index["y0"].values[mine])
+                parts["label"].append(self._label_column(source, s, slide_id, row, index["label"].values[mine]))
+                self._groups.append(_Group(s, slide_id, number[slide_id], self._columns[s]))
+                blocks += int(block.max()) + 1
+        joined = {name: np.concatenate(values) if values else np.empty(0, np.int32) for name, values in parts.items()}
+        self._group, self._row, self._label = joined["group"], joined["row"], joined["label"]
+        self._x0, self._y0 = joined["x0"], joined["y0"]
+        self.block_of: NDArray[np.int32] = joined["block"]
+        self._magnification = np.asarray(scales, np.float32).reshape(len(self._groups), len(self._columns[0]))
+        self._group_slide = np.asarray([group.slide for group in self._groups], np.int64)
+
+    @staticmethod
+    def _check_names(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> None:
+        if asked is not None and (unknown := [name for name in asked if name not in known]):
+            raise SpecError(f"{what} {unknown} are in none of the sets; they have {list(known)[:20]}")
+
+    def _true_magnifications(self, source: int, slide_id: str) -> list[float]:
+        attrs = self._sources[source].attrs(slide_id)
+        own = self._sources[source].spec.magnifications
+        return [own[c] * attrs["mpp_used"] / attrs["mpp"] for c in self._columns[source]]
+
+    def _label_column(
+        self, source: PixelSource, s: int, slide_id: str, row: NDArray[np.integer[Any]], first: NDArray[np.int16]
+    ) -> NDArray[np.int16]:
+        return source.labels(slide_id)[row][:, list(self._columns[s])] if self.target == "labels" else first
+
+    @property
+    def magnifications(self) -> list[tuple[float, ...]]:
+        """Nominal magnifications of each set's images, in the order of the sets."""
+        return [
+            tuple(source.spec.magnifications[c] for c in columns)
+            for source, columns in zip(self._sources, self._columns, strict=True)
+        ]
+
+    @property
+    def class_of(self) -> NDArray[np.float64]:
+        """Class of each patch, what `target` says: (patches,) float64; -1 none."""
+        if self.target == "magnification":
+            nominal = np.asarray([m[0] for m in self.magnifications])
+            return nominal[[g.source for g in self._groups]][self._group] if len(self) else np.empty(0)
+        label = self._label if self._label.ndim == 1 else self._label[:, 0]
+        return label.astype(np.float64)
+
+    @property
+    def slide_of(self) -> NDArray[np.int64]:
+        """Position in `slide_ids` of each patch: (patches,) int64."""
+        return self._group_slide[self._group] if len(self) else np.empty(0, np.int64)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether pixels are read from slides, so that neighbours should be read together."""
+        return any(isinstance(source, VirtualSet) for source in self._sources)
+
+    def counts(self) -> dict[float, int]:
+        """Patches of each class."""
+        values, counts = np.unique(self.class_of, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def begin(
+        self, indices: Sequence[int] | NDArray[np.integer[Any]], *, seeds: NDArray[np.int64] | None = None
+    ) -> Reading:
+        """Begin to read a batch; its columns are there at once, its pixels when `Reading.result` returns.
+
+        Parameters
+        ----------
+        indices : of this dataset's patches, in any order, with repeats
+        seeds : (n,) int64, of what is random about each; put into the batch as ``seed``
+
+        Returns
+        -------
+        reading : without `transform`
+        """
+        index = np.asarray(indices, np.int64).reshape(-1)
+        if index.size and (index.min() < -len(self) or index.max() >= len(self)):
+            raise IndexError(f"indices {index.min()}..{index.max()} asked for, the dataset has 0..{len(self) - 1}")
+        index = np.where(index < 0, index + len(self), index)
+        group, count, images = self._group[index], len(index), len(self._columns[0])
+        magnification = self._magnification[group]
+        if self.scale is not None:
+            magnification = self._draw_scales(group, magnification, index if seeds is None else seeds)
+        out = np.empty((count, images, self.patch_size, self.patch_size, 3), np.uint8)
+        maps = np.empty(out.shape[:-1], np.uint8) if self._label_maps else None
+        futures: list[Future[None]] = []
+        for g in np.unique(group).tolist():
+            places = np.flatnonzero(group == g)
+            key, rows = self._groups[g], self._row[index[places]].astype(np.int64)
+            source = self._sources[key.source]
+            if self.scale is not None:
+                futures += cast(VirtualSet, source).begin_scaled(
+                    key.slide_id, rows, out, places=places, columns=key.columns, magnifications=magnification[places]
+                )
+            else:
+                futures += source.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
+            if maps is not None:
+                futures += source.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
+        batch = {
+            "image": as_images(out),
+            "label": torch.from_numpy(self._label[index].astype(np.int64)),
+            "magnification": torch.from_numpy(magnification),
+            "index": torch.from_numpy(index),
+            "slide": torch.from_numpy(self._group_slide[group]),
+            "row": torch.from_numpy(self._row[index].astype(np.int64)),
+            "x0": torch.from_numpy(self._x0[index].astype(np.int64)),
+            "y0": torch.from_numpy(self._y0[index].astype(np.int64)),
+        }
+        if maps is not None:
+            batch["label_map"] = torch.from_numpy(maps)
+        if seeds is not None:
+            batch["seed"] = torch.from_numpy(np.asarray(seeds, np.int64))
+        return Reading(futures, batch)
+
+    def _draw_scales(
+        self, group: NDArray[np.int32], magnification: NDArray[np.float32], seeds: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        drawn = magnification.copy()
+        for i, (g, seed) in enumerate(zip(group.tolist(), seeds.tolist(), strict=True)):
+            key = self._groups[g]
+            finest = cast(VirtualSet, self._sources[key.source]).finest_magnification(key.slide_id)
+            drawn[i] = cast(ScaleAugment, self.scale).draw(magnification[i], seed, finest=finest)
+        return drawn
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once: one read for each slide in it."""
+        batch = self.begin(indices).result()
+        return batch if self.transform is None else self.transform(batch)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    @staticmethod
+    def collate(batch: Any) -> Any:
+        """For PyTorch's DataLoader: what `__getitems__` gives is a batch already."""
+        return batch
+
+    def __repr__(self) -> str:
+        sets = ", ".join(source.name for source in self._sources)
+        slides = len(set(self._group_slide.tolist()))
+        return f"<PatchDataset of {sets}: {len(self)} patches on {slides} slides, target {self.target!r}>"

@@ -1,0 +1,387 @@
+"""VirtualSet: a patch set of coordinates only, its pixels read from the slides when they are streamed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask import layout
+from msdask.blocks import PatchReader
+from msdask.chunkreads import reading_pool
+from msdask.errors import SpecError, StoreError
+from msdask.lazy import planned
+from msdask.patchset import PatchSet
+from msdask.readers.base import LevelInfo, Reader, SlideMetadata
+from msdask.scale import footprint, plan_read
+from msdask.slide import Slide
+from msdask.slidejob import MaskSource, plan_slide
+from msdask.spec import ExtractionSpec
+from msdask.table import Slides, read_slides
+
+__all__ = ["TileCache", "VirtualSet"]
+
+_BLOCK_ROWS = 64
+"""Patches of a block: neighbours on the slide, whose tiles are decoded once."""
+_PATCHES_A_TASK = 8
+DEFAULT_CACHE_BYTES = 512 * 2**20
+
+_TileKey = tuple[str, int, int, int, int]
+
+
+class TileCache:
+    """Decoded tiles of all slides of a process within one budget, the least recently used given up first.
+
+    Thread-safe; a tile that two threads need at once is decoded once.
+
+    Attributes
+    ----------
+    max_bytes : budget; the tiles that a running read holds come on top
+    hits, misses : how often a tile was there, and was decoded
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.hits = self.misses = self._bytes = 0
+        self._tiles: OrderedDict[_TileKey, NDArray[np.uint8]] = OrderedDict()
+        self._decoding: dict[_TileKey, Future[NDArray[np.uint8]]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: _TileKey, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The tile of a key, decoded by `decode` if it is not there."""
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+                self.hits += 1
+                return tile
+            waiting = self._decoding.get(key)
+            if waiting is None:
+                self.misses += 1
+                mine: Future[NDArray[np.uint8]] = Future()
+                self._decoding[key] = mine
+            else:
+                self.hits += 1
+        if waiting is not None:
+            return waiting.result()
+        try:
+            tile = decode()
+        except BaseException as error:
+            with self._lock:
+                del self._decoding[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._decoding[key]
+            self._tiles[key] = tile
+            self._bytes += tile.nbytes
+            while self._bytes > self.max_bytes:
+                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+        mine.set_result(tile)
+        return tile
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the tiles that are held."""
+        return self._bytes
+
+    def __reduce__(self) -> tuple[type[TileCache], tuple[int]]:
+        return TileCache, (self.max_bytes,)
+
+
+class _CachedReader:
+    """A slide's reader whose tiles come from a cache."""
+
+    def __init__(self, path: str, reader: Reader, cache: TileCache) -> None:
+        self._path, self._reader, self._cache = path, reader, cache
+        self.format: str = reader.format
+        self.levels: tuple[LevelInfo, ...] = reader.levels
+        self.metadata: SlideMetadata = reader.metadata
+        self.associated: tuple[str, ...] = reader.associated
+
+    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+        """See `Reader.read_tile`."""
+        key = (self._path, level, row, column, scale)
+        return self._cache.get(key, lambda: self._reader.read_tile(level, row, column, scale))
+
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """See `Reader.read_associated`."""
+        return self._reader.read_associated(name)
+
+    def fingerprint(self) -> str:
+        """See `Reader.fingerprint`."""
+        return self._reader.fingerprint()
+
+    def close(self) -> None:
+        """Nothing: the slide's own reader stays open."""
+
+
+@dataclass(frozen=True)
+class _VirtualSlide:
+    """One slide: how its patches are read, and their table."""
+
+    slide: Slide
+    reader: PatchReader
+    x0: NDArray[np.int32]
+    y0: NDArray[np.int32]
+    label: NDArray[np.int16]
+    tissue: NDArray[np.float32]
+    keep: NDArray[np.bool_]
+    cohort: Mapping[str, Any]
+
+
+class VirtualSet:
+    """Patches that are read from their slides when they are asked for: a stored set's pixels, and nothing written.
+
+    For trying out selections, for sets that are too large to store, and for scales that change with every draw
+    (``PatchDataset(..., scale=ScaleAugment(...))``). What a cache of tiles saves depends on the order: shuffle by
+    blocks (`msdask.data.loader` does), never single patches. Brightness and contrast are not measured, so `keep` is
+    True for every patch unless it comes from a stored set.
+
+    Parameters
+    ----------
+    slides : by slide id
+    selections : by slide id: tables from `msdask.grid`, `msdask.centroids` or `msdask.select`, all of one spec
+    cohort : by slide id: facts such as {"split": "train"}
+    cache_bytes : budget for decoded tiles of all slides, in each process
+    name : of the set; made from the spec by default
+
+    Raises
+    ------
+    SpecError
+        Selections of different specs, or without a slide.
+
+    Examples
+    --------
+    >>> tuples = ms.centroids(slide, tissue, magnifications=[20, 10, 5])  # doctest: +SKIP
+    >>> ms.data.loader(VirtualSet({"a": slide}, {"a": tuples}), batch_size=64)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        slides: Mapping[str, Slide],
+        selections: Mapping[str, xr.Dataset],
+        *,
+        cohort: Mapping[str, Mapping[str, Any]] | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        name: str | None = None,
+    ) -> None:
+        if not selections:
+            raise SpecError("VirtualSet: no selection given")
+        if missing := sorted(set(selections) - set(slides)):
+            raise SpecError(f"VirtualSet: selections of {missing}, but no such slides are given")
+        self._cache = TileCache(cache_bytes)
+        self._slides: dict[str, _VirtualSlide] = {}
+        specs: dict[str, ExtractionSpec] = {}
+        for slide_id in sorted(selections):
+            reader, table = planned(slides[slide_id], selections[slide_id])
+            specs[slide_id] = ExtractionSpec.from_dict(table.attrs["spec"])
+            count = table.sizes["patch"]
+            keep = table["keep"].values if "keep" in table else np.ones(count, bool)
+            x0, y0, label, tissue = (table[n].values for n in ("x0", "y0", "label", "tissue"))
+            facts = dict((cohort or {}).get(slide_id, {}))
+            self._slides[slide_id] = _VirtualSlide(slides[slide_id], reader, x0, y0, label, tissue, keep, facts)
+        self.spec = next(iter(specs.values()))
+        if odd := sorted(i for i, spec in specs.items() if spec.hash != self.spec.hash):
+            raise SpecError(f"VirtualSet: the selections of {odd[:5]} were made with another spec than the others")
+        self.name = name or self.spec.name
+
+    @classmethod
+    def plan(
+        cls,
+        slides: Slides,
+        spec: ExtractionSpec,
+        *,
+        masks: str | os.PathLike[str] | None = None,
+        values: Mapping[int, int] | Sequence[int] | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> VirtualSet:
+        """What `msdask.extract` would cut, without cutting it.
+
+        Parameters
+        ----------
+        slides, spec, masks, values : as for `msdask.extract`
+        cache_bytes : budget for decoded tiles
+        """
+        source = MaskSource(os.fspath(masks) if masks is not None else None, values)
+        opened, tables, cohort = {}, {}, {}
+        for row in read_slides(slides):
+            opened[row.slide_id], (tables[row.slide_id],), _ = plan_slide(row, [spec], source)
+            cohort[row.slide_id] = row.cohort
+        return cls(opened, tables, cohort=cohort, cache_bytes=cache_bytes)
+
+    @classmethod
+    def of(
+        cls,
+        patch_set: PatchSet,
+        *,
+        slides: Mapping[str, str | os.PathLike[str]] | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> VirtualSet:
+        """The patches of a stored set, read from their slides.
+
+        Parameters
+        ----------
+        patch_set : its coordinates, labels and verdicts are taken
+        slides : path of each slide whose file has moved
+        cache_bytes : budget for decoded tiles
+
+        Raises
+        ------
+        StoreError
+            A slide's file is another one than the set was made from.
+        """
+        opened, tables, cohort = {}, {}, {}
+        for slide_id in patch_set.slides:
+            attrs, path = patch_set.attrs(slide_id), os.path.join(patch_set.path, slide_id)
+            source = (slides or {}).get(slide_id, attrs["source"])
+            slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
+            if slide.fingerprint() != attrs["fingerprint"]:
+                raise StoreError(
+                    f"slide '{slide_id}' of '{patch_set.name}' was made from another file than '{slide.path}' (their "
+                    "fingerprints differ): give the right one as slides={...}, or extract it again with overwrite"
+                )
+            columns = {n: layout.read_variable(path, n) for n in ("x0", "y0", "label", "tissue", "keep")}
+            opened[slide_id] = slide
+            tables[slide_id] = xr.Dataset(columns, attrs={"spec": patch_set.spec.to_dict(), "shape": attrs["shape"]})
+            cohort[slide_id] = attrs.get("cohort", {})
+        return cls(opened, tables, cohort=cohort, cache_bytes=cache_bytes, name=patch_set.name)
+
+    @property
+    def slides(self) -> list[str]:
+        """Ids of the slides, sorted."""
+        return list(self._slides)
+
+    @property
+    def cache(self) -> TileCache:
+        """The decoded tiles of this process."""
+        return self._cache
+
+    def index(self) -> xr.Dataset:
+        """Columns of all patches, as `PatchSet.index` gives them."""
+        parts = list(self._slides.values())
+        splits = sorted({str(p.cohort.get("split") or "") for p in parts} - {""})
+        counts = [len(p.keep) for p in parts]
+        split = [splits.index(p.cohort["split"]) if p.cohort.get("split") else -1 for p in parts]
+        columns = {
+            "slide": np.repeat(np.arange(len(parts), dtype=np.int32), counts),
+            "row": np.concatenate([np.arange(n, dtype=np.int32) for n in counts]),
+            "x0": np.concatenate([p.x0[:, 0] for p in parts]),
+            "y0": np.concatenate([p.y0[:, 0] for p in parts]),
+            "label": np.concatenate([p.label[:, 0] for p in parts]),
+            "tissue": np.concatenate([p.tissue for p in parts]),
+            "keep": np.concatenate([p.keep for p in parts]),
+            "split": np.repeat(np.asarray(split, np.int16), counts),
+        }
+        data = {name: ("patch", values) for name, values in columns.items()}
+        return xr.Dataset(data, attrs={"slides": self.slides, "splits": splits})
+
+    def attrs(self, slide_id: str) -> dict[str, Any]:
+        """Facts of a slide: source, mpp, mpp_used, cohort."""
+        part = self._slides[slide_id]
+        slide = part.slide
+        return {"source": slide.path, "mpp": slide.mpp, "mpp_used": slide.mpp_used, "cohort": dict(part.cohort)}
+
+    def labels(self, slide_id: str) -> NDArray[np.int16]:
+        """(patch, magnification) int16, 0-based class, -1 none."""
+        return self._slides[slide_id].label
+
+    def finest_magnification(self, slide_id: str) -> float:
+        """True magnification of the slide's level 0."""
+        slide = self._slides[slide_id].slide
+        return 10.0 / (slide.mpp or slide.mpp_used)
+
+    def open(self, slide_id: str, names: Sequence[str]) -> int:
+        """See `msdask.data.pixels.PixelSource`."""
+        if list(names) != ["image"]:
+            raise SpecError(f"virtual set '{self.name}' has no {list(names)[1:]}: store the set to stream label maps")
+        return _BLOCK_ROWS
+
+    def begin(
+        self,
+        slide_id: str,
+        name: str,
+        rows: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        places: NDArray[np.int64],
+        columns: Sequence[int],
+    ) -> list[Future[None]]:
+        """See `msdask.data.pixels.PixelSource`."""
+        part, wanted = self._slides[slide_id], list(columns)
+        plans, footprints = part.reader.plans, part.reader.footprints
+        reader = replace(
+            part.reader, plans=tuple(plans[c] for c in wanted), footprints=tuple(footprints[c] for c in wanted)
+        )
+
+        def read(which: NDArray[np.intp]) -> None:
+            at = np.ix_(rows[which], np.asarray(wanted, np.int64))
+            out[places[which]] = reader.read(self._reader(part), part.x0[at], part.y0[at])[0]
+
+        return self._submit(rows, read)
+
+    def begin_scaled(
+        self,
+        slide_id: str,
+        rows: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        places: NDArray[np.int64],
+        columns: Sequence[int],
+        magnifications: NDArray[np.float32],
+    ) -> list[Future[None]]:
+        """As `begin`, each image around its own center at a magnification of its own.
+
+        Parameters
+        ----------
+        magnifications : (len(rows), len(columns)), the true ones, at most the slide's own
+        """
+        part = self._slides[slide_id]
+
+        def read(which: NDArray[np.intp]) -> None:
+            for i in which.tolist():
+                for j, column in enumerate(columns):
+                    image = self._read_scaled(part, int(rows[i]), column, float(magnifications[i, j]))
+                    out[places[i], j] = image
+
+        return self._submit(rows, read)
+
+    def _read_scaled(self, part: _VirtualSlide, row: int, column: int, magnification: float) -> NDArray[np.uint8]:
+        slide, size = part.slide, part.reader.patch_size
+        target_mpp, mpp = 10.0 / magnification, slide.mpp or slide.mpp_used
+        plan = plan_read(
+            target_mpp / mpp,
+            downsamples=[i.downsample for i in slide.level_infos],
+            dct_scales=[i.dct_scales for i in slide.level_infos],
+            patch_size=size,
+            source=self.spec.source,
+            decode=self.spec.decode,
+            allow_upsampling=self.spec.allow_upsampling,
+        )
+        side = footprint(size, target_mpp=target_mpp, slide_mpp=mpp)
+        inset = (part.reader.footprints[column] - side) / 2
+        x0, y0 = (np.rint([[v[row, column] + inset]]).astype(np.int32) for v in (part.x0, part.y0))
+        reader = replace(part.reader, plans=(plan,), footprints=(side,))
+        return reader.read(self._reader(part), x0, y0)[0][0, 0]
+
+    def _reader(self, part: _VirtualSlide) -> Reader:
+        return _CachedReader(part.slide.path, part.slide.reader, self._cache)
+
+    @staticmethod
+    def _submit(rows: NDArray[np.int64], read: Callable[[NDArray[np.intp]], None]) -> list[Future[None]]:
+        """Rows that are neighbours go into one task."""
+        order = np.argsort(rows, kind="stable")
+        pool = reading_pool()
+        return [pool.submit(read, order[i : i + _PATCHES_A_TASK]) for i in range(0, len(order), _PATCHES_A_TASK)]
+
+    def __repr__(self) -> str:
+        count = sum(len(part.keep) for part in self._slides.values())
+        return f"<VirtualSet '{self.name}': {count} patches on {len(self._slides)} slides>"

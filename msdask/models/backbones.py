@@ -1,0 +1,124 @@
+"""Backbones by name: torchvision's classification networks without their last layer, and ScaleNet."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msdask.errors import MsdaskError, SpecError
+from msdask.models.scalenet import ScaleNet
+
+__all__ = ["SCALENET", "Backbone", "Weights", "make_backbone"]
+
+SCALENET = "scalenet"
+Weights = str | os.PathLike[str] | None
+
+
+class Backbone(nn.Module):
+    """A network from normalized images (B, 3, H, W) to features (B, n_features)."""
+
+    def __init__(self, network: nn.Module, n_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.n_features = n_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, n_features)."""
+        features: Tensor = self.network(images).flatten(1)
+        return features
+
+
+def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbone:
+    """A backbone by name.
+
+    Parameters
+    ----------
+    name : any classification network of torchvision ("resnet34", "densenet121", "efficientnet_b0", ...), or "scalenet"
+    weights : None for random ones; "imagenet" for torchvision's best, from its cache or its server; or a file
+        (.safetensors, or .pt / .pth holding a state dict), of the whole network or of the backbone
+
+    Raises
+    ------
+    SpecError
+        No such network; the message names similar ones.
+    MsdaskError
+        The weights cannot be loaded; the message says why and what to do.
+    """
+    if name == SCALENET:
+        if weights == "imagenet":
+            raise SpecError("backbone 'scalenet' has no ImageNet weights: use weights=None, or a file")
+        scalenet = ScaleNet()
+        backbone = Backbone(scalenet, scalenet.n_features)
+    else:
+        network = _torchvision_network(name, imagenet=weights == "imagenet")
+        backbone = Backbone(network, _remove_last_layer(network, name))
+    if weights not in (None, "imagenet"):
+        _load_file(backbone, Path(os.fspath(weights)), name)
+    return backbone
+
+
+def _torchvision_network(name: str, *, imagenet: bool) -> nn.Module:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        similar = difflib.get_close_matches(name, [*names, SCALENET], n=4) or ["resnet34", "densenet121", SCALENET]
+        raise SpecError(f"backbone {name!r}: no such network; similar ones: {', '.join(similar)}")
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") and not imagenet else {}
+    if name in ("googlenet", "inception_v3") and not imagenet:
+        options["aux_logits"] = False
+    try:
+        return torchvision.models.get_model(name, weights="DEFAULT" if imagenet else None, **options)
+    except (OSError, RuntimeError) as error:  # no network, no permission, or a download whose hash is wrong
+        raise MsdaskError(
+            f"backbone {name!r}: ImageNet weights cannot be loaded ({error}); they are looked for in "
+            f"'{torch.hub.get_dir()}/checkpoints' and on torchvision's server: put the file there, give its path as "
+            "weights=..., or train from scratch with weights=None"
+        ) from error
+
+
+def _remove_last_layer(network: nn.Module, name: str) -> int:
+    """Replace the last linear layer by nothing; returns how many features then come out."""
+    linear = [(path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise SpecError(f"backbone {name!r}: it does not end in a linear layer; choose another network")
+    path, last = linear[-1]
+    parent, _, attribute = path.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    return last.in_features
+
+
+def _load_file(backbone: Backbone, path: Path, name: str) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise MsdaskError(
+            f"backbone {name!r}: weights '{path}': no such file; expected None, 'imagenet' or a file"
+        ) from None
+    except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise MsdaskError(f"backbone {name!r}: weights '{path}' cannot be read as a state dict: {reason}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):
+            raise MsdaskError(f"backbone {name!r}: weights '{path}' are no safetensors file: {error}") from error
+        raise
+    wanted = backbone.network.state_dict()
+    state = {key.removeprefix("network."): value for key, value in state.items()}
+    missing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
+    if missing:
+        raise MsdaskError(
+            f"backbone {name!r}: weights '{path}' are of another network: {len(missing)} of {len(wanted)} tensors are "
+            f"missing or of another shape, such as {missing[0]!r}"
+        )
+    backbone.network.load_state_dict({key: state[key] for key in wanted})

@@ -1,0 +1,37 @@
+"""Training, written once: one recipe, one `fit`, one `evaluate`, one layout of run folders, for every model.
+
+Importing this needs PyTorch and Lightning (`pip install msdask[torch]`).
+"""
+
+# ruff: noqa: E402 - a clear error about a missing PyTorch goes first
+from __future__ import annotations
+
+from msdask.extras import require
+
+require("msdask.training", module="pytorch_lightning")
+
+from msdask.training.appearance import Appearance
+from msdask.training.fit import FitResult, evaluate, fit
+from msdask.training.metrics import SCALE_CLASSES, scale_metrics
+from msdask.training.recipe import Recipe
+from msdask.training.scalecrops import ScaleCrops, ScaleImage, ScaleLattice
+from msdask.training.scaletask import ScaleTask
+from msdask.training.splits import Split, splits
+from msdask.training.task import Task
+
+__all__ = [
+    "SCALE_CLASSES",
+    "Appearance",
+    "FitResult",
+    "Recipe",
+    "ScaleCrops",
+    "ScaleImage",
+    "ScaleLattice",
+    "ScaleTask",
+    "Split",
+    "Task",
+    "evaluate",
+    "fit",
+    "scale_metrics",
+    "splits",
+]

@@ -1,0 +1,247 @@
+"""fit and evaluate: the one way to train a model, to resume a run and to measure what came out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+
+from msdask.errors import MsdaskError
+from msdask.training.curves import draw_curves
+from msdask.training.module import TaskModule
+from msdask.training.recipe import Recipe
+from msdask.training.runs import EpochLog, LastCheckpoint, RandomState, RunFolder
+from msdask.training.task import Batch, Task
+from msdask.weights import save_model
+
+__all__ = ["FitResult", "evaluate", "fit"]
+
+logging.getLogger("pytorch_lightning").addFilter(lambda record: record.levelno > logging.INFO)  # its tips
+_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came out of a run.
+
+    Attributes
+    ----------
+    folder : of the run
+    model : with the weights that were kept, in evaluation mode
+    best_epoch : whose weights these are, from 0
+    epochs : that were run
+    valid : metrics of that epoch on the validation data
+    """
+
+    folder: Path
+    model: nn.Module
+    best_epoch: int
+    epochs: int
+    valid: dict[str, float] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    train: Iterable[Batch],
+    valid: Iterable[Batch],
+    folder: str | os.PathLike[str],
+    *,
+    recipe: Recipe | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    about: dict[str, Any] | None = None,
+) -> FitResult:
+    """Train a model, keep the best weights, leave a run folder.
+
+    Parameters
+    ----------
+    model : its `config` attribute (plain JSON values) is saved with it
+    task : loss and metrics
+    train, valid : loaders of batches, such as `msdask.data.loader`'s; with `set_epoch` each epoch has an order of its
+        own, with `state_dict` and `load_state_dict` a run can be resumed in the middle of an epoch
+    folder : made, or refused if a run is there already and `resume` is off
+    recipe : how
+    resume : go on from the last checkpoint of the folder, if there is one
+    progress : show a bar
+    about : what to say of the model in model.json (data, licence, range)
+
+    Returns
+    -------
+    result : the model with the weights that were kept, also in ``<folder>/model.safetensors`` and ``model.json``
+
+    Raises
+    ------
+    MsdaskError
+        The loss is not finite, a loader is empty, or the folder holds another run.
+    """
+    recipe = recipe or Recipe()
+    run = RunFolder(folder)
+    run.begin(
+        {
+            "model": {"class": type(model).__name__, **getattr(model, "config", {})},
+            "task": task.config,
+            "recipe": recipe.to_dict(),
+        },
+        resume=resume,
+    )
+    checkpoint = _checked(run.last) if resume and run.last.exists() else None
+    seed_everything(recipe.seed, workers=True, verbose=False)
+    module = TaskModule(model, task, recipe)
+    log = EpochLog(run.log)
+    trainer = Trainer(
+        **_engine(recipe, progress=progress),
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.clip,
+        accumulate_grad_batches=recipe.accumulate,
+        default_root_dir=run.path,
+        callbacks=[*_callbacks(recipe, run), log, RandomState(), _Epochs(train)],
+    )
+    trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not log.rows:
+        raise MsdaskError("training: no epoch was finished: the training loader is empty")
+    return _finish(trainer, module, run, log, about)
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    loader: Iterable[Batch],
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    name: str = "test",
+    recipe: Recipe | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Measure a model: its task's metrics and its loss on a loader.
+
+    Parameters
+    ----------
+    model : as `fit` returns it, or loaded
+    task : loss and metrics
+    loader : batches
+    folder : run folder whose metrics.json gets the result under `name`
+    recipe : device and precision
+
+    Raises
+    ------
+    MsdaskError
+        The loader is empty.
+    """
+    recipe = recipe or Recipe()
+    module = TaskModule(model, task, Recipe(precision=recipe.precision))
+    trainer = Trainer(**_engine(recipe, progress=progress))
+    trainer.test(module, _one_loader(loader), verbose=False)
+    if not module.results:
+        raise MsdaskError("test: the loader gave no batch: the split is empty")
+    if folder is not None and trainer.is_global_zero:
+        RunFolder(folder).add_metrics({name: module.results})
+    return module.results
+
+
+def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
+    return {
+        "accelerator": recipe.accelerator,
+        "devices": recipe.devices,
+        "strategy": recipe.strategy,
+        "num_nodes": recipe.nodes,
+        "precision": _PRECISION[recipe.precision],
+        "use_distributed_sampler": False,  # our loaders split by rank themselves
+        "num_sanity_val_steps": 0,
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": progress,
+        "enable_checkpointing": True,
+    }
+
+
+def _callbacks(recipe: Recipe, run: RunFolder) -> list[Callback]:
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=run.checkpoints, filename="best", monitor="valid_loss", mode="min", enable_version_counter=False
+        ),
+        LastCheckpoint(run.last, every=recipe.checkpoint_every),
+    ]
+    if recipe.patience is not None:
+        callbacks.append(
+            EarlyStopping(monitor="valid_loss", mode="min", patience=recipe.patience, check_on_train_epoch_end=False)
+        )
+    return callbacks
+
+
+class _Batches:
+    """A list of batches as one loader: Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def _one_loader(loader: Iterable[Batch]) -> Iterable[Batch]:
+    return _Batches(loader) if isinstance(loader, (list, tuple)) else loader
+
+
+class _Epochs(Callback):
+    """Tells the loader which epoch begins, and keeps in the checkpoints where in it the loader stands.
+
+    Lightning would do the second itself, if it were not asked for the number of steps (by the schedule) before.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(trainer.current_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.loader.state_dict()) if hasattr(self.loader, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if hasattr(self.loader, "load_state_dict") and state_dict:
+            self.loader.load_state_dict(state_dict)
+
+
+def _finish(
+    trainer: Trainer, module: TaskModule, run: RunFolder, log: EpochLog, about: dict[str, Any] | None
+) -> FitResult:
+    keeps_best = module.recipe.keep == "best"
+    chosen = _checked(run.best if keeps_best else run.last)
+    state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "averaged." if module.averaged is not None else "model."
+    model = module.model
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    model.eval()
+    best = min(log.rows, key=lambda row: row["valid_loss"]) if keeps_best else log.rows[-1]
+    valid = {key.removeprefix("valid_"): value for key, value in best.items() if key.startswith("valid_")}
+    if trainer.is_global_zero:
+        draw_curves(log.rows, run.curves)
+        run.add_metrics({"best_epoch": int(best["epoch"]), "epochs": len(log.rows), "valid": valid})
+        save_model(model, run.model, about={**(about or {}), "valid": valid})
+    return FitResult(run.path, model, int(best["epoch"]), len(log.rows), valid)
+
+
+def _checked(path: Path) -> Path:
+    """A checkpoint that holds plain tensors and values only: nothing in it would be unpickled into code."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise MsdaskError(f"checkpoint '{path}' cannot be read safely: {reason}; train again without resume") from error
+    return path

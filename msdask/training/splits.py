@@ -1,0 +1,176 @@
+"""Splits by slide, never by patch: from three lists, or by ratio, stratified and repeated."""
+
+from __future__ import annotations
+
+import csv
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from msdask.errors import SpecError
+
+__all__ = ["Split", "splits"]
+
+Lists: TypeAlias = "str | os.PathLike[str] | Mapping[str, Sequence[str]]"
+
+_NAMES = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way to split the slides.
+
+    Attributes
+    ----------
+    repeat : number, from 0
+    train, valid, test : slide ids, sorted
+    """
+
+    repeat: int
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        first: dict[str, str] = {}
+        for name in _NAMES:
+            for slide in getattr(self, name):
+                if slide in first:
+                    raise SpecError(
+                        f"split {self.repeat}: slide '{slide}' is in '{first[slide]}' and in '{name}': put it into "
+                        "one of them"
+                    )
+                first[slide] = name
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write list_train.csv, list_valid.csv and list_test.csv, one slide a line; returns the folder."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in _NAMES:
+            (place / f"list_{name}.csv").write_text("".join(f"{s}\n" for s in getattr(self, name)), encoding="utf-8")
+        return place
+
+
+def splits(
+    slides: Iterable[str],
+    *,
+    ratios: Sequence[float] = (80, 20, 20),
+    lists: Lists | None = None,
+    repeats: int = 1,
+    seed: int = 0,
+    stratify: Mapping[str, object] | None = None,
+) -> list[Split]:
+    """Split slides into training, validation and test.
+
+    Parameters
+    ----------
+    slides : ids; their order does not matter
+    ratios : of training, validation and test; put to a sum of 1, with a warning where they are neither 1 nor 100
+        together (the original's 80/20/20 is 66.7/16.7/16.7 %)
+    lists : instead of ratios: a folder with list_train.csv, list_valid.csv and list_test.csv (one slide a line), or a
+        mapping of train, valid and test to ids; ids may lack the slide's ending
+    repeats : how many splits are drawn, each with other random numbers
+    seed : the same seed gives the same splits
+    stratify : class of each slide: every class is spread over the three parts as the ratios say
+
+    Raises
+    ------
+    SpecError
+        A slide would be in two parts, is not known, or a part with a ratio above 0 would be empty.
+
+    Examples
+    --------
+    >>> [(len(s.train), len(s.valid), len(s.test)) for s in splits("abcdefghij", ratios=(60, 20, 20), repeats=2)]
+    [(6, 2, 2), (6, 2, 2)]
+    """
+    known = sorted({str(s) for s in slides})
+    if not known:
+        raise SpecError("splits: no slides given")
+    if lists is not None:
+        return [_from_lists(lists, known)]
+    if repeats < 1:
+        raise SpecError(f"repeats={repeats!r}: expected at least 1")
+    shares = _shares(ratios)
+    if stratify is not None and (missing := [s for s in known if s not in stratify]):
+        raise SpecError(f"stratify: no class for {len(missing)} slides, such as '{missing[0]}'")
+    classes: dict[str, list[str]] = {}
+    for slide in known:
+        classes.setdefault(str(stratify[slide]) if stratify is not None else "", []).append(slide)
+    return [_draw(classes, shares, repeat, seed) for repeat in range(repeats)]
+
+
+def _shares(ratios: Sequence[float]) -> tuple[float, ...]:
+    if len(ratios) != 3 or not all(np.isfinite(r) and r >= 0 for r in ratios) or not ratios[0] > 0:
+        raise SpecError(
+            f"ratios={list(ratios)!r}: expected three numbers for training, validation and test, the first above 0"
+        )
+    total = float(sum(ratios))
+    shares = tuple(r / total for r in ratios)
+    if abs(total - 1) > 1e-9 and abs(total - 100) > 1e-9:
+        said, meant = ("/".join(f"{v:.3g}" for v in values) for values in (ratios, [100 * s for s in shares]))
+        warnings.warn(f"ratios {said} add up to {total:g}: taken as {meant} %", UserWarning, stacklevel=3)
+    return shares
+
+
+def _draw(classes: Mapping[str, list[str]], shares: Sequence[float], repeat: int, seed: int) -> Split:
+    rng = np.random.default_rng([seed, repeat])
+    parts: list[list[str]] = [[], [], []]
+    owed = np.zeros(3)  # what rounding in the classes before left open, so that the totals come out right too
+    for name in sorted(classes):
+        members = [classes[name][i] for i in rng.permutation(len(classes[name]))]
+        wanted = np.asarray(shares) * len(members) + owed
+        counts = np.maximum(np.floor(wanted + 1e-9), 0).astype(int)
+        while counts.sum() > len(members):
+            counts[np.argmax(counts - wanted)] -= 1
+        while counts.sum() < len(members):
+            counts[np.argmax(wanted - counts)] += 1
+        owed = wanted - counts
+        first = 0
+        for part, count in zip(parts, counts, strict=True):
+            part += members[first : first + count]
+            first += count
+    for part, name, share in zip(parts, _NAMES, shares, strict=True):
+        if share > 0 and not part:
+            total = sum(len(v) for v in classes.values())
+            raise SpecError(f"splits: {total} slides leave none for '{name}' at a share of {share:.1%}")
+    return Split(repeat, *(tuple(sorted(part)) for part in parts))
+
+
+def _from_lists(lists: Lists, known: Sequence[str]) -> Split:
+    named = _read(Path(lists)) if isinstance(lists, (str, os.PathLike)) else dict(lists)
+    if unknown := sorted(set(named) - set(_NAMES)):
+        raise SpecError(f"lists: unknown parts {unknown}; expected {', '.join(_NAMES)}")
+    by_stem: dict[str, list[str]] = {}
+    for slide in known:
+        by_stem.setdefault(os.path.splitext(slide)[0], []).append(slide)
+
+    def find(name: str) -> str:
+        found = [name] if name in known else by_stem.get(name, [])
+        if len(found) != 1:
+            what = f"may be any of {found}" if found else f"is none of the {len(known)} slides, such as '{known[0]}'"
+            raise SpecError(f"lists: '{name}' {what}")
+        return found[0]
+
+    return Split(0, *(tuple(sorted({find(n) for n in named.get(part, ())})) for part in _NAMES))
+
+
+def _read(folder: Path) -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {}
+    for name in _NAMES:
+        path = folder / f"list_{name}.csv"
+        if name == "valid" and not path.is_file():
+            path = folder / "list_val.csv"
+        if path.is_file():
+            try:
+                with path.open(newline="", encoding="utf-8-sig") as stream:
+                    lists[name] = [cell.strip() for line in csv.reader(stream) for cell in line[:1] if cell.strip()]
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
+                raise SpecError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
+    if not lists:
+        raise SpecError(f"lists '{folder}': none of list_train.csv, list_valid.csv and list_test.csv is there")
+    return lists

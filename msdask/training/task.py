@@ -1,0 +1,31 @@
+"""Task: what a model learns - its loss and its metrics; the one part of training that differs between models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+__all__ = ["Batch", "Task"]
+
+Batch = Mapping[str, Tensor]
+"""What a loader gives: "image" (B, M, 3, S, S) uint8, "label", "magnification" (B, M), "slide", "row" ..."""
+
+
+class Task(Protocol):
+    """Loss and metrics of a kind of model."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Plain JSON values that say what the task is; saved with the run."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The mean loss of a batch, and (predictions, targets) as the metrics take them."""
+        ...
+
+    def metrics(self) -> nn.ModuleDict | dict[str, Metric]:
+        """New metrics by name, each updated with (predictions, targets)."""
+        ...
