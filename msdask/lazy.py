@@ -134,6 +134,11 @@ def planned(
             f"slide '{slide.path}' is {slide.shape[1]} x {slide.shape[0]} px, the selection was made on one of "
             f"{selection.attrs['shape'][1]} x {selection.attrs['shape'][0]} px: select on this slide"
         )
+    if abs(selection.attrs["mpp_used"] / slide.mpp_used - 1) > 1e-9:
+        raise SpecError(
+            f"slide '{slide.path}' has {slide.mpp_used:g} um/px, the selection was made at "
+            f"{selection.attrs['mpp_used']:g} um/px: select on this slide, opened in this way"
+        )
     plans = read_plans(slide, spec)
     footprints = tuple(
         footprint(spec.patch_size, target_mpp=magnification_to_mpp(m), slide_mpp=slide.mpp_used)

@@ -7,10 +7,15 @@ scheduler or the client.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -18,17 +23,19 @@ from numpy.typing import NDArray
 
 from msdask import layout, writing
 from msdask.annotations import read_label_mask
-from msdask.blocks import OnBadTile, PatchReader
+from msdask.blocks import OnBadTile, PatchReader, SharedTiles
 from msdask.errors import MaskError, SlideError, StoreError
 from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
+from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
 from msdask.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
 from msdask.table import SlideRow
+from msdask.tilecache import process_cache
 from msdask.tissue import tissue_mask
 
 __all__ = ["BlockJob", "MaskSource", "begin_slide", "check_source", "plan_slide", "run_block"]
@@ -120,18 +127,54 @@ def begin_slide(
     return jobs
 
 
-def run_block(job: BlockJob, block: int) -> int:
-    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing."""
-    x0, y0 = _origins(job.target.path, layout.document_time(job.target.array_path("x0")))
+def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing.
+
+    Parameters
+    ----------
+    job, block : what to do
+    readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
+    """
+    reader = job.slide.reader
+    x0, y0, needed = _tables(
+        job.target, job.reader, cast("Any", reader), layout.document_time(job.target.array_path("x0"))
+    )
     rows = job.target.block(block)
-    image, filled = job.reader.read(job.slide.reader, x0[rows], y0[rows])
+    x, y = x0[rows], y0[rows]
+    shared = SharedTiles(process_cache(), (job.slide.path, id(reader)), needed)
+    size = job.reader.patch_size
+    image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
+    filled = np.zeros((len(x), len(job.reader.plans)), np.float32)
+
+    def read(part: slice) -> None:
+        filled[part] = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])[1]
+
+    if readers is None or parts < 2:
+        read(slice(None))
+    else:
+        edges = np.linspace(0, len(x), parts + 1).round().astype(int).tolist()
+        deque(readers.map(read, (slice(*edge) for edge in pairwise(edges))), maxlen=0)
     return writing.write_block(job.target, block, image, filled)
 
 
+_scratch = threading.local()
+
+
+def _buffer(size: int) -> NDArray[np.uint8]:
+    """Memory of this thread for one block's pixels, used again for the next block."""
+    held: NDArray[np.uint8] | None = getattr(_scratch, "buffer", None)
+    if held is None or held.size < size:
+        held = _scratch.buffer = np.empty(size, np.uint8)
+    return held[:size]
+
+
 @lru_cache(maxsize=16)
-def _origins(path: str, state: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(x0, y0) of a slide's tables, once a process."""
-    return layout.read_column(path, "x0"), layout.read_column(path, "y0")
+def _tables(
+    target: SlideTarget, patch_reader: PatchReader, reader: Reader, state: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], tuple[NDArray[np.bool_], ...]]:
+    """(x0, y0) of a slide, and the tiles that several of its blocks need: once a process."""
+    x0, y0 = layout.read_column(target.path, "x0"), layout.read_column(target.path, "y0")
+    return x0, y0, patch_reader.shared_tiles(reader, x0, y0, target.rows)
 
 
 def plan_slide(
