@@ -6,8 +6,9 @@ This is the one place with a Python loop over patches. Its cost beside the decod
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -37,7 +38,8 @@ class SharedTiles:
     ----------
     cache : of the process
     slide : names the slide in the cache's keys
-    needed : for each magnification (tile rows, tile columns) bool, whether more than one block needs the tile
+    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one block needs
+        the tile
     """
 
     cache: TileCache
@@ -92,9 +94,18 @@ class PatchReader:
         count, size = len(x0), self.patch_size
         image = np.empty((count, len(self.plans), size, size, 3), np.uint8) if out is None else out
         filled = np.zeros((count, len(self.plans)), np.float32)
-        for m in range(len(self.plans)):
-            one = _MagnificationReader(self, reader, m, shared)
-            one.read(x0[:, m], y0[:, m], image[:, m], filled[:, m])
+        sources, cuts = self._cuts(reader, x0, y0)
+        for number, source in enumerate(sources):
+            source.expect([cut for cut in cuts if cut.source is source])
+            if shared is not None:
+                source.share(shared, shared.needed[number])
+        for i in range(count):
+            for m, cut in enumerate(cuts):
+                cut.read(i, image[i, m])
+                if cut.source.bad:
+                    filled[i, m] = cut.bad_fraction(i)
+            for source in sources:
+                source.release(i)
         return image, filled
 
     def shared_tiles(
@@ -110,142 +121,197 @@ class PatchReader:
 
         Returns
         -------
-        needed : for each magnification (tile rows, tile columns) bool
+        needed : for each level and reduction that is read (tile rows, tile columns) bool
         """
-        return tuple(
-            _MagnificationReader(self, reader, m, None).shared_by_blocks(x0[:, m], y0[:, m], rows)
-            for m in range(len(self.plans))
-        )
+        sources, cuts = self._cuts(reader, x0, y0)
+        return tuple(source.shared_by_blocks([c for c in cuts if c.source is source], rows) for source in sources)
+
+    def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Source], list[_Cut]]:
+        """What is read, each level and reduction once, and how each magnification is cut from it."""
+        sources: dict[tuple[int, int], _Source] = {}
+        cuts = []
+        for m, plan in enumerate(self.plans):
+            source = sources.setdefault((plan.level, plan.dct_scale), _Source(reader, plan, self.on_bad_tile))
+            cuts.append(_Cut(self, source, m, x0[:, m], y0[:, m]))
+        return list(sources.values()), cuts
 
 
-class _MagnificationReader:
-    """One magnification of one block: its tiles, kept from their first to their last use."""
+class _Source:
+    """One level at one reduction in one block: its tiles, kept from their first to their last use."""
 
-    def __init__(self, spec: PatchReader, reader: Reader, magnification: int, shared: SharedTiles | None) -> None:
-        self.spec, self.reader = spec, reader
-        self.plan, self.footprint = spec.plans[magnification], spec.footprints[magnification]
-        info = reader.levels[self.plan.level]
-        scale = self.plan.dct_scale
+    def __init__(self, reader: Reader, plan: ReadPlan, on_bad_tile: OnBadTile) -> None:
+        info = reader.levels[plan.level]
+        scale = plan.dct_scale
+        self.reader, self.plan, self.on_bad_tile = reader, plan, on_bad_tile
         self.tile_height, self.tile_width = info.tile[0] // scale, info.tile[1] // scale
         self.height, self.width = _scaled_shape(info, scale)
-        self.size = spec.patch_size
-        # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
-        ratio = self.plan.ratio
-        self.extent = self.size if ratio == 1.0 else math.ceil(self.size * ratio - 1e-9) + 1
         self.tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self.bad: set[tuple[int, int]] = set()
-        self.shared = shared
-        self.needed = shared.needed[magnification] if shared is not None else None
+        self._ends: dict[int, list[tuple[int, int]]] = {}
+        self._shared: SharedTiles | None = None
+        self._needed: NDArray[np.bool_] | None = None
 
-    def read(
-        self, x0: NDArray[np.int32], y0: NDArray[np.int32], image: NDArray[np.uint8], filled: NDArray[np.float32]
-    ) -> None:
-        slide_height, slide_width = self.reader.levels[0].shape
-        xs, ys = self._starts(x0), self._starts(y0)
-        extent, ratio = self.extent, self.plan.ratio
-        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.width) & (ys + extent <= self.height)
-        # The planned footprint lies in the slide: what rounding pushes over the edge is replicated, not padded.
-        x_limits = np.where(self._is_inside(x0, slide_width), -1, self._limit(slide_width)).tolist()
-        y_limits = np.where(self._is_inside(y0, slide_height), -1, self._limit(slide_height)).tolist()
-        columns = [self._segments(x, self.width, self.tile_width) for x in xs.tolist()]
-        rows = [self._segments(y, self.height, self.tile_height) for y in ys.tolist()]
-        last_use = {(r[0], c[0]): i for i in range(len(rows)) for r in rows[i] for c in columns[i]}
-        canvas = None if ratio == 1.0 else np.empty((extent, extent, 3), np.uint8)
-        tiles = self.tiles
-        for i in range(len(rows)):
-            target = image[i] if canvas is None else canvas
-            if not whole[i]:
-                target[:] = self.spec.pad
-            for r, top, bottom, tile_top, tile_bottom in rows[i]:
-                for c, left, right, tile_left, tile_right in columns[i]:
-                    tile = tiles.get((r, c))
-                    if tile is None:
-                        tile = self._load(r, c)
-                    target[top:bottom, left:right] = tile[tile_top:tile_bottom, tile_left:tile_right]
-                    if last_use[r, c] == i:
-                        del tiles[r, c]
-            if not whole[i]:
-                _replicate(target, int(ys[i]), self.height, y_limits[i])
-                _replicate(target.swapaxes(0, 1), int(xs[i]), self.width, x_limits[i])
-            if canvas is not None:
-                method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
-                reduced = cv2.resize(canvas, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
-                image[i] = reduced[: self.size, : self.size]
-            if self.bad:
-                filled[i] = sum(
-                    (r[2] - r[1]) * (c[2] - c[1]) for r in rows[i] for c in columns[i] if (r[0], c[0]) in self.bad
-                ) / (extent**2)
+    def expect(self, cuts: Sequence[_Cut]) -> None:
+        """Learn after which patch each tile is not needed any more."""
+        last_use = {
+            (r[0], c[0]): i
+            for i in range(len(cuts[0].rows))
+            for cut in cuts
+            for r in cut.rows[i]
+            for c in cut.columns[i]
+        }
+        for key, i in last_use.items():
+            self._ends.setdefault(i, []).append(key)
 
-    def shared_by_blocks(self, x0: NDArray[np.int32], y0: NDArray[np.int32], rows: int) -> NDArray[np.bool_]:
-        """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
-        grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
-        spans = []
-        for start, size, tile in (
-            (self._starts(y0), self.height, self.tile_height),
-            (self._starts(x0), self.width, self.tile_width),
-        ):
-            first = np.clip(start, 0, size - 1) // tile
-            last = np.clip(start + self.extent - 1, 0, size - 1) // tile
-            spans.append((first, last))
-        (top, bottom), (left, right) = spans
-        block = np.arange(len(x0)) // rows
-        pairs = []
-        # The few offsets from a patch's first tile: as many as a patch has tiles, whatever the slide's size.
-        for dr in range(int((bottom - top).max(initial=-1)) + 1):
-            for dc in range(int((right - left).max(initial=-1)) + 1):
-                ok = (top + dr <= bottom) & (left + dc <= right)
-                pairs.append((((top + dr) * grid[1] + left + dc)[ok] * (block.max(initial=0) + 1)) + block[ok])
-        if not pairs:
-            return np.zeros(grid, bool)
-        tile_of = np.unique(np.concatenate(pairs)) // (block.max(initial=0) + 1)
-        return np.bincount(tile_of, minlength=grid[0] * grid[1]).reshape(grid) > 1
+    def share(self, shared: SharedTiles, needed: NDArray[np.bool_]) -> None:
+        """Look for tiles in the shared cache, and leave there those that other blocks need."""
+        self._shared, self._needed = shared, needed
 
-    def _starts(self, origin: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Nearest px of what is read, halves away from zero."""
-        read_px = origin / self.plan.step
-        return np.copysign(np.floor(np.abs(read_px) + 0.5), read_px).astype(np.int64)
+    def release(self, patch: int) -> None:
+        """Let go of the tiles that `patch` was the last to need."""
+        for key in self._ends.get(patch, ()):
+            self.tiles.pop(key, None)
 
-    def _is_inside(self, origin: NDArray[np.int32], slide_size: int) -> NDArray[np.bool_]:
-        """Whether the footprint lies in the slide along this axis; 1 level-0 px of slack, since origins are rounded."""
-        return (origin >= 0) & (origin + self.footprint <= slide_size + 1.0)
-
-    def _limit(self, slide_size: int) -> int:
-        """First px of this read that lies outside the slide; the level itself may end up to one px earlier."""
-        return math.ceil(slide_size / self.plan.step - 1e-6)
-
-    def _segments(self, start: int, size: int, tile: int) -> list[_Segment]:
-        """Tiles under a patch along one axis; a grid has few distinct starts, but they cost little anyway."""
-        low, high = max(start, 0), min(start + self.extent, size)
-        segments: list[_Segment] = []
-        if low >= high:  # all of it lies outside
-            return segments
-        for index in range(low // tile, -(-high // tile)):
-            begin = index * tile
-            first, last = max(low, begin), min(high, begin + tile)
-            segments.append((index, first - start, last - start, first - begin, last - begin))
-        return segments
-
-    def _load(self, row: int, column: int) -> NDArray[np.uint8]:
+    def load(self, row: int, column: int) -> NDArray[np.uint8]:
         """A tile from the shared cache, or decoded."""
         key = None
-        if self.shared is not None and self.needed is not None and self.needed[row, column]:
-            key = (self.shared.slide, self.plan.level, self.plan.dct_scale, row, column)
-            tile = self.shared.cache.get(key)
+        if self._shared is not None and self._needed is not None and self._needed[row, column]:
+            key = (self._shared.slide, self.plan.level, self.plan.dct_scale, row, column)
+            tile = self._shared.cache.get(key)
             if tile is not None:
                 self.tiles[row, column] = tile
                 return tile
         try:
             tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
         except TileError:
-            if self.spec.on_bad_tile == "raise":
+            if self.on_bad_tile == "raise":
                 raise
             self.bad.add((row, column))
             tile = np.full((self.tile_height, self.tile_width, 3), _WHITE, np.uint8)
             key = None
-        if key is not None and self.shared is not None:
-            self.shared.cache.put(key, tile)
+        if key is not None and self._shared is not None:
+            self._shared.cache.put(key, tile)
         self.tiles[row, column] = tile
         return tile
+
+    def shared_by_blocks(self, cuts: Sequence[_Cut], rows: int) -> NDArray[np.bool_]:
+        """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
+        grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+        block = np.arange(len(cuts[0].xs)) // rows
+        blocks = int(block.max(initial=0)) + 1
+        pairs = [np.empty(0, np.int64)]
+        for cut in cuts:
+            (top, bottom), (left, right) = cut.tile_spans()
+            # The few offsets from a patch's first tile: as many as a patch has tiles, whatever the slide's size.
+            for dr in range(int((bottom - top).max(initial=-1)) + 1):
+                for dc in range(int((right - left).max(initial=-1)) + 1):
+                    ok = (top + dr <= bottom) & (left + dc <= right)
+                    pairs.append((((top + dr) * grid[1] + left + dc) * blocks + block)[ok])
+        tiles = np.unique(np.concatenate(pairs)) // blocks
+        return np.bincount(tiles, minlength=grid[0] * grid[1]).reshape(grid) > 1
+
+
+class _Cut:
+    """One magnification of one block: where its patches lie in what is read, and how they become patches."""
+
+    def __init__(
+        self, spec: PatchReader, source: _Source, magnification: int, x0: NDArray[np.int32], y0: NDArray[np.int32]
+    ) -> None:
+        self.source, self.plan, self.size, self.pad = source, spec.plans[magnification], spec.patch_size, spec.pad
+        # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
+        ratio = self.plan.ratio
+        self.extent = self.size if ratio == 1.0 else math.ceil(self.size * ratio - 1e-9) + 1
+        self.xs, self.ys = self._starts(x0), self._starts(y0)
+        slide_height, slide_width = source.reader.levels[0].shape
+        footprint = spec.footprints[magnification]
+        self.x_limits = self._limits(x0, slide_width, footprint)
+        self.y_limits = self._limits(y0, slide_height, footprint)
+        self._canvas: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def columns(self) -> list[list[_Segment]]:
+        """Tiles under each patch along x."""
+        return [self._segments(x, self.source.width, self.source.tile_width) for x in self.xs.tolist()]
+
+    @cached_property
+    def rows(self) -> list[list[_Segment]]:
+        """Tiles under each patch along y."""
+        return [self._segments(y, self.source.height, self.source.tile_height) for y in self.ys.tolist()]
+
+    @cached_property
+    def whole(self) -> list[bool]:
+        """Whether all that is read for a patch lies in the level."""
+        xs, ys, extent = self.xs, self.ys, self.extent
+        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.source.width) & (ys + extent <= self.source.height)
+        return [bool(w) for w in whole]
+
+    def read(self, i: int, patch: NDArray[np.uint8]) -> None:
+        """Put patch `i` together, straight from its tiles."""
+        ratio = self.plan.ratio
+        target = patch
+        if ratio != 1.0:
+            if self._canvas is None:
+                self._canvas = np.empty((self.extent, self.extent, 3), np.uint8)
+            target = self._canvas
+        if not self.whole[i]:
+            target[:] = self.pad
+        tiles, load = self.source.tiles, self.source.load
+        for r, top, bottom, tile_top, tile_bottom in self.rows[i]:
+            for c, left, right, tile_left, tile_right in self.columns[i]:
+                tile = tiles.get((r, c))
+                if tile is None:
+                    tile = load(r, c)
+                target[top:bottom, left:right] = tile[tile_top:tile_bottom, tile_left:tile_right]
+        if not self.whole[i]:
+            _replicate(target, int(self.ys[i]), self.source.height, int(self.y_limits[i]))
+            _replicate(target.swapaxes(0, 1), int(self.xs[i]), self.source.width, int(self.x_limits[i]))
+        if ratio != 1.0:
+            method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
+            reduced = cv2.resize(target, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
+            patch[:] = reduced[: self.size, : self.size]
+
+    def bad_fraction(self, i: int) -> float:
+        """Fraction of what is read for patch `i` that stands for a bad tile."""
+        bad = self.source.bad
+        px = sum((r[2] - r[1]) * (c[2] - c[1]) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad)
+        return px / self.extent**2
+
+    def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(first, last) tile row and column of each patch."""
+        axes = (
+            (self.ys, self.source.height, self.source.tile_height),
+            (self.xs, self.source.width, self.source.tile_width),
+        )
+        return [
+            (np.clip(start, 0, size - 1) // tile, np.clip(start + self.extent - 1, 0, size - 1) // tile)
+            for start, size, tile in axes
+        ]
+
+    def _starts(self, origin: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Nearest px of what is read, halves away from zero."""
+        read_px = origin / self.plan.step
+        return np.copysign(np.floor(np.abs(read_px) + 0.5), read_px).astype(np.int64)
+
+    def _limits(self, origin: NDArray[np.int32], slide_size: int, footprint: float) -> NDArray[np.int64]:
+        """First px of this read that lies outside the slide; the level itself may end up to one px earlier.
+
+        -1 where the planned footprint lies in the slide (with 1 level-0 px of slack, origins are rounded): what rounding
+        pushes over the edge is replicated there, not padded.
+        """
+        is_inside = (origin >= 0) & (origin + footprint <= slide_size + 1.0)
+        return np.where(is_inside, -1, math.ceil(slide_size / self.plan.step - 1e-6))
+
+    def _segments(self, start: int, size: int, tile: int) -> list[_Segment]:
+        """Tiles under a patch along one axis."""
+        low, high = max(start, 0), min(start + self.extent, size)
+        segments: list[_Segment] = []
+        if low >= high:
+            return segments
+        for index in range(low // tile, -(-high // tile)):
+            begin = index * tile
+            first, last = max(low, begin), min(high, begin + tile)
+            segments.append((index, first - start, last - start, first - begin, last - begin))
+        return segments
 
 
 def _scaled_shape(info: LevelInfo, scale: int) -> tuple[int, int]:
@@ -268,9 +334,14 @@ def _replicate(target: NDArray[np.uint8], start: int, size: int, limit: int) -> 
 
 
 def read_region(
-    reader: Reader, level: int, scale: int, rows: tuple[int, int], columns: tuple[int, int]
+    reader: Reader,
+    level: int,
+    scale: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    on_bad_tile: OnBadTile = "raise",
 ) -> NDArray[np.uint8]:
-    """A rectangle of a level that is decoded at 1 / scale, px [first, last) within it.
+    """A rectangle of a level that is decoded at 1 / scale, px [first, last) within it; bad tiles raise or are white.
 
     Returns
     -------
@@ -279,7 +350,7 @@ def read_region(
     Raises
     ------
     TileError
-        A tile under it cannot be read.
+        A tile under it cannot be read, and `on_bad_tile` is "raise".
     """
     info = reader.levels[level]
     tile_height, tile_width = info.tile[0] // scale, info.tile[1] // scale
@@ -291,7 +362,13 @@ def read_region(
         for c in range(x0 // tile_width, -(-x1 // tile_width)):
             left = c * tile_width
             x_from, x_to = max(x0, left), min(x1, left + tile_width)
-            tile = reader.read_tile(level, r, c, scale)
+            try:
+                tile = reader.read_tile(level, r, c, scale)
+            except TileError:
+                if on_bad_tile == "raise":
+                    raise
+                out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = _WHITE
+                continue
             out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = tile[
                 y_from - top : y_to - top, x_from - left : x_to - left
             ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,19 +82,19 @@ class BlockJob:
 def begin_slide(
     row: SlideRow,
     specs: Sequence[ExtractionSpec],
-    paths: Sequence[str],
+    paths: Sequence[str | None],
     *,
     codec: Codec,
     masks: MaskSource,
     links: Mapping[str, Mapping[str, str]],
     on_bad_tile: OnBadTile = "raise",
-) -> list[BlockJob]:
+) -> list[BlockJob | None]:
     """Open a slide, find or make its mask, select for every spec and write the tables.
 
     Parameters
     ----------
     row : the slide
-    specs, paths : what to cut, and the slide's group in each patch set
+    specs, paths : what to cut, and the slide's group in each patch set, None where it is complete already
     codec : of the store
     masks : where its mask comes from
     links : what a `parent_<m>x` column points into
@@ -104,11 +103,14 @@ def begin_slide(
     Raises
     ------
     MsdaskError
-        The slide, its scale or its mask is not usable, or an unfinished run differs from this one.
+        The slide, its scale or its mask is not usable, or the store cannot be written.
     """
-    slide, tables, notes = plan_slide(row, specs, masks)
-    jobs = []
+    slide, tables, notes = plan_slide(row, specs, masks, on_bad_tile=on_bad_tile)
+    jobs: list[BlockJob | None] = []
     for table, path in zip(tables, paths, strict=True):
+        if path is None:
+            jobs.append(None)
+            continue
         reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
         count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
         mask = facts["mask"].values if "mask" in facts else None
@@ -118,7 +120,7 @@ def begin_slide(
             codec,
             facts,
             rows=block_rows(count, magnifications, reader.patch_size),
-            tissue_mean=lambda mask=mask: float(mean_of_tissue(slide, mask)),  # type: ignore[misc]
+            tissue_mean=lambda mask=mask: float(mean_of_tissue(slide, mask, on_bad_tile)),  # type: ignore[misc]
             attrs={"cohort": dict(row.cohort)} | ({"links": own} if own else {}),
         )
         todo = tuple(np.flatnonzero(~written).tolist())
@@ -178,7 +180,11 @@ def _tables(
 
 
 def plan_slide(
-    row: SlideRow, specs: Sequence[ExtractionSpec], masks: MaskSource | None = None
+    row: SlideRow,
+    specs: Sequence[ExtractionSpec],
+    masks: MaskSource | None = None,
+    *,
+    on_bad_tile: OnBadTile = "raise",
 ) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...]]:
     """Everything about one slide before its pixels: open it, find or make its mask, select for every spec.
 
@@ -193,12 +199,13 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
-        mask, labels = _masks(row, slide, specs[0], masks or MaskSource())
-        tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
-    notes = (*slide.warnings, *(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
+    mask, labels = _masks(row, slide.with_bad_tiles(on_bad_tile), specs[0], masks or MaskSource())
+    tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
+    # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
+    notes = slide.warnings
+    if mask is not None and not mask.values.any():
+        notes = (*notes, f"mask '{mask.attrs.get('source')}' is empty")
     for table in tables:
         table.attrs["slide_id"] = row.slide_id
     for spec, coarse in zip(specs, tables, strict=True):
@@ -252,17 +259,23 @@ def check_source(row: SlideRow, path: str) -> tuple[str, ...]:
     Raises
     ------
     StoreError
-        The file is another one.
+        The file is another one, or its scale is.
     """
-    stored = layout.read_attrs(path)["fingerprint"]
+    stored = layout.read_attrs(path)
     try:
-        fingerprint = Slide(row.path, mpp=row.mpp, magnification=row.magnification).fingerprint()
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
+        fingerprint = slide.fingerprint()
     except SlideError as error:
         return (f"complete, but its file cannot be opened now: {error}",)
-    if fingerprint != stored:
+    if fingerprint != stored["fingerprint"]:
         raise StoreError(
             f"'{path}' was made from another file than '{row.path}' (their fingerprints differ): pass "
             "overwrite=True to "
             "replace it, or give the slide another id"
+        )
+    if slide.mpp is not None and slide.mpp != stored["mpp"]:
+        raise StoreError(
+            f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): pass "
+            "overwrite=True to replace it, or give the slide another id"
         )
     return ()

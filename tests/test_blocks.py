@@ -197,7 +197,6 @@ def test_each_tile_is_decoded_once_a_block_and_only_those_that_are_needed(
         assert decoded
 
 
-@pytest.mark.xfail(reason="each magnification of a block decodes its own tiles")
 def test_magnifications_that_read_the_same_level_share_its_tiles(odd_slide: SampleSlide, decoded: list[TileCall]) -> None:
     slide = open_slide(odd_slide.path)
     data = patches(slide, some(centroids(slide, magnifications=[40, 20], patch_size=64), 50))
@@ -210,14 +209,14 @@ def test_tiles_are_dropped_after_their_last_use(small_slide: SampleSlide, monkey
     slide = open_slide(small_slide.path)
     table = grid(slide, magnification=40, patch_size=64)
     held: list[int] = []
-    original = blocks._MagnificationReader._load
+    original = blocks._Source.load
 
     def watching(self: Any, row: int, column: int) -> NDArray[np.uint8]:
         tile = original(self, row, column)
         held.append(len(self.tiles))
         return tile
 
-    monkeypatch.setattr(blocks._MagnificationReader, "_load", watching)
+    monkeypatch.setattr(blocks._Source, "load", watching)
     reader, facts = planned(slide, table)
     reader.read(slide.reader, facts["x0"].values, facts["y0"].values)
     # Tiles of 256 px hold 16 whole patches of 64 px, in Morton order: one tile at a time.
