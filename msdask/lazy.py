@@ -160,7 +160,9 @@ def mean_of_tissue(
     slide: Slide, mask: NDArray[np.integer[Any]] | None, on_bad_tile: OnBadTile = "raise"
 ) -> NDArray[np.float64]:
     """Mean of the slide's 1.25x image inside the mask: () float64, the `t` that decides the white threshold."""
-    image = slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
+    image = (
+        slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
+    )
     inside = np.ones(image.shape[:2], bool) if mask is None else mask > 0
     return np.asarray(tissue_mean(image, inside))
 

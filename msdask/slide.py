@@ -295,7 +295,15 @@ class Slide:
         return self.__dict__.copy()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("msdask.Slide", self.path, self._backend, _file_state(self.path), self._on_bad_tile, self.scale, self.level_infos)
+        return (
+            "msdask.Slide",
+            self.path,
+            self._backend,
+            _file_state(self.path),
+            self._on_bad_tile,
+            self.scale,
+            self.level_infos,
+        )
 
     def __repr__(self) -> str:
         height, width = self.shape

@@ -74,7 +74,9 @@ def naive_patches(slide: Slide, data: xr.Dataset, m: int) -> NDArray[np.float64]
         x, y = (half_away(v / plan["step"]) * scale for v in (x0, y0))
         rows, columns = shares(y, size, ratio, level.shape[0]), shares(x, size, ratio, level.shape[1])
         inner = np.ix_(rows.any(0), columns.any(0))
-        out.append(np.einsum("ai,ijc,bj->abc", rows[:, rows.any(0)], level[inner], columns[:, columns.any(0)], optimize=True))
+        out.append(
+            np.einsum("ai,ijc,bj->abc", rows[:, rows.any(0)], level[inner], columns[:, columns.any(0)], optimize=True)
+        )
     return np.stack(out)
 
 
@@ -105,7 +107,13 @@ def test_where_a_level_has_the_scale_its_pixels_are_taken_as_they_are(
 ) -> None:
     slide = open_slide(small_slide.path)
     data = patches(slide, some(grid(slide, magnification=magnification, patch_size=48), 40))
-    assert data.attrs["reads"][0] == {"level": level, "dct_scale": 1, "step": 4.0**level, "ratio": 1.0, "upsampled": False}
+    assert data.attrs["reads"][0] == {
+        "level": level,
+        "dct_scale": 1,
+        "step": 4.0**level,
+        "ratio": 1.0,
+        "upsampled": False,
+    }
     image, whole = data["image"].to_numpy(), stored_level(small_slide.path, level)
     for i, (x0, y0) in enumerate(zip(data["x0"][:, 0].values, data["y0"][:, 0].values, strict=True)):
         x, y = x0 // 4**level, y0 // 4**level
@@ -131,8 +139,10 @@ def test_lossless_patches_of_an_odd_slide_are_the_area_mean(magnification: float
 def test_the_decoders_reduction_is_used_unless_it_is_switched_off(small_slide: SampleSlide) -> None:
     slide = open_slide(small_slide.path)
     table = some(grid(slide, magnification=20, patch_size=64), 6)
-    scaled, exact, finest = patches(slide, table), patches(slide, table, decode="exact"), patches(
-        slide, some(grid(slide, magnification=10, patch_size=64), 6), source="finest", decode="exact"
+    scaled, exact, finest = (
+        patches(slide, table),
+        patches(slide, table, decode="exact"),
+        patches(slide, some(grid(slide, magnification=10, patch_size=64), 6), source="finest", decode="exact"),
     )
     assert scaled.attrs["reads"][0]["dct_scale"] == 2
     assert exact.attrs["reads"][0]["dct_scale"] == 1
@@ -177,7 +187,9 @@ def test_the_same_place_in_another_selection_has_the_same_pixels(odd_slide: Samp
     tuples = centroids(slide, magnifications=[15, 5], patch_size=40)
     alone = grid(slide, magnification=15, patch_size=40)
     np.testing.assert_array_equal(tuples["x0"][:, 0], alone["x0"][:, 0])
-    np.testing.assert_array_equal(patches(slide, tuples)["image"].to_numpy()[:, :1], patches(slide, alone)["image"].to_numpy())
+    np.testing.assert_array_equal(
+        patches(slide, tuples)["image"].to_numpy()[:, :1], patches(slide, alone)["image"].to_numpy()
+    )
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -197,7 +209,9 @@ def test_each_tile_is_decoded_once_a_block_and_only_those_that_are_needed(
         assert decoded
 
 
-def test_magnifications_that_read_the_same_level_share_its_tiles(odd_slide: SampleSlide, decoded: list[TileCall]) -> None:
+def test_magnifications_that_read_the_same_level_share_its_tiles(
+    odd_slide: SampleSlide, decoded: list[TileCall]
+) -> None:
     slide = open_slide(odd_slide.path)
     data = patches(slide, some(centroids(slide, magnifications=[40, 20], patch_size=64), 50))
     assert [plan["level"] for plan in data.attrs["reads"]] == [0, 0]
@@ -237,11 +251,11 @@ def test_morton_order_keeps_a_block_compact(small_slide: SampleSlide) -> None:
 
 @pytest.mark.parametrize("fixture", ["small_slide", "odd_slide"])
 @pytest.mark.parametrize("pad", [255, 0])
-def test_contexts_are_padded_exactly_outside_the_slide(
-    fixture: str, pad: int, request: pytest.FixtureRequest
-) -> None:
+def test_contexts_are_padded_exactly_outside_the_slide(fixture: str, pad: int, request: pytest.FixtureRequest) -> None:
     slide = open_slide(request.getfixturevalue(fixture).path)
-    magnifications, size = ([10, 2.5], 64) if fixture == "small_slide" else ([44.189129474149355 / 4, 44.189129474149355 / 16], 60)
+    magnifications, size = (
+        ([10, 2.5], 64) if fixture == "small_slide" else ([44.189129474149355 / 4, 44.189129474149355 / 16], 60)
+    )
     data = patches(slide, centroids(slide, magnifications=magnifications, patch_size=size), pad=pad)
     image = data["image"].to_numpy()
     plan = data.attrs["reads"][1]
@@ -271,7 +285,9 @@ def test_contexts_are_padded_exactly_outside_the_slide(
 def ragged_slide(tmp_path_factory: pytest.TempPathFactory) -> SampleSlide:
     """2 px more than 16 x its coarsest level on each side: 1026 x 1282 px, levels 1, 4, 16, lossless."""
     folder = tmp_path_factory.mktemp("ragged")
-    return make_slide(folder / "ragged.svs", size=(1026, 1282), seed=5, compression="deflate", associated=False, tissue_fraction=1.0)
+    return make_slide(
+        folder / "ragged.svs", size=(1026, 1282), seed=5, compression="deflate", associated=False, tissue_fraction=1.0
+    )
 
 
 def test_inside_the_slide_but_beyond_a_levels_floor_size_the_edge_is_replicated(ragged_slide: SampleSlide) -> None:

@@ -96,8 +96,12 @@ def test_zarr_python_writes_and_reads_with_the_registered_codec(
     np.testing.assert_array_equal(read, expected)
 
 
-@pytest.mark.parametrize(("codec", "configuration"), [(PredictedZstd(level=3), {"level": 3}), (Jpeg(quality=90), {"quality": 90})])
-def test_the_metadata_document_brings_the_codec_back(codec: PredictedZstd | Jpeg, configuration: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("codec", "configuration"), [(PredictedZstd(level=3), {"level": 3}), (Jpeg(quality=90), {"quality": 90})]
+)
+def test_the_metadata_document_brings_the_codec_back(
+    codec: PredictedZstd | Jpeg, configuration: dict[str, int]
+) -> None:
     document = codec.to_dict()
     assert document["configuration"] == configuration
     assert str(document["name"]).startswith("msdask.")

@@ -185,7 +185,12 @@ def test_a_truncated_slide_is_reported_and_a_rerun_after_its_repair_finishes(
     assert frame.loc["b – ß.svs", "reason"] == report.failures["b – ß.svs"]
     patch_set = PatchStore(tmp_path / "s.zarr")[spec.name]
     assert patch_set.slides == ["a.svs", "c.svs"]
-    done = {p: p.stat().st_mtime_ns for name in ("a.svs", "c.svs") for p in Path(patch_set.path, name).rglob("*") if p.is_file()}
+    done = {
+        p: p.stat().st_mtime_ns
+        for name in ("a.svs", "c.svs")
+        for p in Path(patch_set.path, name).rglob("*")
+        if p.is_file()
+    }
 
     again = run(slides, tmp_path / "s.zarr", spec)
     assert state(again) == {"a.svs": "present", "b – ß.svs": "failed", "c.svs": "present"}
@@ -206,7 +211,9 @@ def damage_tile(path: Path, level: int, index: int) -> bytes:
     return whole
 
 
-def test_a_tile_that_fails_in_the_middle_leaves_what_a_rerun_after_its_repair_finishes(slides: Path, tmp_path: Path) -> None:
+def test_a_tile_that_fails_in_the_middle_leaves_what_a_rerun_after_its_repair_finishes(
+    slides: Path, tmp_path: Path
+) -> None:
     everything = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.0)
     whole = damage_tile(slides / "a.svs", 1, 3)
     report = run(slides, tmp_path / "s.zarr", everything)
@@ -254,12 +261,17 @@ def test_an_unexpected_error_is_one_failure_among_others(
     assert report.failures == {"c.svs": "ZeroDivisionError: by zero"}
 
 
-def test_a_slide_without_scale_fails_until_the_table_says_it(slides: Path, tmp_path: Path, scaleless_slide: SampleSlide) -> None:
+def test_a_slide_without_scale_fails_until_the_table_says_it(
+    slides: Path, tmp_path: Path, scaleless_slide: SampleSlide
+) -> None:
     shutil.copy(scaleless_slide.path, slides / "d.svs")
     report = run(slides, tmp_path / "s.zarr")
     assert "pass mpp=" in report.failures["d.svs"]
     table = tmp_path / "slides.csv"
-    table.write_text("path,mpp\n" + "".join(f"slides/{p.name},{0.25 if p.name == 'd.svs' else ''}\n" for p in sorted(slides.iterdir())))
+    table.write_text(
+        "path,mpp\n"
+        + "".join(f"slides/{p.name},{0.25 if p.name == 'd.svs' else ''}\n" for p in sorted(slides.iterdir()))
+    )
     assert run(table, tmp_path / "s.zarr").is_complete
 
 
@@ -306,12 +318,18 @@ def test_a_slide_that_another_run_is_writing_fails_and_the_others_go_on(slides: 
     assert state(report)["c.svs"] == "complete"
 
 
-def test_the_store_and_the_set_are_checked_before_any_work(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_and_the_set_are_checked_before_any_work(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(slides, tmp_path / "s.zarr")
     before = tree(tmp_path / "s.zarr")
     monkeypatch.setattr(cohort, "begin_slide", lambda *a, **k: pytest.fail("work began"))
     with pytest.raises(StoreError, match=r"another spec \(differs in \['min_tissue'\]\)"):
-        run(slides, tmp_path / "s.zarr", ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.9))
+        run(
+            slides,
+            tmp_path / "s.zarr",
+            ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.9),
+        )
     with pytest.raises(StoreError, match="stores patches as 'raw', asked for 'jpeg'"):
         run(slides, tmp_path / "s.zarr", ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, codec="jpeg"))
     with pytest.raises(SpecError, match="column 'slide_id'"):
@@ -326,7 +344,9 @@ def test_the_store_and_the_set_are_checked_before_any_work(slides: Path, tmp_pat
     assert tree(tmp_path / "s.zarr") == before
 
 
-def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.0)
     original, calls = cohort.wait, []
 
@@ -350,7 +370,9 @@ def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(slides: Path, tmp_path: Pat
 # --- masks and labels -------------------------------------------------------------------------------------------------
 
 
-def test_masks_of_histoqc_are_found_and_a_missing_one_fails(samples: list[SampleSlide], slides: Path, tmp_path: Path) -> None:
+def test_masks_of_histoqc_are_found_and_a_missing_one_fails(
+    samples: list[SampleSlide], slides: Path, tmp_path: Path
+) -> None:
     masks = tmp_path / "masks"
     shutil.copytree(masks_of(samples), masks)
     shutil.rmtree(masks / "a.svs")
@@ -359,11 +381,15 @@ def test_masks_of_histoqc_are_found_and_a_missing_one_fails(samples: list[Sample
     assert "a.svs_mask_use.png" in report.failures["a.svs"]
     data = PatchStore(tmp_path / "s.zarr")[GRID.name].open("c.svs")
     slide = open_slide(slides / "c.svs")
-    expected = grid(slide, xr.DataArray(samples[2].mask, dims=("y", "x")), magnification=10, patch_size=64, min_tissue=0.5)
+    expected = grid(
+        slide, xr.DataArray(samples[2].mask, dims=("y", "x")), magnification=10, patch_size=64, min_tissue=0.5
+    )
     np.testing.assert_array_equal(data["x0"], expected["x0"])
 
 
-def test_a_mask_of_another_magnification_fails_saying_which(samples: list[SampleSlide], slides: Path, tmp_path: Path) -> None:
+def test_a_mask_of_another_magnification_fails_saying_which(
+    samples: list[SampleSlide], slides: Path, tmp_path: Path
+) -> None:
     report = run(slides, tmp_path / "s.zarr", masks=masks_of(samples), mask_magnification=2.5)
     assert set(state(report).values()) == {"failed"}
     assert "it is of 1.25x" in report.failures["a.svs"]
@@ -448,7 +474,10 @@ def test_several_grids_are_linked_to_their_parents(slides: Path, tmp_path: Path)
             contains = [
                 j
                 for j, (px, py) in enumerate(zip(coarse["x0"].values[:, 0], coarse["y0"].values[:, 0], strict=True))
-                if px - 1 <= x and py - 1 <= y and x + side_fine <= px + side_coarse + 1 and y + side_fine <= py + side_coarse + 1
+                if px - 1 <= x
+                and py - 1 <= y
+                and x + side_fine <= px + side_coarse + 1
+                and y + side_fine <= py + side_coarse + 1
             ]
             assert parent == (contains[0] if contains else -1)
         assert store["grid-20x-64"].attrs("a.svs")["links"][f"parent_{m}x"] == {
@@ -461,7 +490,9 @@ def test_several_grids_are_linked_to_their_parents(slides: Path, tmp_path: Path)
     assert store.verify() == {"grid-10x-64": [], "grid-20x-64": [], "grid-5x-64": []}
 
 
-def test_a_finest_grid_that_was_complete_before_its_parents_were_asked_for_is_not_passed_over(slides: Path, tmp_path: Path) -> None:
+def test_a_finest_grid_that_was_complete_before_its_parents_were_asked_for_is_not_passed_over(
+    slides: Path, tmp_path: Path
+) -> None:
     run([slides / "a.svs"], tmp_path / "s.zarr", grid_specs(GRID, [20]))
     report = run([slides / "a.svs"], tmp_path / "s.zarr", grid_specs(GRID, [20, 10]))
     fine = next(o for o in report.outcomes if o.set_name == "grid-20x-64")

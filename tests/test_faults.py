@@ -64,7 +64,9 @@ def shard(store: PatchStore, block: int) -> Path:
 # --- interrupted writes -----------------------------------------------------------------------------------------------
 
 
-def interrupt(lazy: xr.Dataset, path: Path, codec: Codec, at_block: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def interrupt(
+    lazy: xr.Dataset, path: Path, codec: Codec, at_block: int, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     """Write until one step of block `at_block` fails."""
     original = getattr(shards, where)
 
@@ -93,7 +95,12 @@ def assert_unfinished(path: Path, name: str = NAME) -> None:
 @pytest.mark.parametrize("codec", ["raw", "lossless"])
 @pytest.mark.parametrize("where", ["write_block", "write_measured"])
 def test_a_failed_write_is_finished_by_a_rerun_with_equal_bytes(
-    codec: Codec, where: str, small_slide: SampleSlide, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: Codec,
+    where: str,
+    small_slide: SampleSlide,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lazy = lazy_grid(small_slide.path)
     interrupt(lazy, tmp_path / "s.zarr", codec, 3, monkeypatch, where)
@@ -302,7 +309,9 @@ def flip(path: Path, offset: int) -> None:
     ],
     ids=["deleted", "emptied", "cut to 100 bytes", "cut in half", "cut by a byte", "index flipped"],
 )
-def test_a_damaged_shard_raises_with_its_name_and_verify_lists_it(damage: Damage, message: str, store: PatchStore) -> None:
+def test_a_damaged_shard_raises_with_its_name_and_verify_lists_it(
+    damage: Damage, message: str, store: PatchStore
+) -> None:
     damage(shard(store, 2))
     patch_set = store[NAME]
     image = patch_set.open(SLIDE)["image"]
@@ -324,10 +333,14 @@ def test_a_flipped_byte_raises_with_array_and_chunk_and_verify_lists_it(store: P
     flip(shard(store, 2), int(table[5, 0, 0]) + 10)
     patch_set = store[NAME]
     for read in (lambda: patch_set.open(SLIDE)["image"].compute(), lambda: patch_set.read(SLIDE, [37])):
-        with pytest.raises(CorruptChunkError, match=r"small\.svs/image' chunk \(37, 0\): the checksum of its bytes is wrong"):
+        with pytest.raises(
+            CorruptChunkError, match=r"small\.svs/image' chunk \(37, 0\): the checksum of its bytes is wrong"
+        ):
             read()
     assert patch_set.read(SLIDE, [36, 38]).shape == (2, 1, 64, 64, 3)
-    assert store.verify()[NAME] == [f"slide '{SLIDE}': array '{target.array_path('image')}' chunk (37, 0): the checksum of its bytes is wrong"]
+    assert store.verify()[NAME] == [
+        f"slide '{SLIDE}': array '{target.array_path('image')}' chunk (37, 0): the checksum of its bytes is wrong"
+    ]
 
 
 def test_a_flipped_byte_names_the_magnification(small_slide: SampleSlide, tmp_path: Path) -> None:
@@ -351,7 +364,9 @@ def test_a_shard_of_another_block_in_its_place_is_found_by_verify(
 
 
 @pytest.mark.parametrize("column", ["x0", "keep", "measured", "label", "tissue", "magnification"])
-@pytest.mark.parametrize("damage", [Path.unlink, lambda p: os.truncate(p, 0), lambda p: flip(p, 3)], ids=["deleted", "emptied", "flipped"])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda p: os.truncate(p, 0), lambda p: flip(p, 3)], ids=["deleted", "emptied", "flipped"]
+)
 def test_a_damaged_table_is_never_read_as_zeros(
     column: str, damage: Damage, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -369,7 +384,9 @@ def test_a_damaged_table_is_never_read_as_zeros(
     assert f"{SLIDE}/{column}" in problems[0]
 
 
-def test_a_table_that_was_changed_soundly_is_found_by_its_checksum(undisturbed: dict[str, Path], tmp_path: Path) -> None:
+def test_a_table_that_was_changed_soundly_is_found_by_its_checksum(
+    undisturbed: dict[str, Path], tmp_path: Path
+) -> None:
     import zarr
 
     shutil.copytree(undisturbed["raw"], tmp_path / "s.zarr")

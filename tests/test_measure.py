@@ -41,13 +41,11 @@ def test_worked_cases_of_contrast(high: int, value: float, is_kept: bool) -> Non
 
 
 images = st.builds(
-    lambda seed, size, low, span, share: (
-        np.where(
-            np.random.default_rng(seed).random((size, size, 1)) < share,
-            low + span,
-            np.random.default_rng(seed + 1).integers(low, low + max(1, span // 2), (size, size, 3)),
-        ).astype(np.uint8)
-    ),
+    lambda seed, size, low, span, share: np.where(
+        np.random.default_rng(seed).random((size, size, 1)) < share,
+        low + span,
+        np.random.default_rng(seed + 1).integers(low, low + max(1, span // 2), (size, size, 3)),
+    ).astype(np.uint8),
     st.integers(0, 2**31),
     st.integers(2, 40),
     st.integers(0, 120),
@@ -116,7 +114,9 @@ def test_an_empty_block_has_no_measures() -> None:
     assert keep(np.empty((0, 2, len(MEASURES)), np.float32), 150.0).shape == (0,)
 
 
-@pytest.mark.parametrize(("t", "threshold"), [(0, 195), (155, 195), (155.01, 200), (180, 200), (180.01, 205), (255, 205)])
+@pytest.mark.parametrize(
+    ("t", "threshold"), [(0, 195), (155, 195), (155.01, 200), (180, 200), (180.01, 205), (255, 205)]
+)
 def test_the_white_threshold_follows_the_tissue(t: float, threshold: float) -> None:
     assert white_threshold(t) == threshold
 

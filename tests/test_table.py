@@ -30,7 +30,11 @@ def test_the_seeds_list_has_one_path_a_line_and_no_header(tmp_path: Path) -> Non
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_table_with_columns_in_any_order_case_and_coding(ending: str, encoding: str, tmp_path: Path) -> None:
-    lines = ["Patient,PATH, slide_id ,mask,mpp,split,magnification", 'P 1," /d/a, 1.svs",a,/m/a.png,0.25,train,', "P2,/d/ß 切.svs,b,,,valid,40"]
+    lines = [
+        "Patient,PATH, slide_id ,mask,mpp,split,magnification",
+        'P 1," /d/a, 1.svs",a,/m/a.png,0.25,train,',
+        "P2,/d/ß 切.svs,b,,,valid,40",
+    ]
     first, second = read_slides(csv(tmp_path, ending.join(lines) + ending, encoding=encoding))
     assert first == SlideRow("/d/a, 1.svs", "a", "/m/a.png", 0.25, None, {"patient": "P 1", "split": "train"})
     assert second == SlideRow("/d/ß 切.svs", "b", None, None, 40.0, {"patient": "P2", "split": "valid"})
