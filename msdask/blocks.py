@@ -295,7 +295,7 @@ class _Cut:
     def _limits(self, origin: NDArray[np.int32], slide_size: int, footprint: float) -> NDArray[np.int64]:
         """First px of this read that lies outside the slide; the level itself may end up to one px earlier.
 
-        -1 where the planned footprint lies in the slide (with 1 level-0 px of slack, origins are rounded): what rounding
+        -1 where the planned footprint lies in the slide (1 level-0 px of slack, origins are rounded): what rounding
         pushes over the edge is replicated there, not padded.
         """
         is_inside = (origin >= 0) & (origin + footprint <= slide_size + 1.0)

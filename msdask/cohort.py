@@ -210,13 +210,13 @@ def _look_for_complete(
     Raises
     ------
     StoreError
-        It was made from another file, or at another scale.
+        It was made from another file or mask, or at another scale.
     """
     found = layout.read_attrs(path)
     if found.get("state") != "complete":
         return
-    notes = engine.call(check_source, row, path)
     own = run.specs[run.names.index(name)]
+    notes = engine.call(check_source, row, path, own, run.masks)
     coarser = [s for s in run.specs if s.patch_size / s.magnifications[0] > own.patch_size / own.magnifications[0]]
     wanted = [f"parent_{format_magnification(s.magnifications[0])}" for s in coarser]
     links = found.get("links", {})

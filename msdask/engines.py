@@ -108,6 +108,8 @@ class ThreadEngine:
         finally:
             for future in futures:
                 future.cancel()
+            # The slide's lock is let go of after this: nothing may still be writing then.
+            wait([future for future in futures if not future.cancelled()])
         for future in futures:
             if not future.cancelled():
                 future.result()

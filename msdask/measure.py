@@ -89,7 +89,8 @@ def contrast(pixels: NDArray[np.uint8]) -> float:
     """Half the distance between the 1st and 99th percentile of gray in 0..1, as in scikit-image's is_low_contrast.
 
     Below `EXACT_BELOW` it is that number. Above, where no verdict is near, each percentile is interpolated in a
-    histogram of whole gray levels: within 0.002 by construction, and three times as fast.
+    histogram of whole gray levels: within 0.002, save where one falls into a gap between two gray levels, and three
+    times as fast.
     """
     gray = cv2.transform(pixels.astype(np.float32), _GRAY)
     histogram = cv2.calcHist([cv2.convertScaleAbs(gray)], [0], None, [256], [0, 256])

@@ -37,7 +37,7 @@ from msdask.table import SlideRow
 from msdask.tilecache import process_cache
 from msdask.tissue import tissue_mask
 
-__all__ = ["BlockJob", "MaskSource", "begin_slide", "check_source", "plan_slide", "run_block"]
+__all__ = ["BlockJob", "MaskSource", "begin_set", "begin_slide", "check_source", "plan_slide", "run_block"]
 
 _MASK_SIZE_TOLERANCE = 0.02
 
@@ -111,22 +111,37 @@ def begin_slide(
         if path is None:
             jobs.append(None)
             continue
-        reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
-        count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
-        mask = facts["mask"].values if "mask" in facts else None
-        own = {name: dict(link) for name, link in links.items() if name in facts}
-        target, written = writing.begin(
-            path,
-            codec,
-            facts,
-            rows=block_rows(count, magnifications, reader.patch_size),
-            tissue_mean=lambda mask=mask: float(mean_of_tissue(slide, mask, on_bad_tile)),  # type: ignore[misc]
-            attrs={"cohort": dict(row.cohort)} | ({"links": own} if own else {}),
-        )
-        todo = tuple(np.flatnonzero(~written).tolist())
-        empty = () if count else ("no patch was selected",)
-        jobs.append(BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty)))
+        own = {name: dict(link) for name, link in links.items() if name in table}
+        attrs = {"cohort": dict(row.cohort)} | ({"links": own} if own else {})
+        jobs.append(begin_set(slide, table, path, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
     return jobs
+
+
+def begin_set(
+    slide: Slide,
+    table: xr.Dataset,
+    path: str,
+    *,
+    codec: Codec = "raw",
+    attrs: Mapping[str, Any] | None = None,
+    on_bad_tile: OnBadTile = "raise",
+    notes: tuple[str, ...] = (),
+) -> BlockJob:
+    """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
+    reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
+    count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
+    mask = facts["mask"].values if "mask" in facts else None
+    target, written = writing.begin(
+        path,
+        codec,
+        facts,
+        rows=block_rows(count, magnifications, reader.patch_size),
+        tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
+        attrs=attrs,
+    )
+    todo = tuple(np.flatnonzero(~written).tolist())
+    empty = () if count else ("no patch was selected",)
+    return BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty))
 
 
 def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
@@ -143,7 +158,7 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     )
     rows = job.target.block(block)
     x, y = x0[rows], y0[rows]
-    shared = SharedTiles(process_cache(), (job.slide.path, id(reader)), needed)
+    shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
     size = job.reader.patch_size
     image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
     filled = np.zeros((len(x), len(job.reader.plans)), np.float32)
@@ -253,13 +268,13 @@ def _check_magnification(mask: xr.DataArray, slide: Slide, magnification: float,
         )
 
 
-def check_source(row: SlideRow, path: str) -> tuple[str, ...]:
-    """Whether a complete slide was made from the file that is there now; notes for the report.
+def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskSource) -> tuple[str, ...]:
+    """Whether a complete slide was made from the files that are there now; notes for the report.
 
     Raises
     ------
     StoreError
-        The file is another one, or its scale is.
+        The slide is another one, or its scale or the mask that was read for it is.
     """
     stored = layout.read_attrs(path)
     try:
@@ -270,12 +285,19 @@ def check_source(row: SlideRow, path: str) -> tuple[str, ...]:
     if fingerprint != stored["fingerprint"]:
         raise StoreError(
             f"'{path}' was made from another file than '{row.path}' (their fingerprints differ): pass "
-            "overwrite=True to "
-            "replace it, or give the slide another id"
+            "overwrite=True to replace it, or give the slide another id"
         )
     if slide.mpp is not None and slide.mpp != stored["mpp"]:
         raise StoreError(
-            f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): pass "
-            "overwrite=True to replace it, or give the slide another id"
+            f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): "
+            "pass overwrite=True to replace it, or give the slide another id"
         )
+    if row.mask is not None or masks.folder is not None:
+        mask, labels = _masks(row, slide, spec, masks)
+        given, used = np.asarray(mask if labels is None else labels), layout.read_column(path, "mask")
+        if given.shape != used.shape or (given != used).any():
+            raise StoreError(
+                f"'{path}' was made with another mask than the one given for '{row.path}' now: pass overwrite=True to "
+                "replace it, or give the new patch set a name of its own"
+            )
     return ()

@@ -64,7 +64,7 @@ def shares(start: float, count: int, ratio: float, size: int) -> NDArray[np.floa
 
 
 def naive_patches(slide: Slide, data: xr.Dataset, m: int) -> NDArray[np.float64]:
-    """(patch, y, x, 3): exact area means of the level that is read, from whole levels and one matrix product a patch."""
+    """(patch, y, x, 3): exact area means of the level that is read, from whole levels, one matrix product a patch."""
     plan = data.attrs["reads"][m]
     level = stored_level(Path(slide.path), plan["level"])
     size, scale = data.attrs["spec"]["patch_size"], plan["dct_scale"]
@@ -295,13 +295,13 @@ def test_inside_the_slide_but_beyond_a_levels_floor_size_the_edge_is_replicated(
     assert [info.shape for info in slide.level_infos] == [(1026, 1282), (256, 320), (64, 80)]
     # A patch of 80 px of 16 that ends with the slide: px 79 of 80 covers level-0 px 1280 .. 1282 of the slide's last 2.
     table = grid(slide, magnification=2.5, patch_size=16, start=(1282 - 256, 1026 - 256))
-    last = table.isel(patch=[int((table["x0"] + table["y0"])[:, 0].argmax())])
+    last = table.isel(patch=[int((table["x0"] + table["y0"])[:, 0].values.argmax())])
     assert (last["x0"].item(), last["y0"].item()) == (1026, 770)
     level = stored_level(ragged_slide.path, 2)
     image = patches(slide, last)["image"].to_numpy()[0, 0]
     np.testing.assert_array_equal(image, level[48:64, 64:80])
     contexts = centroids(slide, magnifications=[10, 2.5], patch_size=16)
-    corner = contexts.isel(patch=[int((contexts["x0"] + contexts["y0"])[:, 0].argmax())])
+    corner = contexts.isel(patch=[int((contexts["x0"] + contexts["y0"])[:, 0].values.argmax())])
     image = patches(slide, corner)["image"].to_numpy()[0, 1]
     x, y = (half_away(corner[n][0, 1].item() / 16) for n in ("x0", "y0"))
     assert x + 16 > 81
@@ -455,14 +455,14 @@ def test_any_patch_of_any_tiling_is_its_slice_padded_with_white(
     reader = PatchReader((ReadPlan(0, 1, 1.0, 1.0),), (float(size),), size)
     x0, y0 = (np.array(v, np.int32)[:, None] for v in zip(*origins, strict=True))
     image, filled = reader.read(ArrayReader(level, tile), x0, y0)  # type: ignore[arg-type]
-    canvas = np.full((height + 200, width + 200, 3), 255, np.uint8)
+    canvas = np.full((height + 300, width + 300, 3), 255, np.uint8)
     canvas[100 : 100 + height, 100 : 100 + width] = level
     for i, (x, y) in enumerate(origins):
         expected = canvas[100 + y : 100 + y + size, 100 + x : 100 + x + size].copy()
         # what leaves the slide by no more than the rounding of origins is replicated
-        if 0 <= x and x + size == width + 1:
+        if x >= 0 and x + size == width + 1:
             expected[:, -1] = expected[:, -2] if size > 1 else expected[:, -1]
-        if 0 <= y and y + size == height + 1:
+        if y >= 0 and y + size == height + 1:
             expected[-1] = expected[-2] if size > 1 else expected[-1]
         if size > 1 or (x + size <= width and y + size <= height):
             np.testing.assert_array_equal(image[i, 0], expected)

@@ -24,7 +24,7 @@ CODECS: tuple[Codec, ...] = ("raw", "lossless", "jpeg")
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered_codecs() -> None:
-    """Zarr finds the codecs through entry points where msdask is installed; in a bare checkout they are registered here."""
+    """Zarr finds the codecs through entry points where msdask is installed; a bare checkout registers them here."""
     for name, codec in (("msdask.predicted_zstd", PredictedZstd), ("msdask.jpeg", Jpeg)):
         try:
             get_codec_class(name)

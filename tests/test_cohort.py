@@ -1,4 +1,4 @@
-"""Cohorts: one bad slide never stops the others, a rerun finishes the rest, and bytes depend on input and spec alone."""
+"""Cohorts: one bad slide never stops the others, a rerun finishes the rest, bytes depend on input and spec alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import tifffile
 import xarray as xr
+from PIL import Image
 
 from msdask import cohort, slidejob
 from msdask.cohort import extract, grid_specs
+from msdask.engines import ThreadEngine
 from msdask.errors import SpecError, StoreError
 from msdask.linking import link_upper_regions
 from msdask.locks import slide_lock
@@ -356,9 +358,10 @@ def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(
             raise KeyboardInterrupt
         return original(*args, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(cohort, "wait", interrupted)
-        run(slides, tmp_path / "s.zarr", everything, threads=1)
+        with pytest.raises(KeyboardInterrupt):
+            run(slides, tmp_path / "s.zarr", everything, threads=1)
     patch_set = PatchStore(tmp_path / "s.zarr")[everything.name]
     assert len(patch_set.slides) < 3
     assert not [t for t in threading.enumerate() if t.name.startswith("msdask-")]
@@ -535,6 +538,43 @@ def test_a_resumed_finest_grid_keeps_its_links(slides: Path, tmp_path: Path) -> 
     assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
 
 
+def test_no_block_is_still_running_when_a_failed_slide_lets_go_of_its_lock() -> None:
+    running, failing, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def block(job: None, number: int, **options: Any) -> int:
+        if number == 0:
+            running.wait(30)
+            failing.set()
+            raise ZeroDivisionError
+        running.set()
+        failing.wait(30)
+        np.linalg.svd(np.random.default_rng(0).random((300, 300)))  # still at work while the other one has failed
+        ended.set()
+        return 1
+
+    engine = ThreadEngine(2)
+    with pytest.raises(ZeroDivisionError):
+        engine.run(block, None, [0, 1], lambda count: None, label="")
+    assert ended.is_set()
+    engine.close()
+
+
 def test_no_threads_are_left_behind(slides: Path, tmp_path: Path) -> None:
     run(slides, tmp_path / "s.zarr")
     assert not [t for t in threading.enumerate() if t.name.startswith("msdask-")]
+
+
+def test_a_changed_mask_under_a_complete_slide_is_refused(small_slide: SampleSlide, tmp_path: Path) -> None:
+    path = write_masks(small_slide, tmp_path / "masks")
+    spec = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64)
+    store = tmp_path / "store.zarr"
+    assert extract([small_slide.path], store, spec, masks=tmp_path / "masks", progress=False).is_complete
+    again = extract([small_slide.path], store, spec, masks=tmp_path / "masks", progress=False)
+    assert [o.state for o in again.outcomes] == ["present"]
+    half = small_slide.mask.copy()
+    half[: len(half) // 2] = False
+    Image.fromarray(np.where(half, 255, 0).astype(np.uint8)).save(path)
+    changed = extract([small_slide.path], store, spec, masks=tmp_path / "masks", progress=False)
+    assert "another mask" in changed.failures[small_slide.path.name]
+    replaced = extract([small_slide.path], store, spec, masks=tmp_path / "masks", overwrite=True, progress=False)
+    assert replaced.outcomes[0].counts["selected"] < again.outcomes[0].counts["selected"]

@@ -15,7 +15,7 @@ from msdask.resample import area_mean, source_span
 
 
 def naive_mean(source: NDArray[np.uint8], y: int, x: int, ratio: Fraction) -> NDArray[np.float64] | None:
-    """Mean under output px (y, x), weighing every source px by the share of it that lies under; None if there is nothing."""
+    """Mean under output px (y, x), every source px weighing by its share that lies under; None if nothing does."""
     total, weight = np.zeros(3), Fraction(0)
     for row in range(math.floor(y * ratio), min(math.ceil((y + 1) * ratio), source.shape[0])):
         height = min(row + 1, (y + 1) * ratio) - max(row, y * ratio)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -341,7 +340,7 @@ def test_threads_read_what_one_thread_reads(small_slide: SampleSlide) -> None:
 
 
 @pytest.fixture
-def damaged(small_slide: SampleSlide, tmp_path: Path) -> Iterator[Path]:
+def damaged(small_slide: SampleSlide, tmp_path: Path) -> Path:
     """The small slide with tile (3, 4) of level 0 overwritten."""
     path = tmp_path / "damaged.svs"
     shutil.copy(small_slide.path, path)
@@ -352,7 +351,7 @@ def damaged(small_slide: SampleSlide, tmp_path: Path) -> Iterator[Path]:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(b"\x55" * count)
-    yield path
+    return path
 
 
 def test_a_corrupt_tile_is_named_and_the_rest_can_be_read(damaged: Path) -> None:
