@@ -93,7 +93,7 @@ class ThreadEngine:
     ) -> None:
         """All blocks of a slide on the shared pool."""
         # With few blocks, whole blocks would leave threads idle: each is then read by all of them.
-        parts = self.threads if len(blocks) < 4 * self.threads else 1
+        parts = 4 * self.threads if self.threads > 1 and len(blocks) < 4 * self.threads else 1
 
         def one(block: int) -> int:
             if self._stop.is_set():

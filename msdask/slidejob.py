@@ -28,6 +28,7 @@ from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
+from msdask.measure import MEASURES, measure
 from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
@@ -161,17 +162,18 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
     size = job.reader.patch_size
     image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
-    filled = np.zeros((len(x), len(job.reader.plans)), np.float32)
+    measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
 
     def read(part: slice) -> None:
-        filled[part] = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])[1]
+        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])
+        measured[part] = measure(image[part], filled)
 
     if readers is None or parts < 2:
         read(slice(None))
     else:
         edges = np.linspace(0, len(x), parts + 1).round().astype(int).tolist()
         deque(readers.map(read, (slice(*edge) for edge in pairwise(edges))), maxlen=0)
-    return writing.write_block(job.target, block, image, filled)
+    return writing.write_measured_block(job.target, block, image, measured)
 
 
 _scratch = threading.local()

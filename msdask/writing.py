@@ -79,7 +79,17 @@ def write_block(
     label_map: NDArray[np.uint8] | None = None,
 ) -> int:
     """Measure and write one block; returns its number of patches. Writing it twice changes nothing."""
-    measured = measure(image, filled)
+    return write_measured_block(target, block, image, measure(image, filled), label_map)
+
+
+def write_measured_block(
+    target: SlideTarget,
+    block: int,
+    image: NDArray[np.uint8],
+    measured: NDArray[np.float32],
+    label_map: NDArray[np.uint8] | None = None,
+) -> int:
+    """The same with the measures at hand: the shards first, then what says that they are there."""
     shards.write_block(target, "image", block, image)
     if label_map is not None:
         shards.write_block(target, "label_map", block, label_map)

@@ -259,12 +259,19 @@ def test_at_does_not_depend_on_chunks(odd_slide: SampleSlide, mpp: float, monkey
 def test_at_uses_the_decoders_own_reduction_of_jpeg_tiles(
     slide: Slide, decoded: list[Any], small_slide: SampleSlide
 ) -> None:
-    image = slide.at(magnification=15)
+    image = slide.at(magnification=20)
     assert (image.attrs["level"], image.attrs["dct_scale"]) == (0, 2)
     pixels = image.to_numpy()
     assert {call[3] for call in decoded} == {2}
-    expected = naive_area_mean(stored_level(small_slide.path, 0), 8 / 3, image.shape[:2])
+    expected = naive_area_mean(stored_level(small_slide.path, 0), 2.0, image.shape[:2])
     assert 10 * np.log10(255**2 / ((pixels - expected) ** 2).mean()) >= 40
+
+
+def test_at_does_not_average_twice(slide: Slide, small_slide: SampleSlide) -> None:
+    image = slide.at(magnification=15)
+    assert (image.attrs["level"], image.attrs["dct_scale"]) == (0, 1)
+    expected = naive_area_mean(stored_level(small_slide.path, 0), 8 / 3, image.shape[:2])
+    assert 10 * np.log10(255**2 / ((image.to_numpy() - expected) ** 2).mean()) >= 55
 
 
 @pytest.mark.parametrize(
