@@ -109,7 +109,7 @@ _scratch = threading.local()
 
 
 def _as_float(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The pixels as float32, in memory of this thread that is used again: fresh memory costs more than the conversion."""
+    """The pixels as float32, in memory of this thread that is used again: fresh memory costs more than converting."""
     held: NDArray[np.float32] | None = getattr(_scratch, "pixels", None)
     if held is None or held.shape != pixels.shape:
         held = _scratch.pixels = np.empty(pixels.shape, np.float32)
