@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -21,20 +22,30 @@ _IMPORT = """
 import json, sys, time
 started = time.perf_counter()
 import msdask
-seconds = time.perf_counter() - started
-assert "torch" not in sys.modules, "import msdask imports torch"
-print(json.dumps({"seconds": seconds}))
+package = time.perf_counter() - started
+msdask.open_slide, msdask.tissue_mask, msdask.grid, msdask.patches, msdask.PatchStore
+main_job = time.perf_counter() - started
+assert "torch" not in sys.modules, "importing msdask's main job imports torch"
+print(json.dumps({"package": package, "main_job": main_job}))
 """
 
 
 def _child(*arguments: str) -> dict[str, float]:
-    reply = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+    """Run a fresh interpreter that finds this checkout's msdask, and read its last line."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, *arguments]
+    reply = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     return json.loads(reply.splitlines()[-1])
 
 
-def import_time(repeats: int) -> float:
-    """Seconds that `import msdask` takes, median; fails if that imports torch."""
-    return statistics.median(_child("-c", _IMPORT)["seconds"] for _ in range(repeats))
+def import_time(repeats: int) -> dict[str, float]:
+    """Seconds that `import msdask` takes ("package"), and with all that the main job uses ("main_job"); medians.
+
+    Fails if either imports torch.
+    """
+    replies = [_child("-c", _IMPORT) for _ in range(repeats)]
+    return {name: statistics.median(reply[name] for reply in replies) for name in replies[0]}
 
 
 def first_selection(path: str, repeats: int, *, magnification: float = 20, patch_size: int = 224) -> dict[str, float]:

@@ -6,8 +6,9 @@ This is the one place with a Python loop over patches. Its cost beside the decod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -17,22 +18,33 @@ from numpy.typing import NDArray
 from msdask.errors import TileError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.scale import ReadPlan
+from msdask.tilecache import TileCache
 
-__all__ = ["OnBadTile", "PatchReader", "read_region"]
+__all__ = ["OnBadTile", "PatchReader", "SharedTiles", "read_region"]
 
 OnBadTile = Literal["raise", "fill"]
 
 _WHITE = 255
-_TileKey = tuple[int, int]
+
+_Segment = tuple[int, int, int, int, int]
+"""One tile along one axis: its row (column), px [from, to) in the patch, px [from, to) in the tile."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
-    """Where the patches of one magnification lie along one axis, in px that are read."""
+class SharedTiles:
+    """Tiles that several blocks of a slide need, kept for a while after their first use.
 
-    start: NDArray[np.int64]
-    is_inside: NDArray[np.bool_]
-    """The planned footprint lies in the slide: what rounding pushes over the edge is replicated, not padded."""
+    Attributes
+    ----------
+    cache : of the process
+    slide : names the slide in the cache's keys
+    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one block needs
+        the tile
+    """
+
+    cache: TileCache
+    slide: Hashable
+    needed: tuple[NDArray[np.bool_], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,13 @@ class PatchReader:
     on_bad_tile: OnBadTile = "raise"
 
     def read(
-        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]
+        self,
+        reader: Reader,
+        x0: NDArray[np.int32],
+        y0: NDArray[np.int32],
+        *,
+        shared: SharedTiles | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Pixels of a block of patches.
 
@@ -63,6 +81,8 @@ class PatchReader:
         ----------
         reader : of the slide
         x0, y0 : (patch, magnification) int32, level-0 px of the origins
+        shared : tiles that other blocks need too; changes no pixel
+        out : array for `image`; touching fresh memory costs as much as a tenth of the decoding
 
         Returns
         -------
@@ -72,122 +92,226 @@ class PatchReader:
             "fill".
         """
         count, size = len(x0), self.patch_size
-        image = np.empty((count, len(self.plans), size, size, 3), np.uint8)
+        image = np.empty((count, len(self.plans), size, size, 3), np.uint8) if out is None else out
         filled = np.zeros((count, len(self.plans)), np.float32)
-        for m, plan in enumerate(self.plans):
-            _MagnificationReader(self, reader, plan, self.footprints[m]).read(
-                x0[:, m], y0[:, m], image[:, m], filled[:, m]
-            )
+        sources, cuts = self._cuts(reader, x0, y0)
+        for number, source in enumerate(sources):
+            source.expect([cut for cut in cuts if cut.source is source])
+            if shared is not None:
+                source.share(shared, shared.needed[number])
+        for i in range(count):
+            for m, cut in enumerate(cuts):
+                cut.read(i, image[i, m])
+                if cut.source.bad:
+                    filled[i, m] = cut.bad_fraction(i)
+            for source in sources:
+                source.release(i)
         return image, filled
 
+    def shared_tiles(
+        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32], rows: int
+    ) -> tuple[NDArray[np.bool_], ...]:
+        """Which tiles more than one block needs, for `SharedTiles`.
 
-class _MagnificationReader:
-    """One magnification of one block: its tiles, kept from their first to their last use."""
+        Parameters
+        ----------
+        reader : of the slide
+        x0, y0 : (patch, magnification) int32, of all patches of the slide
+        rows : patches in a block
 
-    def __init__(self, spec: PatchReader, reader: Reader, plan: ReadPlan, footprint: float) -> None:
-        self.spec, self.reader, self.plan, self.footprint = spec, reader, plan, footprint
+        Returns
+        -------
+        needed : for each level and reduction that is read (tile rows, tile columns) bool
+        """
+        sources, cuts = self._cuts(reader, x0, y0)
+        return tuple(source.shared_by_blocks([c for c in cuts if c.source is source], rows) for source in sources)
+
+    def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Source], list[_Cut]]:
+        """What is read, each level and reduction once, and how each magnification is cut from it."""
+        sources: dict[tuple[int, int], _Source] = {}
+        cuts = []
+        for m, plan in enumerate(self.plans):
+            source = sources.setdefault((plan.level, plan.dct_scale), _Source(reader, plan, self.on_bad_tile))
+            cuts.append(_Cut(self, source, m, x0[:, m], y0[:, m]))
+        return list(sources.values()), cuts
+
+
+class _Source:
+    """One level at one reduction in one block: its tiles, kept from their first to their last use."""
+
+    def __init__(self, reader: Reader, plan: ReadPlan, on_bad_tile: OnBadTile) -> None:
         info = reader.levels[plan.level]
         scale = plan.dct_scale
+        self.reader, self.plan, self.on_bad_tile = reader, plan, on_bad_tile
         self.tile_height, self.tile_width = info.tile[0] // scale, info.tile[1] // scale
         self.height, self.width = _scaled_shape(info, scale)
-        self.size = spec.patch_size
-        # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
-        self.extent = self.size if plan.ratio == 1.0 else math.ceil(self.size * plan.ratio - 1e-9) + 1
-        self.tiles: dict[_TileKey, NDArray[np.uint8]] = {}
-        self.bad: set[_TileKey] = set()
+        self.tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self.bad: set[tuple[int, int]] = set()
+        self._ends: dict[int, list[tuple[int, int]]] = {}
+        self._shared: SharedTiles | None = None
+        self._needed: NDArray[np.bool_] | None = None
 
-    def read(
-        self, x0: NDArray[np.int32], y0: NDArray[np.int32], image: NDArray[np.uint8], filled: NDArray[np.float32]
-    ) -> None:
-        slide_height, slide_width = self.reader.levels[0].shape
-        x, y = self._axis(x0, slide_width), self._axis(y0, slide_height)
-        columns = self._tile_span(x.start, self.width, self.tile_width)
-        rows = self._tile_span(y.start, self.height, self.tile_height)
-        last_use = {key: i for i, (r, c) in enumerate(zip(rows, columns, strict=True)) for key in _keys(r, c)}
-        extent, ratio = self.extent, self.plan.ratio
-        canvas = None if ratio == 1.0 else np.empty((extent, extent, 3), np.uint8)
-        in_bounds = (
-            (x.start >= 0) & (y.start >= 0) & (x.start + extent <= self.width) & (y.start + extent <= self.height)
-        )
-        limits = self._limit(slide_height), self._limit(slide_width)
-        x_starts, y_starts, whole = x.start.tolist(), y.start.tolist(), in_bounds.tolist()
-        for i in range(len(x_starts)):
-            target = image[i] if canvas is None else canvas
-            if whole[i]:
-                self._copy(target, y_starts[i], x_starts[i], rows[i], columns[i])
-            else:
-                target[:] = self.spec.pad
-                self._copy(target, y_starts[i], x_starts[i], rows[i], columns[i])
-                _replicate(target, y_starts[i], self.height, None if y.is_inside[i] else limits[0])
-                _replicate(target.swapaxes(0, 1), x_starts[i], self.width, None if x.is_inside[i] else limits[1])
-            if canvas is not None:
-                method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
-                reduced = cv2.resize(canvas, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
-                image[i] = reduced[: self.size, : self.size]
-            if self.bad:
-                filled[i] = self._bad_fraction(y_starts[i], x_starts[i], rows[i], columns[i])
-            for key in _keys(rows[i], columns[i]):
-                if last_use[key] == i:
-                    self.tiles.pop(key, None)
+    def expect(self, cuts: Sequence[_Cut]) -> None:
+        """Learn after which patch each tile is not needed any more."""
+        last_use = {
+            (r[0], c[0]): i
+            for i in range(len(cuts[0].rows))
+            for cut in cuts
+            for r in cut.rows[i]
+            for c in cut.columns[i]
+        }
+        for key, i in last_use.items():
+            self._ends.setdefault(i, []).append(key)
 
-    def _axis(self, origin: NDArray[np.int32], slide_size: int) -> _Axis:
-        read_px = origin / self.plan.step
-        start = np.copysign(np.floor(np.abs(read_px) + 0.5), read_px).astype(np.int64)
-        # 1 level-0 px of slack: stored origins are rounded.
-        is_inside = (origin >= 0) & (origin + self.footprint <= slide_size + 1.0)
-        return _Axis(start, is_inside)
+    def share(self, shared: SharedTiles, needed: NDArray[np.bool_]) -> None:
+        """Look for tiles in the shared cache, and leave there those that other blocks need."""
+        self._shared, self._needed = shared, needed
 
-    def _limit(self, slide_size: int) -> int:
-        """First px of this read that lies outside the slide; the level itself may end up to one px earlier."""
-        return math.ceil(slide_size / self.plan.step - 1e-6)
+    def release(self, patch: int) -> None:
+        """Let go of the tiles that `patch` was the last to need."""
+        for key in self._ends.get(patch, ()):
+            self.tiles.pop(key, None)
 
-    def _tile_span(self, start: NDArray[np.int64], level_size: int, tile: int) -> list[tuple[int, int]]:
-        """Tiles [first, last) that each patch needs along one axis."""
-        first = np.clip(start, 0, level_size) // tile
-        last = -(-np.clip(start + self.extent, 0, level_size) // tile)
-        # A patch that lies beyond the level's floor size still replicates its last px.
-        first = np.minimum(first, (level_size - 1) // tile)
-        return list(zip(first.tolist(), np.maximum(last, first + 1).tolist(), strict=True))
-
-    def _copy(self, target: NDArray[np.uint8], y: int, x: int, rows: tuple[int, int], columns: tuple[int, int]) -> None:
-        """Put the part of the level that the patch at (y, x) covers into `target`."""
-        tile_height, tile_width, extent = self.tile_height, self.tile_width, self.extent
-        for r in range(*rows):
-            top = r * tile_height
-            y_from, y_to = max(y, top), min(y + extent, top + tile_height, self.height)
-            for c in range(*columns):
-                left = c * tile_width
-                x_from, x_to = max(x, left), min(x + extent, left + tile_width, self.width)
-                if y_from < y_to and x_from < x_to:
-                    tile = self._tile(r, c)
-                    target[y_from - y : y_to - y, x_from - x : x_to - x] = tile[
-                        y_from - top : y_to - top, x_from - left : x_to - left
-                    ]
-
-    def _tile(self, row: int, column: int) -> NDArray[np.uint8]:
-        tile = self.tiles.get((row, column))
-        if tile is None:
-            try:
-                tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
-            except TileError:
-                if self.spec.on_bad_tile == "raise":
-                    raise
-                self.bad.add((row, column))
-                tile = np.full((self.tile_height, self.tile_width, 3), _WHITE, np.uint8)
-            self.tiles[row, column] = tile
+    def load(self, row: int, column: int) -> NDArray[np.uint8]:
+        """A tile from the shared cache, or decoded."""
+        key = None
+        if self._shared is not None and self._needed is not None and self._needed[row, column]:
+            key = (self._shared.slide, self.plan.level, self.plan.dct_scale, row, column)
+            tile = self._shared.cache.get(key)
+            if tile is not None:
+                self.tiles[row, column] = tile
+                return tile
+        try:
+            tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
+        except TileError:
+            if self.on_bad_tile == "raise":
+                raise
+            self.bad.add((row, column))
+            tile = np.full((self.tile_height, self.tile_width, 3), _WHITE, np.uint8)
+            key = None
+        if key is not None and self._shared is not None:
+            self._shared.cache.put(key, tile)
+        self.tiles[row, column] = tile
         return tile
 
-    def _bad_fraction(self, y: int, x: int, rows: tuple[int, int], columns: tuple[int, int]) -> float:
-        extent, pixels = self.extent, 0
-        for r, c in self.bad.intersection(_keys(rows, columns)):
-            height = min(y + extent, (r + 1) * self.tile_height) - max(y, r * self.tile_height)
-            width = min(x + extent, (c + 1) * self.tile_width) - max(x, c * self.tile_width)
-            pixels += max(height, 0) * max(width, 0)
-        return pixels / extent**2
+    def shared_by_blocks(self, cuts: Sequence[_Cut], rows: int) -> NDArray[np.bool_]:
+        """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
+        grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+        block = np.arange(len(cuts[0].xs)) // rows
+        blocks = int(block.max(initial=0)) + 1
+        pairs = [np.empty(0, np.int64)]
+        for cut in cuts:
+            (top, bottom), (left, right) = cut.tile_spans()
+            # The few offsets from a patch's first tile: as many as a patch has tiles, whatever the slide's size.
+            for dr in range(int((bottom - top).max(initial=-1)) + 1):
+                for dc in range(int((right - left).max(initial=-1)) + 1):
+                    ok = (top + dr <= bottom) & (left + dc <= right)
+                    pairs.append((((top + dr) * grid[1] + left + dc) * blocks + block)[ok])
+        tiles = np.unique(np.concatenate(pairs)) // blocks
+        return np.bincount(tiles, minlength=grid[0] * grid[1]).reshape(grid) > 1
 
 
-def _keys(rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[_TileKey]:
-    return ((r, c) for r in range(*rows) for c in range(*columns))
+class _Cut:
+    """One magnification of one block: where its patches lie in what is read, and how they become patches."""
+
+    def __init__(
+        self, spec: PatchReader, source: _Source, magnification: int, x0: NDArray[np.int32], y0: NDArray[np.int32]
+    ) -> None:
+        self.source, self.plan, self.size, self.pad = source, spec.plans[magnification], spec.patch_size, spec.pad
+        # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
+        ratio = self.plan.ratio
+        self.extent = self.size if ratio == 1.0 else math.ceil(self.size * ratio - 1e-9) + 1
+        self.xs, self.ys = self._starts(x0), self._starts(y0)
+        slide_height, slide_width = source.reader.levels[0].shape
+        footprint = spec.footprints[magnification]
+        self.x_limits = self._limits(x0, slide_width, footprint)
+        self.y_limits = self._limits(y0, slide_height, footprint)
+        self._canvas: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def columns(self) -> list[list[_Segment]]:
+        """Tiles under each patch along x."""
+        return [self._segments(x, self.source.width, self.source.tile_width) for x in self.xs.tolist()]
+
+    @cached_property
+    def rows(self) -> list[list[_Segment]]:
+        """Tiles under each patch along y."""
+        return [self._segments(y, self.source.height, self.source.tile_height) for y in self.ys.tolist()]
+
+    @cached_property
+    def whole(self) -> list[bool]:
+        """Whether all that is read for a patch lies in the level."""
+        xs, ys, extent = self.xs, self.ys, self.extent
+        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.source.width) & (ys + extent <= self.source.height)
+        return [bool(w) for w in whole]
+
+    def read(self, i: int, patch: NDArray[np.uint8]) -> None:
+        """Put patch `i` together, straight from its tiles."""
+        ratio = self.plan.ratio
+        target = patch
+        if ratio != 1.0:
+            if self._canvas is None:
+                self._canvas = np.empty((self.extent, self.extent, 3), np.uint8)
+            target = self._canvas
+        if not self.whole[i]:
+            target[:] = self.pad
+        tiles, load = self.source.tiles, self.source.load
+        for r, top, bottom, tile_top, tile_bottom in self.rows[i]:
+            for c, left, right, tile_left, tile_right in self.columns[i]:
+                tile = tiles.get((r, c))
+                if tile is None:
+                    tile = load(r, c)
+                target[top:bottom, left:right] = tile[tile_top:tile_bottom, tile_left:tile_right]
+        if not self.whole[i]:
+            _replicate(target, int(self.ys[i]), self.source.height, int(self.y_limits[i]))
+            _replicate(target.swapaxes(0, 1), int(self.xs[i]), self.source.width, int(self.x_limits[i]))
+        if ratio != 1.0:
+            method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
+            reduced = cv2.resize(target, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
+            patch[:] = reduced[: self.size, : self.size]
+
+    def bad_fraction(self, i: int) -> float:
+        """Fraction of what is read for patch `i` that stands for a bad tile."""
+        bad = self.source.bad
+        px = sum((r[2] - r[1]) * (c[2] - c[1]) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad)
+        return px / self.extent**2
+
+    def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """(first, last) tile row and column of each patch."""
+        axes = (
+            (self.ys, self.source.height, self.source.tile_height),
+            (self.xs, self.source.width, self.source.tile_width),
+        )
+        return [
+            (np.clip(start, 0, size - 1) // tile, np.clip(start + self.extent - 1, 0, size - 1) // tile)
+            for start, size, tile in axes
+        ]
+
+    def _starts(self, origin: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Nearest px of what is read, halves away from zero."""
+        read_px = origin / self.plan.step
+        return np.copysign(np.floor(np.abs(read_px) + 0.5), read_px).astype(np.int64)
+
+    def _limits(self, origin: NDArray[np.int32], slide_size: int, footprint: float) -> NDArray[np.int64]:
+        """First px of this read that lies outside the slide; the level itself may end up to one px earlier.
+
+        -1 where the planned footprint lies in the slide (1 level-0 px of slack, origins are rounded): what rounding
+        pushes over the edge is replicated there, not padded.
+        """
+        is_inside = (origin >= 0) & (origin + footprint <= slide_size + 1.0)
+        return np.where(is_inside, -1, math.ceil(slide_size / self.plan.step - 1e-6))
+
+    def _segments(self, start: int, size: int, tile: int) -> list[_Segment]:
+        """Tiles under a patch along one axis."""
+        low, high = max(start, 0), min(start + self.extent, size)
+        segments: list[_Segment] = []
+        if low >= high:
+            return segments
+        for index in range(low // tile, -(-high // tile)):
+            begin = index * tile
+            first, last = max(low, begin), min(high, begin + tile)
+            segments.append((index, first - start, last - start, first - begin, last - begin))
+        return segments
 
 
 def _scaled_shape(info: LevelInfo, scale: int) -> tuple[int, int]:
@@ -195,24 +319,29 @@ def _scaled_shape(info: LevelInfo, scale: int) -> tuple[int, int]:
     return max(1, info.shape[0] // scale), max(1, info.shape[1] // scale)
 
 
-def _replicate(target: NDArray[np.uint8], start: int, size: int, limit: int | None) -> None:
+def _replicate(target: NDArray[np.uint8], start: int, size: int, limit: int) -> None:
     """Repeat the level's first and last px along axis 0 of `target` where the slide, but not the level, goes on.
 
-    `limit` is the first px that is outside the slide and stays padded; None means that nothing is.
+    `limit` is the first px that is outside the slide and stays padded; -1 means that nothing is.
     """
     extent = len(target)
-    end = extent if limit is None else min(limit - start, extent)
+    end = extent if limit < 0 else min(limit - start, extent)
     last = size - 1 - start
     if 0 <= last < end - 1:
         target[last + 1 : end] = target[last]
-    if limit is None and start < 0 < extent + start:
+    if limit < 0 and start < 0 < extent + start:
         target[:-start] = target[-start]
 
 
 def read_region(
-    reader: Reader, level: int, scale: int, rows: tuple[int, int], columns: tuple[int, int]
+    reader: Reader,
+    level: int,
+    scale: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    on_bad_tile: OnBadTile = "raise",
 ) -> NDArray[np.uint8]:
-    """A rectangle of a level that is decoded at 1 / scale, px [first, last) within it.
+    """A rectangle of a level that is decoded at 1 / scale, px [first, last) within it; bad tiles raise or are white.
 
     Returns
     -------
@@ -221,7 +350,7 @@ def read_region(
     Raises
     ------
     TileError
-        A tile under it cannot be read.
+        A tile under it cannot be read, and `on_bad_tile` is "raise".
     """
     info = reader.levels[level]
     tile_height, tile_width = info.tile[0] // scale, info.tile[1] // scale
@@ -233,7 +362,13 @@ def read_region(
         for c in range(x0 // tile_width, -(-x1 // tile_width)):
             left = c * tile_width
             x_from, x_to = max(x0, left), min(x1, left + tile_width)
-            tile = reader.read_tile(level, r, c, scale)
+            try:
+                tile = reader.read_tile(level, r, c, scale)
+            except TileError:
+                if on_bad_tile == "raise":
+                    raise
+                out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = _WHITE
+                continue
             out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = tile[
                 y_from - top : y_to - top, x_from - left : x_to - left
             ]

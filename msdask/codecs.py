@@ -59,9 +59,14 @@ def decode_jpeg(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return simplejpeg.decode_jpeg(data, "RGB").reshape(shape)
 
 
-def encoder(codec: Codec) -> Callable[[NDArray[np.uint8]], bytes]:
-    """Function that encodes one inner chunk, without its checksum."""
-    return {"raw": _to_bytes, "lossless": encode_predicted, "jpeg": encode_jpeg}[codec]
+def encoder(codec: Codec) -> Callable[[NDArray[np.uint8]], bytes | memoryview]:
+    """Function that encodes one inner chunk, without its checksum; `raw` is a view, not a copy."""
+    encoders: dict[Codec, Callable[[NDArray[np.uint8]], bytes | memoryview]] = {
+        "raw": _as_it_is,
+        "lossless": encode_predicted,
+        "jpeg": encode_jpeg,
+    }
+    return encoders[codec]
 
 
 def decoder(codec: Codec) -> Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]:
@@ -69,8 +74,8 @@ def decoder(codec: Codec) -> Callable[[bytes, tuple[int, ...]], NDArray[np.uint8
     return {"raw": _from_bytes, "lossless": decode_predicted, "jpeg": decode_jpeg}[codec]
 
 
-def _to_bytes(patch: NDArray[np.uint8]) -> bytes:
-    return patch.tobytes()
+def _as_it_is(patch: NDArray[np.uint8]) -> memoryview:
+    return np.ascontiguousarray(patch).reshape(-1).data
 
 
 def _from_bytes(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from msdask import layout, writing
 from msdask.blocks import OnBadTile
 from msdask.engines import ClusterEngine, Engine, Stopped, ThreadEngine
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import MsdaskError, SpecError, StoreError
 from msdask.locks import slide_lock
 from msdask.outcome import ExtractionReport, SlideOutcome
 from msdask.progress import Progress
@@ -119,7 +120,10 @@ def extract(
     finally:
         engine.close()
     for set_name in names:
-        target[set_name].index()
+        try:
+            target[set_name].index()
+        except StoreError as error:  # what this run has written is whole, and its report must not be lost
+            warnings.warn(f"the index of '{set_name}' could not be made: {error}", UserWarning, stacklevel=2)
     return ExtractionReport(target.path, names, tuple(outcomes), time.perf_counter() - started)
 
 
@@ -171,33 +175,54 @@ def _extract_into(row: SlideRow, run: _Run, engine: Engine, bar: Progress, outco
     paths = {name: os.path.join(run.store.path, name, row.slide_id) for name in run.names}
     if not run.overwrite:
         for name, path in paths.items():
-            found = layout.read_attrs(path)
-            if found.get("state") == "complete":
-                note = engine.call(check_source, row, path)
-                outcomes[name] = SlideOutcome(
-                    row.slide_id, row.path, name, "present", "", found["counts"], warnings=note
-                )
+            _look_for_complete(row, run, engine, name, path, outcomes)
     todo = [name for name in run.names if name not in outcomes]
     if not todo:
         return
     with ExitStack() as locks:
         for name in todo:
             locks.enter_context(slide_lock(run.store.path, name, row.slide_id))
-            if run.overwrite and os.path.isdir(paths[name]):
+            if not run.overwrite:  # another run may have finished it before the lock was ours
+                _look_for_complete(row, run, engine, name, paths[name], outcomes)
+            elif os.path.isdir(paths[name]):
                 layout.remove_tree(paths[name])
-        specs = [run.specs[run.names.index(name)] for name in todo]
+        # All specs are planned, also where only the finest is left to write: its parents are rows of the others.
         jobs = engine.call(
             begin_slide,
             row,
-            specs,
-            [paths[name] for name in todo],
+            run.specs,
+            [None if name in outcomes else paths[name] for name in run.names],
             codec=run.store.codec,
             masks=run.masks,
             links=run.links,
             on_bad_tile=run.on_bad_tile,
         )
-        for name, job in zip(todo, jobs, strict=True):
-            outcomes[name] = _write_set(row, name, job, engine, bar)
+        for name, job in zip(run.names, jobs, strict=True):
+            if job is not None:
+                outcomes[name] = _write_set(row, name, job, engine, bar)
+
+
+def _look_for_complete(
+    row: SlideRow, run: _Run, engine: Engine, name: str, path: str, outcomes: dict[str, SlideOutcome]
+) -> None:
+    """Put a slide that is complete in a set into `outcomes`.
+
+    Raises
+    ------
+    StoreError
+        It was made from another file or mask, or at another scale.
+    """
+    found = layout.read_attrs(path)
+    if found.get("state") != "complete":
+        return
+    own = run.specs[run.names.index(name)]
+    notes = engine.call(check_source, row, path, own, run.masks)
+    coarser = [s for s in run.specs if s.patch_size / s.magnifications[0] > own.patch_size / own.magnifications[0]]
+    wanted = [f"parent_{format_magnification(s.magnifications[0])}" for s in coarser]
+    links = found.get("links", {})
+    if unlinked := [run.links[column]["set"] for column in wanted if links.get(column) != run.links[column]]:
+        notes = (*notes, f"complete without links into {unlinked}: extract it again with overwrite to have them")
+    outcomes[name] = SlideOutcome(row.slide_id, row.path, name, "present", "", found["counts"], warnings=notes)
 
 
 def _write_set(row: SlideRow, name: str, job: BlockJob, engine: Engine, bar: Progress) -> SlideOutcome:

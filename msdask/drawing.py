@@ -48,11 +48,14 @@ FOREGROUND = "#1A1A1A"
 
 
 class PlainFigure(Figure):
-    """A Figure that notebooks show without pyplot, and only once (pyplot's own figures show twice when returned)."""
+    """A Figure that notebooks show without pyplot, and only once (pyplot's own figures show twice when returned).
 
-    def _repr_png_(self) -> bytes:
+    As a JPEG: tissue as PNG would make a notebook of a few pictures several MB large.
+    """
+
+    def _repr_jpeg_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", bbox_inches="tight")
+        self.savefig(buffer, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 75, "optimize": True})
         return buffer.getvalue()
 
 

@@ -16,7 +16,15 @@ __all__ = ["ClusterEngine", "Engine", "Stopped", "ThreadEngine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-J = TypeVar("J")
+J = TypeVar("J", contravariant=True)
+
+
+class BlockFunction(Protocol[J]):
+    """Reads, measures and writes one block; may read it in parts on a pool."""
+
+    def __call__(self, job: J, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+        """Number of patches of the block."""
+        ...
 
 
 class Stopped(Exception):
@@ -35,7 +43,7 @@ class Engine(Protocol):
 
     def run(
         self,
-        function: Callable[[J, int], int],
+        function: BlockFunction[J],
         job: J,
         blocks: Sequence[int],
         on_block: Callable[[int], None],
@@ -65,6 +73,7 @@ class ThreadEngine:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or CPU_COUNT
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-block")
+        self._readers = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-read")
         self._stop = threading.Event()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,7 +84,7 @@ class ThreadEngine:
 
     def run(
         self,
-        function: Callable[[J, int], int],
+        function: BlockFunction[J],
         job: J,
         blocks: Sequence[int],
         on_block: Callable[[int], None],
@@ -83,11 +92,13 @@ class ThreadEngine:
         label: str,
     ) -> None:
         """All blocks of a slide on the shared pool."""
+        # With few blocks, whole blocks would leave threads idle: each is then read by all of them.
+        parts = 4 * self.threads if self.threads > 1 and len(blocks) < 4 * self.threads else 1
 
         def one(block: int) -> int:
             if self._stop.is_set():
                 raise Stopped
-            count = function(job, block)
+            count = function(job, block, readers=self._readers, parts=parts)
             on_block(count)
             return count
 
@@ -97,6 +108,8 @@ class ThreadEngine:
         finally:
             for future in futures:
                 future.cancel()
+            # The slide's lock is let go of after this: nothing may still be writing then.
+            wait([future for future in futures if not future.cancelled()])
         for future in futures:
             if not future.cancelled():
                 future.result()
@@ -108,6 +121,7 @@ class ThreadEngine:
     def close(self) -> None:
         """End the pool's threads."""
         self._pool.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
 
 
 class ClusterEngine:
@@ -128,7 +142,7 @@ class ClusterEngine:
 
     def run(
         self,
-        function: Callable[[J, int], int],
+        function: BlockFunction[J],
         job: J,
         blocks: Sequence[int],
         on_block: Callable[[int], None],

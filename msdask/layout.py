@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def write_document(path: str | os.PathLike[str], attrs: Mapping[str, Any], *, co
         inside = {name: _read_document(os.path.join(path, name)) for name in names}
         document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
     file = os.path.join(path, DOCUMENT)
-    part = file + ".part"
+    part = f"{file}.{os.getpid()}-{threading.get_ident()}.part"
     try:
         os.makedirs(path, exist_ok=True)
         with open(part, "w", encoding="utf-8") as stream:

@@ -55,7 +55,7 @@ def block_rows(patches: int, magnifications: int, patch_size: int) -> int:
     """Patches in a block (= a shard): at most 256 images and 64 MiB; a small set is cut into equal blocks.
 
     >>> block_rows(21609, 1, 224), block_rows(21609, 3, 224), block_rows(300, 1, 224)
-    (256, 85, 150)
+    (255, 85, 150)
     """
     per_patch = magnifications * patch_size * patch_size * 3
     most = max(1, min(MAX_PATCHES_PER_BLOCK // magnifications, MAX_BLOCK_BYTES // per_patch))
@@ -108,7 +108,7 @@ def patches(
     if labels is not None:
         data["label_map"] = (dims[:4], lazy_label_maps(slide.shape, reader, labels, data, image.chunks[0]))
     if "tissue_mean" not in data.attrs:
-        mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None)
+        mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None, on_bad_tile)
         data["tissue_mean"] = ((), da.from_delayed(mean, shape=(), dtype=np.float64))
     return data
 
@@ -134,6 +134,11 @@ def planned(
             f"slide '{slide.path}' is {slide.shape[1]} x {slide.shape[0]} px, the selection was made on one of "
             f"{selection.attrs['shape'][1]} x {selection.attrs['shape'][0]} px: select on this slide"
         )
+    if abs(selection.attrs["mpp_used"] / slide.mpp_used - 1) > 1e-9:
+        raise SpecError(
+            f"slide '{slide.path}' has {slide.mpp_used:g} um/px, the selection was made at "
+            f"{selection.attrs['mpp_used']:g} um/px: select on this slide, opened in this way"
+        )
     plans = read_plans(slide, spec)
     footprints = tuple(
         footprint(spec.patch_size, target_mpp=magnification_to_mpp(m), slide_mpp=slide.mpp_used)
@@ -151,9 +156,13 @@ def planned(
     return PatchReader(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
 
 
-def mean_of_tissue(slide: Slide, mask: NDArray[np.integer[Any]] | None) -> NDArray[np.float64]:
+def mean_of_tissue(
+    slide: Slide, mask: NDArray[np.integer[Any]] | None, on_bad_tile: OnBadTile = "raise"
+) -> NDArray[np.float64]:
     """Mean of the slide's 1.25x image inside the mask: () float64, the `t` that decides the white threshold."""
-    image = slide.at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
+    image = (
+        slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
+    )
     inside = np.ones(image.shape[:2], bool) if mask is None else mask > 0
     return np.asarray(tissue_mean(image, inside))
 

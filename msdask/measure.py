@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LOW_CONTRAST", "MEASURES", "contrast", "keep", "measure", "tissue_mean", "white_threshold"]
+__all__ = ["EXACT_BELOW", "LOW_CONTRAST", "MEASURES", "contrast", "keep", "measure", "tissue_mean", "white_threshold"]
 
 MEASURES = ("brightness", "contrast", "filled")
 """Columns of the stored array `measured`."""
@@ -16,9 +18,13 @@ LOW_CONTRAST = 0.05
 
 _GRAY = np.array([[0.2125, 0.7154, 0.0721]])
 """Weights of scikit-image's rgb2gray."""
-_BINS = 4096
-_BIN_ERROR = 2e-4
-"""Contrast from the histogram is within this of the exact one: one bin of 1/16 gray level at either end."""
+
+EXACT_BELOW = 0.1
+"""Contrast below this is computed exactly: twice the bound that decides."""
+_QUANTILES = np.array([0.01, 0.99])
+_EDGES = np.arange(257) - 0.5
+"""Gray values between which each bin of the histogram lies."""
+_ZERO = np.zeros(1)
 
 
 def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
@@ -84,22 +90,31 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
 def contrast(pixels: NDArray[np.uint8]) -> float:
     """Half the distance between the 1st and 99th percentile of gray in 0..1, as in scikit-image's is_low_contrast.
 
-    From a histogram of 4096 bins, so within 2e-4; where that could change the verdict "below 0.05" it is computed
-    exactly.
+    Below `EXACT_BELOW` it is that number. Above, where no verdict is near, each percentile is interpolated in a
+    histogram of whole gray levels: within 0.002, save where one falls into a gap between two gray levels, and three
+    times as fast.
     """
-    gray = cv2.transform(pixels.astype(np.float32), _GRAY)
-    histogram = cv2.calcHist([gray], [0], None, [_BINS], [0.0, 256.0]).ravel()
-    # A percentile lies between two sorted px, which may be far apart: both are looked up, as np.percentile does.
-    position = np.array([0.01, 0.99]) * (gray.size - 1)
-    below = np.floor(position)
-    ranks = np.stack([below, np.minimum(below + 1, gray.size - 1)])
-    bins = np.searchsorted(np.cumsum(histogram, dtype=np.float64), ranks, side="right")
-    low, high = bins[0] + (bins[1] - bins[0]) * (position - below)
-    value = float(high - low) * (256.0 / _BINS) / 255.0 / 2
-    if abs(value - LOW_CONTRAST) <= 2 * _BIN_ERROR:
+    gray = cv2.transform(_as_float(pixels), _GRAY)
+    histogram = cv2.calcHist([cv2.convertScaleAbs(gray)], [0], None, [256], [0, 256])
+    counts = np.concatenate([_ZERO, np.cumsum(histogram)])
+    low, high = np.interp(_QUANTILES * (gray.size - 1) + 0.5, counts, _EDGES)
+    value = float(high - low) / 255.0 / 2
+    if value < EXACT_BELOW:
         exact = np.percentile(np.multiply(pixels, 1 / 255) @ _GRAY[0], [1, 99])
         value = float(exact[1] - exact[0]) / 2
     return value
+
+
+_scratch = threading.local()
+
+
+def _as_float(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The pixels as float32, in memory of this thread that is used again: fresh memory costs more than converting."""
+    held: NDArray[np.float32] | None = getattr(_scratch, "pixels", None)
+    if held is None or held.shape != pixels.shape:
+        held = _scratch.pixels = np.empty(pixels.shape, np.float32)
+    np.copyto(held, pixels)
+    return held
 
 
 def _on_its_side(contrast: float) -> np.float32:

@@ -202,6 +202,6 @@ def _lazy_shards(target: SlideTarget, array: str) -> da.Array:
     rest = (0,) * (len(shape) - 1)
     graph: dict[Any, Any] = {(name, i, *rest): (shards.read_block, target, array, i) for i in range(target.blocks)}
     if not graph:
-        return da.zeros(shape, dtype=np.uint8)
+        graph = {(name, 0, *rest): (np.empty, shape, np.uint8)}
     layer = HighLevelGraph.from_collections(name, graph)
     return da.Array(layer, name, (lengths, *((n,) for n in shape[1:])), dtype=np.uint8)

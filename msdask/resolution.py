@@ -127,7 +127,7 @@ def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:
         problem = f"{stated}: x and y differ by {apart:.1%}, at most {MAX_ANISOTROPY:.0%} can be averaged"
         return SlideScale(None, None, metadata.mpp_source, "missing", problem=problem)
     if apart > 1e-3:
-        quality = "anisotropic"
+        quality = "anisotropic" if quality == "stated" else quality
         warnings.append(f"{stated}: x and y differ by {apart:.1%}, the mean of {mpp:g} is used")
     # Nominal values lie a factor of 2 apart, so the distance is judged on the octave of the value itself.
     octave = 0.25 * 2 ** round(math.log2(mpp / 0.25))

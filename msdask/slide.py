@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from msdask.blocks import read_region
+from msdask.blocks import OnBadTile, read_region
 from msdask.errors import SlideError, SpecError
 from msdask.readers import open_reader
 from msdask.readers.base import LevelInfo, Reader
@@ -96,6 +97,7 @@ class Slide:
         self.path = os.fspath(path)
         self.tolerance = tolerance
         self._backend = backend
+        self._on_bad_tile: OnBadTile = "raise"
         self._associated: tuple[str, ...]
         reader = self.reader
         self.format: str = reader.format
@@ -233,6 +235,12 @@ class Slide:
         """SHA-256 over the file's size, directories and sampled ranges: the same anywhere, without a full read."""
         return self.reader.fingerprint()
 
+    def with_bad_tiles(self, on_bad_tile: OnBadTile) -> Slide:
+        """The same slide, whose lazy images "raise" a TileError at an unreadable tile or "fill" it white."""
+        slide = copy.copy(self)
+        slide._on_bad_tile = on_bad_tile
+        return slide
+
     def _level(self, level: int) -> da.Array:
         info = self.level_infos[level]
         chunk = tuple(max(1, _LEVEL_CHUNK // t) * t if t <= _LEVEL_CHUNK else t for t in info.tile)
@@ -287,7 +295,15 @@ class Slide:
         return self.__dict__.copy()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("msdask.Slide", self.path, self._backend, _file_state(self.path), self.scale, self.level_infos)
+        return (
+            "msdask.Slide",
+            self.path,
+            self._backend,
+            _file_state(self.path),
+            self._on_bad_tile,
+            self.scale,
+            self.level_infos,
+        )
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -329,7 +345,7 @@ def _shared_reader(path: str, backend: str | None, state: tuple[int, int] | None
 
 
 def _read_level(slide: Slide, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
-    return read_region(slide.reader, level, 1, rows, columns)
+    return read_region(slide.reader, level, 1, rows, columns, slide._on_bad_tile)
 
 
 def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
@@ -338,6 +354,6 @@ def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple
     ratio = plan.ratio
     y = source_span(*rows, ratio=ratio, size=height)
     x = source_span(*columns, ratio=ratio, size=width)
-    source = read_region(slide.reader, plan.level, plan.dct_scale, y, x)
+    source = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile)
     shape = rows[1] - rows[0], columns[1] - columns[0]
     return area_mean(source, origin=(y[0], x[0]), first=(rows[0], columns[0]), shape=shape, ratio=ratio)

@@ -7,10 +7,14 @@ scheduler or the client.
 from __future__ import annotations
 
 import os
-import warnings
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -18,20 +22,23 @@ from numpy.typing import NDArray
 
 from msdask import layout, writing
 from msdask.annotations import read_label_mask
-from msdask.blocks import OnBadTile, PatchReader
+from msdask.blocks import OnBadTile, PatchReader, SharedTiles
 from msdask.errors import MaskError, SlideError, StoreError
 from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
+from msdask.measure import MEASURES, measure
+from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
 from msdask.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
 from msdask.table import SlideRow
+from msdask.tilecache import process_cache
 from msdask.tissue import tissue_mask
 
-__all__ = ["BlockJob", "MaskSource", "begin_slide", "check_source", "plan_slide", "run_block"]
+__all__ = ["BlockJob", "MaskSource", "begin_set", "begin_slide", "check_source", "plan_slide", "run_block"]
 
 _MASK_SIZE_TOLERANCE = 0.02
 
@@ -76,19 +83,19 @@ class BlockJob:
 def begin_slide(
     row: SlideRow,
     specs: Sequence[ExtractionSpec],
-    paths: Sequence[str],
+    paths: Sequence[str | None],
     *,
     codec: Codec,
     masks: MaskSource,
     links: Mapping[str, Mapping[str, str]],
     on_bad_tile: OnBadTile = "raise",
-) -> list[BlockJob]:
+) -> list[BlockJob | None]:
     """Open a slide, find or make its mask, select for every spec and write the tables.
 
     Parameters
     ----------
     row : the slide
-    specs, paths : what to cut, and the slide's group in each patch set
+    specs, paths : what to cut, and the slide's group in each patch set, None where it is complete already
     codec : of the store
     masks : where its mask comes from
     links : what a `parent_<m>x` column points into
@@ -97,45 +104,104 @@ def begin_slide(
     Raises
     ------
     MsdaskError
-        The slide, its scale or its mask is not usable, or an unfinished run differs from this one.
+        The slide, its scale or its mask is not usable, or the store cannot be written.
     """
-    slide, tables, notes = plan_slide(row, specs, masks)
-    jobs = []
+    slide, tables, notes = plan_slide(row, specs, masks, on_bad_tile=on_bad_tile)
+    jobs: list[BlockJob | None] = []
     for table, path in zip(tables, paths, strict=True):
-        reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
-        count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
-        mask = facts["mask"].values if "mask" in facts else None
-        own = {name: dict(link) for name, link in links.items() if name in facts}
-        target, written = writing.begin(
-            path,
-            codec,
-            facts,
-            rows=block_rows(count, magnifications, reader.patch_size),
-            tissue_mean=lambda mask=mask: float(mean_of_tissue(slide, mask)),  # type: ignore[misc]
-            attrs={"cohort": dict(row.cohort)} | ({"links": own} if own else {}),
-        )
-        todo = tuple(np.flatnonzero(~written).tolist())
-        empty = () if count else ("no patch was selected",)
-        jobs.append(BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty)))
+        if path is None:
+            jobs.append(None)
+            continue
+        own = {name: dict(link) for name, link in links.items() if name in table}
+        attrs = {"cohort": dict(row.cohort)} | ({"links": own} if own else {})
+        jobs.append(begin_set(slide, table, path, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
     return jobs
 
 
-def run_block(job: BlockJob, block: int) -> int:
-    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing."""
-    x0, y0 = _origins(job.target.path, layout.document_time(job.target.array_path("x0")))
+def begin_set(
+    slide: Slide,
+    table: xr.Dataset,
+    path: str,
+    *,
+    codec: Codec = "raw",
+    attrs: Mapping[str, Any] | None = None,
+    on_bad_tile: OnBadTile = "raise",
+    notes: tuple[str, ...] = (),
+) -> BlockJob:
+    """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
+    reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
+    count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
+    mask = facts["mask"].values if "mask" in facts else None
+    target, written = writing.begin(
+        path,
+        codec,
+        facts,
+        rows=block_rows(count, magnifications, reader.patch_size),
+        tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
+        attrs=attrs,
+    )
+    todo = tuple(np.flatnonzero(~written).tolist())
+    empty = () if count else ("no patch was selected",)
+    return BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty))
+
+
+def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing.
+
+    Parameters
+    ----------
+    job, block : what to do
+    readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
+    """
+    reader = job.slide.reader
+    x0, y0, needed = _tables(
+        job.target, job.reader, cast("Any", reader), layout.document_time(job.target.array_path("x0"))
+    )
     rows = job.target.block(block)
-    image, filled = job.reader.read(job.slide.reader, x0[rows], y0[rows])
-    return writing.write_block(job.target, block, image, filled)
+    x, y = x0[rows], y0[rows]
+    shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
+    size = job.reader.patch_size
+    image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
+    measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
+
+    def read(part: slice) -> None:
+        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])
+        measured[part] = measure(image[part], filled)
+
+    if readers is None or parts < 2:
+        read(slice(None))
+    else:
+        edges = np.linspace(0, len(x), parts + 1).round().astype(int).tolist()
+        deque(readers.map(read, (slice(*edge) for edge in pairwise(edges))), maxlen=0)
+    return writing.write_measured_block(job.target, block, image, measured)
+
+
+_scratch = threading.local()
+
+
+def _buffer(size: int) -> NDArray[np.uint8]:
+    """Memory of this thread for one block's pixels, used again for the next block."""
+    held: NDArray[np.uint8] | None = getattr(_scratch, "buffer", None)
+    if held is None or held.size < size:
+        held = _scratch.buffer = np.empty(size, np.uint8)
+    return held[:size]
 
 
 @lru_cache(maxsize=16)
-def _origins(path: str, state: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(x0, y0) of a slide's tables, once a process."""
-    return layout.read_column(path, "x0"), layout.read_column(path, "y0")
+def _tables(
+    target: SlideTarget, patch_reader: PatchReader, reader: Reader, state: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], tuple[NDArray[np.bool_], ...]]:
+    """(x0, y0) of a slide, and the tiles that several of its blocks need: once a process."""
+    x0, y0 = layout.read_column(target.path, "x0"), layout.read_column(target.path, "y0")
+    return x0, y0, patch_reader.shared_tiles(reader, x0, y0, target.rows)
 
 
 def plan_slide(
-    row: SlideRow, specs: Sequence[ExtractionSpec], masks: MaskSource | None = None
+    row: SlideRow,
+    specs: Sequence[ExtractionSpec],
+    masks: MaskSource | None = None,
+    *,
+    on_bad_tile: OnBadTile = "raise",
 ) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...]]:
     """Everything about one slide before its pixels: open it, find or make its mask, select for every spec.
 
@@ -150,12 +216,13 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
-        mask, labels = _masks(row, slide, specs[0], masks or MaskSource())
-        tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
-    notes = (*slide.warnings, *(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
+    mask, labels = _masks(row, slide.with_bad_tiles(on_bad_tile), specs[0], masks or MaskSource())
+    tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
+    # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
+    notes = slide.warnings
+    if mask is not None and not mask.values.any():
+        notes = (*notes, f"mask '{mask.attrs.get('source')}' is empty")
     for table in tables:
         table.attrs["slide_id"] = row.slide_id
     for spec, coarse in zip(specs, tables, strict=True):
@@ -203,23 +270,36 @@ def _check_magnification(mask: xr.DataArray, slide: Slide, magnification: float,
         )
 
 
-def check_source(row: SlideRow, path: str) -> tuple[str, ...]:
-    """Whether a complete slide was made from the file that is there now; notes for the report.
+def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskSource) -> tuple[str, ...]:
+    """Whether a complete slide was made from the files that are there now; notes for the report.
 
     Raises
     ------
     StoreError
-        The file is another one.
+        The slide is another one, or its scale or the mask that was read for it is.
     """
-    stored = layout.read_attrs(path)["fingerprint"]
+    stored = layout.read_attrs(path)
     try:
-        fingerprint = Slide(row.path, mpp=row.mpp, magnification=row.magnification).fingerprint()
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
+        fingerprint = slide.fingerprint()
     except SlideError as error:
         return (f"complete, but its file cannot be opened now: {error}",)
-    if fingerprint != stored:
+    if fingerprint != stored["fingerprint"]:
         raise StoreError(
             f"'{path}' was made from another file than '{row.path}' (their fingerprints differ): pass "
-            "overwrite=True to "
-            "replace it, or give the slide another id"
+            "overwrite=True to replace it, or give the slide another id"
         )
+    if slide.mpp is not None and slide.mpp != stored["mpp"]:
+        raise StoreError(
+            f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): "
+            "pass overwrite=True to replace it, or give the slide another id"
+        )
+    if row.mask is not None or masks.folder is not None:
+        mask, labels = _masks(row, slide, spec, masks)
+        given, used = np.asarray(mask if labels is None else labels), layout.read_column(path, "mask")
+        if given.shape != used.shape or (given != used).any():
+            raise StoreError(
+                f"'{path}' was made with another mask than the one given for '{row.path}' now: pass overwrite=True to "
+                "replace it, or give the new patch set a name of its own"
+            )
     return ()

@@ -73,6 +73,8 @@ def read_slides(slides: Slides) -> list[SlideRow]:
         rows = [
             s if isinstance(s, SlideRow) else _row(s if isinstance(s, Mapping) else {"path": s}, Path()) for s in slides
         ]
+    for row in rows:
+        check_slide_id(row.slide_id)
     if not rows:
         raise SlideError(f"no slides in {slides!r}: expected at least one path")
     repeated = [slide_id for slide_id, n in Counter(r.slide_id for r in rows).items() if n > 1]
@@ -105,29 +107,35 @@ def _from_path(path: str) -> list[SlideRow]:
 def _records(path: Path) -> Iterable[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [
-                [cell.strip() for cell in line] for line in csv.reader(stream) if any(cell.strip() for cell in line)
-            ]
+            reader = csv.reader(stream)
+            found = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
+    numbers = [number for number, line in found if any(line)]
+    lines = [line for _, line in found if any(line)]
     if not lines:
         raise SlideError(f"'{path}' is empty: expected one path a line, or a header with a column 'path'")
     header = [cell.lower() for cell in lines[0]]
     if "path" not in header:
-        if len(header) == 1:
+        if len(header) == 1 and header[0].split(";")[0].split("\t")[0] != "path":
             return [{"path": line[0]} for line in lines]
         raise SlideError(
-            f"'{path}' has columns {lines[0]}: expected one named 'path', or one path a line without a header"
+            f"'{path}' has columns {lines[0]}: expected one named 'path', separated by commas, or one path a line "
+            "without a header"
         )
+    if repeated := sorted(name for name, n in Counter(header).items() if n > 1):
+        raise SlideError(f"'{path}' has columns {repeated} twice: expected each name once")
     wrong = next((i for i, line in enumerate(lines) if len(line) != len(header)), None)
     if wrong is not None:
-        raise SlideError(f"'{path}' line {wrong + 1}: {len(lines[wrong])} cells, the header has {len(header)}")
+        raise SlideError(f"'{path}' line {numbers[wrong]}: {len(lines[wrong])} cells, the header has {len(header)}")
     return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
 def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
     values = {
-        str(k): v for k, v in record.items() if not (v is None or v == "" or (isinstance(v, float) and math.isnan(v)))
+        str(k): v
+        for k, v in record.items()
+        if not (v is None or v is pd.NA or v == "" or (isinstance(v, float) and math.isnan(v)))
     }
     if "path" not in values:
         raise SlideError(f"a row of the slides' table has no path: {dict(record)}")
@@ -145,7 +153,7 @@ def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
     path = located(values["path"])
     return SlideRow(
         path=path,
-        slide_id=check_slide_id(str(values.get("slide_id", os.path.basename(path.rstrip("/"))))),
+        slide_id=str(values.get("slide_id", os.path.basename(path.rstrip("/")))),
         mask=located(values["mask"]) if "mask" in values else None,
         mpp=number("mpp"),
         magnification=number("magnification"),

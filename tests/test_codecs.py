@@ -24,7 +24,7 @@ CODECS: tuple[Codec, ...] = ("raw", "lossless", "jpeg")
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered_codecs() -> None:
-    """Zarr finds the codecs through entry points where msdask is installed; in a bare checkout they are registered here."""
+    """Zarr finds the codecs through entry points where msdask is installed; a bare checkout registers them here."""
     for name, codec in (("msdask.predicted_zstd", PredictedZstd), ("msdask.jpeg", Jpeg)):
         try:
             get_codec_class(name)
@@ -96,8 +96,12 @@ def test_zarr_python_writes_and_reads_with_the_registered_codec(
     np.testing.assert_array_equal(read, expected)
 
 
-@pytest.mark.parametrize(("codec", "configuration"), [(PredictedZstd(level=3), {"level": 3}), (Jpeg(quality=90), {"quality": 90})])
-def test_the_metadata_document_brings_the_codec_back(codec: PredictedZstd | Jpeg, configuration: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("codec", "configuration"), [(PredictedZstd(level=3), {"level": 3}), (Jpeg(quality=90), {"quality": 90})]
+)
+def test_the_metadata_document_brings_the_codec_back(
+    codec: PredictedZstd | Jpeg, configuration: dict[str, int]
+) -> None:
     document = codec.to_dict()
     assert document["configuration"] == configuration
     assert str(document["name"]).startswith("msdask.")

@@ -375,7 +375,7 @@ def test_figures_leave_pyplot_alone_and_show_themselves_in_notebooks() -> None:
     before = plt.get_fignums()
     figure = plots.patches(make_patches(3, (20.0, 10.0)), n=1)
     assert plt.get_fignums() == before
-    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert figure._repr_jpeg_().startswith(b"\xff\xd8\xff")  # type: ignore[attr-defined]
 
 
 # Real slides

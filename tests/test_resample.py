@@ -15,7 +15,7 @@ from msdask.resample import area_mean, source_span
 
 
 def naive_mean(source: NDArray[np.uint8], y: int, x: int, ratio: Fraction) -> NDArray[np.float64] | None:
-    """Mean under output px (y, x), weighing every source px by the share of it that lies under; None if there is nothing."""
+    """Mean under output px (y, x), every source px weighing by its share that lies under; None if nothing does."""
     total, weight = np.zeros(3), Fraction(0)
     for row in range(math.floor(y * ratio), min(math.ceil((y + 1) * ratio), source.shape[0])):
         height = min(row + 1, (y + 1) * ratio) - max(row, y * ratio)
@@ -46,7 +46,16 @@ def whole_and_blocks(
     return part((0, shape[0]), (0, shape[1])), out
 
 
-RATIOS = [Fraction(1), Fraction(2), Fraction(3), Fraction(4), Fraction(7), Fraction(3, 2), Fraction(8, 3), Fraction(22095, 10000)]
+RATIOS = [
+    Fraction(1),
+    Fraction(2),
+    Fraction(3),
+    Fraction(4),
+    Fraction(7),
+    Fraction(3, 2),
+    Fraction(8, 3),
+    Fraction(22095, 10000),
+]
 
 
 @settings(max_examples=150, deadline=None)
@@ -90,7 +99,8 @@ def test_beyond_the_source_its_last_px_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("span", "expected"), [((0, 4, 2.0, 8), (0, 8)), ((1, 2, 1.5, 8), (1, 3)), ((3, 4, 2.0, 7), (6, 7)), ((9, 10, 2.0, 7), (6, 7))]
+    ("span", "expected"),
+    [((0, 4, 2.0, 8), (0, 8)), ((1, 2, 1.5, 8), (1, 3)), ((3, 4, 2.0, 7), (6, 7)), ((9, 10, 2.0, 7), (6, 7))],
 )
 def test_source_span_covers_the_px_under_a_block_and_stays_inside(
     span: tuple[int, int, float, int], expected: tuple[int, int]

@@ -21,11 +21,18 @@ def resolve(stated: tuple[float, float] | None, power: float | None = None, **op
 
 
 @pytest.mark.parametrize(
-    ("stated", "used"), [(0.25, 0.25), (0.499, 0.5), (0.2425, 0.25), (0.2375, 0.25), (0.2263, 0.2263), (0.1213, 0.125), (1.04, 1.0)]
+    ("stated", "used"),
+    [(0.25, 0.25), (0.499, 0.5), (0.2425, 0.25), (0.2375, 0.25), (0.2263, 0.2263), (0.1213, 0.125), (1.04, 1.0)],
 )
 def test_a_stated_scale_is_kept_and_snaps_for_planning(stated: float, used: float) -> None:
     scale = resolve((stated, stated), power=10 / used)
-    assert (scale.mpp, scale.mpp_used, scale.source, scale.quality, scale.warnings) == (stated, used, "aperio", "stated", ())
+    assert (scale.mpp, scale.mpp_used, scale.source, scale.quality, scale.warnings) == (
+        stated,
+        used,
+        "aperio",
+        "stated",
+        (),
+    )
 
 
 def test_tolerance_zero_switches_snapping_off() -> None:
@@ -33,14 +40,18 @@ def test_tolerance_zero_switches_snapping_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", [(0.0, 0.0), (-0.25, -0.25), (0.25, 0.0), (math.nan, math.nan), (0.25, math.inf), (101.0, 101.0), (1e-9, 1e-9)]
+    "stated",
+    [(0.0, 0.0), (-0.25, -0.25), (0.25, 0.0), (math.nan, math.nan), (0.25, math.inf), (101.0, 101.0), (1e-9, 1e-9)],
 )
 def test_an_absurd_scale_is_no_scale_and_says_what_was_found(stated: tuple[float, float]) -> None:
     scale = resolve(stated)
     assert scale.mpp is None
     assert scale.mpp_used is None
     assert scale.quality == "missing"
-    with pytest.raises(MissingScaleError, match=r"slide 'a\.svs': absurd mpp of .*\(aperio\).*pass mpp=.*magnification=.*scale detector"):
+    with pytest.raises(
+        MissingScaleError,
+        match=r"slide 'a\.svs': absurd mpp of .*\(aperio\).*pass mpp=.*magnification=.*scale detector",
+    ):
         scale.require("a.svs")
 
 
@@ -121,7 +132,9 @@ def test_an_absurd_objective_power_counts_as_none(power: float) -> None:
 def test_nothing_in_the_file_is_a_missing_scale_with_three_ways_out() -> None:
     scale = resolve(None)
     assert scale.quality == "missing"
-    with pytest.raises(MissingScaleError, match=r"'a\.svs': no resolution in the file; pass mpp=.*magnification=.*scale detector"):
+    with pytest.raises(
+        MissingScaleError, match=r"'a\.svs': no resolution in the file; pass mpp=.*magnification=.*scale detector"
+    ):
         scale.require("a.svs")
     assert issubclass(MissingScaleError, SlideError)
 
@@ -157,7 +170,15 @@ def test_a_senseless_word_of_the_user_is_refused(options: dict[str, float]) -> N
 
 @pytest.mark.parametrize(
     ("mpp", "power"),
-    [(None, None), (None, 40.0), ((0.0, 0.0), None), ((0.00025, 0.00025), None), ((0.25, 0.255), None), ((0.33, 0.33), None), ((0.5, 0.5), 40.0)],
+    [
+        (None, None),
+        (None, 40.0),
+        ((0.0, 0.0), None),
+        ((0.00025, 0.00025), None),
+        ((0.25, 0.255), None),
+        ((0.33, 0.33), None),
+        ((0.5, 0.5), 40.0),
+    ],
 )
 def test_strict_raises_for_everything_doubtful(mpp: tuple[float, float] | None, power: float | None) -> None:
     with pytest.raises(MissingScaleError, match=r"slide 'a\.svs': .+; pass mpp="):

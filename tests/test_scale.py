@@ -83,7 +83,13 @@ def test_halves_are_rounded_away_from_zero(value: float, rounded: int) -> None:
     [
         (1.0, 0, 1, 1.0),  # 40x: level 0 as it is
         (2.0, 0, 2, 1.0),  # 20x: the JPEG decoder halves level 0
-        (8 / 3, 0, 2, 4 / 3),  # 15x: halved by the decoder, the rest by area
+        (8 / 3, 0, 1, 8 / 3),  # 15x: by area alone, two averages in a row would blur it
+        (3.2, 0, 1, 3.2),
+        (6.4, 1, 1, 1.6),
+        (13.0, 1, 1, 3.25),
+        (14.0, 1, 1, 3.5),
+        (48.0, 2, 1, 3.0),
+        (110.0, 2, 2, 3.4375),  # halved by the decoder, the rest by area
         (4.0, 1, 1, 1.0),  # 10x: the stored level
         (8.0, 1, 2, 1.0),  # 5x
         (16.0, 2, 1, 1.0),  # a level of 16.001 serves for 16
@@ -156,7 +162,10 @@ def test_plan_equals_a_search_over_all_levels_and_reductions(pyramid, ratio, pat
     level = levels[-1]
     scale = 1
     for candidate in dct_scales[level]:
-        if decode == "scaled" and px_too_few(downsamples[level] * candidate) <= 0.5 + 1e-6:
+        left = ratio / (downsamples[level] * candidate)
+        nearest = max(1, round(left))
+        is_whole = abs(left / nearest - 1) * patch_size <= 0.5 + 1e-6
+        if decode == "scaled" and (is_whole or left >= 3.0):
             scale = candidate
 
     plan = plan_read(
