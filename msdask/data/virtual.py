@@ -251,7 +251,10 @@ class VirtualSet:
                 )
             columns = {n: layout.read_variable(path, n) for n in ("x0", "y0", "label", "tissue", "keep")}
             opened[slide_id] = slide
-            tables[slide_id] = xr.Dataset(columns, attrs={"spec": patch_set.spec.to_dict(), "shape": attrs["shape"]})
+            tables[slide_id] = xr.Dataset(
+                columns,
+                attrs={"spec": patch_set.spec.to_dict(), "shape": attrs["shape"], "mpp_used": attrs["mpp_used"]},
+            )
             cohort[slide_id] = attrs.get("cohort", {})
         return cls(opened, tables, cohort=cohort, cache_bytes=cache_bytes, name=patch_set.name)
 
