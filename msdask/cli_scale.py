@@ -238,10 +238,9 @@ def scale_predict(
         crops at once
     """
     require("msdask predict")
-    from msdask.inference import estimate_scale
+    from msdask.inference import estimate_scale, listed_paths
 
-    paths = [row.path for row in read_slides(images)]
-    table = estimate_scale(paths, model, n_crops=crops, batch_size=batch_size)
+    table = estimate_scale(listed_paths(images), model, n_crops=crops, batch_size=batch_size)
     for path, reason in zip(table["path"], table["error"], strict=True):
         if reason:
             _err.print(f"failed: {path}: {reason}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -288,9 +289,42 @@ def _is_file(images: Any) -> bool:
 
 
 def _listed(images: Any) -> list[Any]:
-    if isinstance(images, (str, os.PathLike, pd.DataFrame)):
-        return [row.path for row in read_slides(images)]
-    return list(images)
+    if isinstance(images, pd.DataFrame):
+        if "path" not in images:
+            raise SpecError(f"a table with columns {list(images.columns)}: expected one named 'path'")
+        return list(images["path"])
+    if not isinstance(images, (str, os.PathLike)):
+        return list(images)
+    return listed_paths(images)
+
+
+def listed_paths(source: str | os.PathLike[str]) -> list[str]:
+    """Paths of the images in a folder (by name) or a CSV (in its order), or the one image itself.
+
+    Parameters
+    ----------
+    source : of a CSV, the column `path` is taken, or the first one where it has no header; relative paths are relative
+        to the CSV, and unlike in a cohort several images may have one name
+
+    Raises
+    ------
+    SlideError
+        There is no such file or folder, or no image is listed.
+    """
+    path = Path(source)
+    if _is_file(source) or not path.is_file():
+        return [row.path for row in read_slides(source)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(map(str.strip, line))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
+    header = [cell.lower() for cell in lines[0]] if lines else []
+    column = header.index("path") if "path" in header else 0
+    found = [line[column] for line in lines[1 if "path" in header else 0 :] if len(line) > column and line[column]]
+    if not found:
+        raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
+    return [cell if "://" in cell else os.fspath(path.parent / cell) for cell in found]
 
 
 def _path(image: Any) -> str:

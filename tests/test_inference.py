@@ -107,6 +107,27 @@ def test_a_csv_is_read_in_its_order_and_a_folder_by_name(tmp_path):
     assert frame["magnification"].tolist() == by_csv["magnification"].tolist()[:1]
 
 
+def test_a_csv_may_have_more_columns_no_header_and_one_name_twice(tmp_path):
+    for folder, v in (("x", 200), ("y", 40)):
+        (tmp_path / folder).mkdir()
+        _write(tmp_path / folder / "a.png", _plain(v))
+    expected = [10 * 4 ** (v / 255) for v in (40, 200)]
+    for text in ("y/a.png,40\nx/a.png,5\n", "label,path\n40,y/a.png\n5,x/a.png\n"):
+        (tmp_path / "list.csv").write_text(text)
+        found = estimate_scale(tmp_path / "list.csv", _reads_brightness())
+        assert found["magnification"].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_lists_without_an_image_are_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("path\n")
+    with pytest.raises(SlideError, match="lists no image"):
+        estimate_scale(tmp_path / "list.csv", _reads_brightness())
+    with pytest.raises(SlideError, match="does not exist"):
+        estimate_scale(tmp_path / "other.csv", _reads_brightness())
+    with pytest.raises(SpecError, match="one named 'path'"):
+        estimate_scale(pd.DataFrame({"file": ["a.png"]}), _reads_brightness())
+
+
 def test_of_many_a_broken_image_becomes_a_row_with_the_reason_and_the_others_go_on(tmp_path, tissue):
     (tmp_path / "b.png").write_bytes(b"no image")
     good = [_write(tmp_path / f"{n}.png", tissue) for n in "ac"]

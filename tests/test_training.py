@@ -112,6 +112,17 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     assert found["loss"] == pytest.approx(min(losses), rel=1e-4)
 
 
+def test_the_last_weights_are_kept_where_the_recipe_says_so(tmp_path):
+    images, truth = random_patches(16)
+    worse = list(ListLoader(images, 45 - truth))
+    recipe = Recipe(epochs=6, lr=3e-3, keep="last", **CPU)
+    result = fit(_model(), ScaleTask(), ListLoader(images, truth), worse, tmp_path / "run", recipe=recipe)
+    losses = [float(r["valid_loss"]) for r in csv.DictReader((tmp_path / "run/log.csv").open())]
+    assert result.best_epoch == 5
+    assert result.valid["loss"] == losses[-1] > min(losses)
+    assert evaluate(result.model, ScaleTask(), worse, recipe=Recipe(**CPU))["loss"] == pytest.approx(losses[-1])
+
+
 def test_training_stops_after_patience_epochs_without_a_better_validation_loss(tmp_path):
     images, truth = random_patches(16)
     other = ListLoader(images, 45 - truth)  # the better the training, the worse the validation
@@ -390,6 +401,19 @@ def test_magnifications_are_even_in_octaves_within_the_range_and_images_equally_
     assert octaves.max() <= 5
     assert float((octaves < 4).float().mean()) == pytest.approx(0.5, abs=0.1)
     assert np.bincount(batch["slide"].numpy()).tolist() == [100, 100, 100]
+
+
+def test_mosaics_are_four_quarters_half_of_them_from_other_images():
+    images = [ScaleImage.of(np.full((300, 300, 3), value, np.uint8), 40.0) for value in (50, 100, 150, 200)]
+    loader = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=200, batches=1, mosaic=1.0)
+    crops = loader.batch(0, 0)["image"][:, 0, 0].numpy()
+    kinds = [len(np.unique(crop)) for crop in crops]
+    assert 0.35 < np.mean(np.array(kinds) > 1) < 0.6  # of the mixed ones 1 in 64 has one color by chance
+    for crop in crops:  # a turn or mirror image moves the seam of an odd size by one px
+        for part in (crop[:16, :16], crop[17:, :16], crop[:16, 17:], crop[17:, 17:]):
+            assert len(np.unique(part)) == 1
+    whole = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=50, batches=1, mosaic=0.0)
+    assert all(len(np.unique(crop)) == 1 for crop in whole.batch(0, 0)["image"].numpy())
 
 
 def test_an_error_in_the_thread_reaches_the_loop():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from msdask.weights import save_model
 
 __all__ = ["FitResult", "evaluate", "fit"]
 
-logging.getLogger("pytorch_lightning").addFilter(lambda record: record.levelno > logging.INFO)  # its tips
 _PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -98,15 +99,16 @@ def fit(
     seed_everything(recipe.seed, workers=True, verbose=False)
     module = TaskModule(model, task, recipe)
     log = EpochLog(run.log)
-    trainer = Trainer(
-        **_engine(recipe, progress=progress),
-        max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.clip,
-        accumulate_grad_batches=recipe.accumulate,
-        default_root_dir=run.path,
-        callbacks=[*_callbacks(recipe, run), log, RandomState(), _Epochs(train)],
-    )
-    trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
+    with _quiet():
+        trainer = Trainer(
+            **_engine(recipe, progress=progress),
+            max_epochs=recipe.epochs,
+            gradient_clip_val=recipe.clip,
+            accumulate_grad_batches=recipe.accumulate,
+            default_root_dir=run.path,
+            callbacks=[*_callbacks(recipe, run), log, RandomState(), _Epochs(train)],
+        )
+        trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not log.rows:
@@ -141,13 +143,28 @@ def evaluate(
     """
     recipe = recipe or Recipe()
     module = TaskModule(model, task, Recipe(precision=recipe.precision))
-    trainer = Trainer(**_engine(recipe, progress=progress))
-    trainer.test(module, _one_loader(loader), verbose=False)
+    with _quiet():
+        trainer = Trainer(**_engine(recipe, progress=progress))
+        trainer.test(module, _one_loader(loader), verbose=False)
     if not module.results:
         raise MsdaskError("test: the loader gave no batch: the split is empty")
     if folder is not None and trainer.is_global_zero:
         RunFolder(folder).add_metrics({name: module.results})
     return module.results
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's tips and notes; errors and warnings of ours go through."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
