@@ -177,6 +177,12 @@ def test_a_saved_model_gives_the_same_outputs(model, tmp_path):
         assert loaded.config == model.config
 
 
+def test_others_may_read_the_weights_as_they_may_any_new_file(model, tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    path = save_model(model, tmp_path / "m.safetensors")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_run_folder_is_a_model(model, tmp_path):
     save_model(model, tmp_path / "model.safetensors")
     loaded, _ = load_model(tmp_path)

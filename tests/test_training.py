@@ -416,6 +416,20 @@ def test_mosaics_are_four_quarters_half_of_them_from_other_images():
     assert all(len(np.unique(crop)) == 1 for crop in whole.batch(0, 0)["image"].numpy())
 
 
+def test_crops_of_glass_are_drawn_again():
+    pixels = np.full((400, 400, 3), 250, np.uint8)
+    pixels[:, 200:] = 120
+    options = {"size": 32, "magnifications": (20.0, 50.0), "batch_size": 200, "batches": 1, "mosaic": 0.3}
+    shares = [
+        (ScaleCrops([ScaleImage.of(pixels, 40.0)], min_tissue=least, **options).batch(0, 0)["image"][:, 0, 0] < 200)
+        .float()
+        .mean((1, 2))
+        for least in (0.0, 0.5)
+    ]
+    assert float((shares[0] < 0.5).float().mean()) > 0.3
+    assert float((shares[1] < 0.48).float().mean()) < 0.05
+
+
 def test_an_error_in_the_thread_reaches_the_loop():
     loader = _crops()
     loader.images = (None,) * 3

@@ -20,6 +20,8 @@ from msdask.training.metrics import SCALE_CLASSES
 __all__ = ["ScaleCrops", "ScaleImage", "ScaleLattice", "read_crop"]
 
 _PREFETCH = 3
+_TRIES = 8
+_GLASS = 200
 _REDUCTIONS = 3
 """Exact halvings of an image that are kept, so that a coarse crop need not read all of its pixels."""
 
@@ -105,6 +107,8 @@ class ScaleCrops:
     batch_size, batches : crops a batch, batches an epoch
     mosaic : share of the crops that are put together from four quarters at one scale, from other places of the image
         or from other images: what is coarse has few places in an image of 1000 px, and is soon learnt by heart
+    min_tissue : least share of px in a crop that are no glass (some channel below 200); a crop with less is drawn
+        again, a few times
     appearance : changes of stain, color and sharpness; None for none
     seed : decides everything
     """
@@ -119,6 +123,7 @@ class ScaleCrops:
         batch_size: int = 192,
         batches: int = 100,
         mosaic: float = 0.5,
+        min_tissue: float = 0.0,
         appearance: Appearance | None = None,
         seed: int = 0,
     ) -> None:
@@ -140,6 +145,7 @@ class ScaleCrops:
         self.batch_size = batch_size
         self.batches = batches
         self.mosaic = mosaic
+        self.min_tissue = min_tissue
         self.appearance = appearance
         self.seed = seed
         self._epoch = 0
@@ -178,7 +184,7 @@ class ScaleCrops:
             if rng.random() < self.mosaic:
                 crop = self._mosaic(k, magnification, rng)
             else:
-                crop = read_crop(image, rng.random(), rng.random(), magnification=magnification, size=self.size)
+                crop = self._draw(image, magnification, self.size, rng)
             turn = int(rng.integers(8))
             crop = np.rot90(crop, turn % 4)
             crop = crop[:, ::-1] if turn > 3 else crop
@@ -190,6 +196,14 @@ class ScaleCrops:
             pixels = self.appearance.color(pixels, int(rng.integers(2**63)))
         return _batch(pixels, truth, which)
 
+    def _draw(self, image: ScaleImage, magnification: float, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """A crop from anywhere in the image where there is tissue."""
+        for _ in range(_TRIES):
+            crop = read_crop(image, rng.random(), rng.random(), magnification=magnification, size=size)
+            if self.min_tissue <= 0 or (crop.min(-1) < _GLASS).mean() >= self.min_tissue:
+                break
+        return crop
+
     def _mosaic(self, first: int, magnification: float, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Four quarters: half of the mosaics are of one image, half of any that are large enough."""
         half = self.size // 2
@@ -200,7 +214,7 @@ class ScaleCrops:
             image = self.images[int(rng.integers(len(self.images))) if is_mixed else first]
             if min(image.extent(magnification)) < side + 1:
                 image = self.images[first]
-            part = read_crop(image, rng.random(), rng.random(), magnification=magnification, size=side)
+            part = self._draw(image, magnification, side, rng)
             target = crop[y : y + side, x : x + side]
             target[...] = part[: target.shape[0], : target.shape[1]]
         return crop

@@ -37,7 +37,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
     -------
     path : the file of the weights
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -53,7 +53,8 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, path)
+        # Not save_file: it makes files that only their owner may read.
+        path.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}))
         path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise MsdaskError(f"model '{path}' cannot be written: {error.strerror}") from error
