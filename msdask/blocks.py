@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import TileError
-from msdask.readers.base import LevelInfo, Reader
+from msdask.readers.base import LevelInfo, Reader, ReadsAhead
 from msdask.scale import ReadPlan
 from msdask.tilecache import TileCache
 
@@ -150,6 +150,8 @@ class _Source:
         self._ends: dict[int, list[tuple[int, int]]] = {}
         self._shared: SharedTiles | None = None
         self._needed: NDArray[np.bool_] | None = None
+        self._ahead: list[tuple[int, int]] = []
+        self._fetched: set[tuple[int, int]] = set()
 
     def expect(self, cuts: Sequence[_Cut]) -> None:
         """Learn after which patch each tile is not needed any more."""
@@ -162,6 +164,8 @@ class _Source:
         }
         for key, i in last_use.items():
             self._ends.setdefault(i, []).append(key)
+        if getattr(self.reader, "reads_ahead", False):
+            self._ahead = list(last_use)  # in the order of their first use
 
     def share(self, shared: SharedTiles, needed: NDArray[np.bool_]) -> None:
         """Look for tiles in the shared cache, and leave there those that other blocks need."""
@@ -181,6 +185,8 @@ class _Source:
             if tile is not None:
                 self.tiles[row, column] = tile
                 return tile
+        if self._ahead and (row, column) not in self._fetched:
+            self._read_ahead((row, column))
         try:
             tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
         except TileError:
@@ -193,6 +199,20 @@ class _Source:
             self._shared.cache.put(key, tile)
         self.tiles[row, column] = tile
         return tile
+
+    def _read_ahead(self, tile: tuple[int, int]) -> None:
+        """Have the reader fetch the bytes of this tile and those that come after it."""
+        if tile not in self._ahead or not isinstance(self.reader, ReadsAhead):
+            return
+        coming = [key for key in self._ahead[self._ahead.index(tile) :] if key == tile or not self._is_shared(key)]
+        count = self.reader.prefetch(self.plan.level, coming)
+        self._fetched.update(coming[:count])
+        self._ahead = coming[count:]
+
+    def _is_shared(self, tile: tuple[int, int]) -> bool:
+        if self._shared is None or self._needed is None or not self._needed[tile]:
+            return False
+        return self._shared.cache.get((self._shared.slide, self.plan.level, self.plan.dct_scale, *tile)) is not None
 
     def shared_by_blocks(self, cuts: Sequence[_Cut], rows: int) -> NDArray[np.bool_]:
         """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
@@ -356,6 +376,9 @@ def read_region(
     tile_height, tile_width = info.tile[0] // scale, info.tile[1] // scale
     (y0, y1), (x0, x1) = rows, columns
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+    if getattr(reader, "reads_ahead", False) and isinstance(reader, ReadsAhead):
+        tile_rows = range(y0 // tile_height, -(-y1 // tile_height))
+        reader.prefetch(level, [(r, c) for r in tile_rows for c in range(x0 // tile_width, -(-x1 // tile_width))])
     for r in range(y0 // tile_height, -(-y1 // tile_height)):
         top = r * tile_height
         y_from, y_to = max(y0, top), min(y1, top + tile_height)

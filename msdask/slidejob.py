@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout, writing
+from msdask import layout, storage, writing
 from msdask.annotations import read_label_mask
 from msdask.blocks import OnBadTile, PatchReader, SharedTiles
 from msdask.errors import MaskError, SlideError, StoreError
@@ -38,7 +38,17 @@ from msdask.table import SlideRow
 from msdask.tilecache import process_cache
 from msdask.tissue import tissue_mask
 
-__all__ = ["BlockJob", "MaskSource", "begin_set", "begin_slide", "check_source", "plan_slide", "run_block"]
+__all__ = [
+    "BlockJob",
+    "MaskSource",
+    "begin_set",
+    "begin_slide",
+    "check_source",
+    "commit_slide",
+    "plan_slide",
+    "read_block",
+    "run_block",
+]
 
 _MASK_SIZE_TOLERANCE = 0.02
 
@@ -153,6 +163,13 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     job, block : what to do
     readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
     """
+    return writing.write_measured_block(job.target, block, *read_block(job, block, readers=readers, parts=parts))
+
+
+def read_block(
+    job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Pixels of a block and their measures; valid until this thread reads another block."""
     reader = job.slide.reader
     x0, y0, needed = _tables(
         job.target, job.reader, cast("Any", reader), layout.document_time(job.target.array_path("x0"))
@@ -173,7 +190,13 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     else:
         edges = np.linspace(0, len(x), parts + 1).round().astype(int).tolist()
         deque(readers.map(read, (slice(*edge) for edge in pairwise(edges))), maxlen=0)
-    return writing.write_measured_block(job.target, block, image, measured)
+    return image, measured
+
+
+def commit_slide(target: SlideTarget) -> dict[str, Any]:
+    """`msdask.writing.commit`, without what workers that were lost on the way left behind."""
+    storage.at(target.path).remove_leftovers(target.path)
+    return writing.commit(target)
 
 
 _scratch = threading.local()

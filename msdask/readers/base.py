@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LevelInfo", "Reader", "SlideMetadata"]
+__all__ = ["LevelInfo", "Reader", "ReadsAhead", "SlideMetadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +95,18 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Release the file. Reading afterwards is an error."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """What a reader may also be: told which tiles come next, it reads their bytes in a few large requests."""
+
+    reads_ahead: bool
+
+    def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
+        """Read the bytes of the first of these (row, column) tiles, as many as its budget holds; returns how many.
+
+        Each tile is then read once without a request. Raises nothing: `read_tile` says what is wrong with a tile.
+        """
         ...
