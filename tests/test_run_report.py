@@ -76,7 +76,7 @@ def test_lost_workers_are_in_every_form_of_the_report() -> None:
 
 def test_a_record_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MsdaskError, match="cannot write .*the run itself is done"):
+    with pytest.raises(MsdaskError, match=r"cannot write .*the run itself is done"):
         write_log(tmp_path / "file" / "run.json", ExtractionReport("s.zarr", (), (), 1.0))
 
 
