@@ -203,19 +203,25 @@ class ClusterEngine:
         Raises
         ------
         _Lost
-            It was lost with its worker, or had no memory; or `timeout` is over and it is not done.
+            It was lost with its worker, or had no memory.
+        TimeoutError
+            `timeout` seconds are over and it is not done.
         """
         from distributed import CancelledError, KilledWorker
 
         try:
-            value, worker = future.result(timeout)
+            value, worker, failure = future.result(timeout)
         except KilledWorker as error:
             trace.workers.add(error.last_worker.address)
             raise _Lost from error
-        except (CancelledError, MemoryError) as error:
+        except CancelledError as error:
             self._roster.check()
             raise (_Stranded if future.key in self._stranded else _Lost) from error
         trace.workers.add(worker)
+        if isinstance(failure, MemoryError):
+            raise _Lost from failure
+        if failure is not None:
+            raise failure
         return value
 
     def _run_alone(
@@ -319,17 +325,25 @@ class ClusterEngine:
 
 def at_work(
     function: Callable[..., T], timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[T, str]:
-    """What a worker does: the function, within its time; its result and the worker's address."""
+) -> tuple[T | None, str, Exception | None]:
+    """What a worker does: the function, within its time.
+
+    Returns
+    -------
+    value : what it gave
+    worker : address
+    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
+        a traceback, and an error that cannot be pickled would leave the client waiting
+    """
     from distributed import get_worker
 
+    value, failure = None, None
     try:
         with _own_threads(), deadline(timeout):
-            return function(*args, **kwargs), str(get_worker().address)
+            value = function(*args, **kwargs)
     except Exception as error:
         failure = _portable(error)
-    # Out here it has no context: that would travel with it.
-    raise failure
+    return value, str(get_worker().address), failure
 
 
 _own_setting = ExitStack()
@@ -360,7 +374,7 @@ def _own_threads() -> Iterator[None]:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that reaches the client: one that cannot be pickled, or a deep traceback, would leave it waiting."""
+    """An error that can travel, without its traceback."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

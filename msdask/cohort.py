@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msdask import layout, storage
@@ -128,12 +129,21 @@ def extract(
         with Progress(len(rows), enabled=progress) as bar:
             outcomes = _run(rows, run, engine, bar)
         facts = engine.facts()
+    _tidy(target.path, names)
     for set_name in names:
         try:
             target[set_name].index()
         except StoreError as error:  # what this run has written is whole, and its report must not be lost
             warnings.warn(f"the index of '{set_name}' could not be made: {error}", UserWarning, stacklevel=2)
     return ExtractionReport(target.path, names, tuple(outcomes), time.perf_counter() - started, now, facts)
+
+
+def _tidy(store: str, names: Sequence[str]) -> None:
+    """Remove half-written documents of a killed run, of store and sets: those of a slide go when it is gone on with."""
+    for folder in (store, *(storage.join(store, name) for name in names)):
+        if not storage.is_remote(folder):
+            for part in Path(folder).glob("zarr.json.*.part"):
+                part.unlink(missing_ok=True)
 
 
 @contextmanager
