@@ -26,6 +26,7 @@ __all__ = [
     "SCHEMA",
     "SlideTarget",
     "array_names",
+    "check_document",
     "check_slide_id",
     "create_column",
     "create_group",
@@ -136,7 +137,7 @@ def _read_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         document = json.loads(storage.at(file).read(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
         ) from error
@@ -270,7 +271,7 @@ def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
             if not storage.is_remote(path) and (not os.path.exists(chunk) or os.path.getsize(chunk) == 0):
                 raise CorruptChunkError(f"chunk '{chunk}' is missing or empty: {hint}")
         return np.asarray(array[...])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError, AttributeError) as error:
         raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {hint}") from error
 
 
@@ -332,6 +333,29 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     if document is None or "shape" not in document:
         raise StoreError(f"array '{path}' is missing: the store was changed from outside; extract the slide again")
     return tuple(int(n) for n in document["shape"])
+
+
+def check_document(group: str | os.PathLike[str], name: str) -> None:
+    """Compare an array's document with the copy that its slide's document took at the commit.
+
+    One flipped bit in it (another separator of chunk names, say) makes every Zarr library read zeros without a word.
+
+    Raises
+    ------
+    CorruptChunkError
+        They differ; names the array.
+    """
+    kept = (_read_document(group) or {}).get("consolidated_metadata", {})
+    path = storage.join(group, name)
+    try:
+        found = _read_document(path)
+    except StoreError as error:
+        raise CorruptChunkError(str(error)) from error
+    if not isinstance(kept, dict) or found is None or found != kept.get("metadata", {}).get(name):
+        raise CorruptChunkError(
+            f"document of array '{path}' is not the one that was committed: run `msdask verify` on the store, then "
+            "extract the slide again with overwrite"
+        )
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:

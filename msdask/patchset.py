@@ -76,8 +76,11 @@ class PatchSet:
         return found
 
     def target(self, slide_id: str) -> SlideTarget:
-        """Place and shape of a complete slide's arrays."""
-        return writing.open_target(storage.join(self.path, slide_id), self.codec, attrs=self.attrs(slide_id))
+        """Place and shape of a complete slide's arrays, whose documents are those that were committed."""
+        target = writing.open_target(storage.join(self.path, slide_id), self.codec, attrs=self.attrs(slide_id))
+        for name in writing.sharded_arrays(target):
+            layout.check_document(target.path, name)
+        return target
 
     def open(self, slide_id: str, *, keep: bool = False) -> xr.Dataset:
         """A slide's patches, lazily: `image` is chunked by shards, each read by TensorStore with its checksums checked.

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
@@ -61,6 +61,7 @@ NASTY = st.sampled_from(
 IDS = st.one_of(NASTY, st.text(max_size=220), st.lists(st.sampled_from(["..", "/", "a", ".", "\\", "_"])).map("".join))
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_an_id_names_a_child_of_its_set_or_is_refused(slide_id: str) -> None:
     root = "/stores/cohort.zarr/grid"
@@ -75,6 +76,7 @@ def test_an_id_names_a_child_of_its_set_or_is_refused(slide_id: str) -> None:
     assert slide_id not in ("zarr.json", "_index")
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_a_table_gives_only_such_ids(slide_id: str) -> None:
     try:
