@@ -141,7 +141,7 @@ def _read_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise StoreError(
             f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
         raise StoreError(f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again")
     return document
 
@@ -332,7 +332,10 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     document = _read_document(path)
     if document is None or "shape" not in document:
         raise StoreError(f"array '{path}' is missing: the store was changed from outside; extract the slide again")
-    return tuple(int(n) for n in document["shape"])
+    try:
+        return tuple(int(n) for n in document["shape"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptChunkError(f"array '{path}' has the shape {document['shape']!r} in its document") from error
 
 
 def check_document(group: str | os.PathLike[str], name: str) -> None:
