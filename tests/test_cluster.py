@@ -443,3 +443,40 @@ def test_a_scheduler_that_is_not_there_is_a_clear_error(sample: SampleSlide, tmp
             open_client("tcp://127.0.0.1:9", None),
         ):
             pass
+
+
+# --- the recipes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "cores"), [("slurm", "-c 16|--cpus-per-task=16"), ("pbs", "ncpus=16")])
+def test_the_job_scripts_of_the_recipes_are_what_they_say(
+    kind: str, cores: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+    import yaml
+
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    recipe = yaml.safe_load((REPOSITORY / "docs" / "cluster" / f"{kind}.yaml").read_text())
+    defaults = set(dask.config.get(f"jobqueue.{kind}"))
+    assert set(recipe["jobqueue"][kind]) <= defaults | {"resource-spec"}
+    monkeypatch.chdir(tmp_path)  # logs
+    made = {"slurm": jobqueue.SLURMCluster, "pbs": jobqueue.PBSCluster}[kind]
+    options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with dask.config.set(recipe), made(scheduler_options=options) as cluster:
+        script = cluster.job_script()
+    assert any(text in script for text in cores.split("|"))
+    assert "--nthreads 1 --nworkers 16" in script
+    assert "--memory-limit 2.79GiB" in script
+    assert "--lifetime 7h50m" in script
+    assert "export OMP_NUM_THREADS=1" in script
+
+
+def test_the_recipe_for_kubernetes_has_what_its_cluster_takes() -> None:
+    import yaml
+
+    recipe = yaml.safe_load((REPOSITORY / "docs" / "cluster" / "kubernetes.yaml").read_text())
+    # Parameters of dask_kubernetes.operator.KubeCluster 2026.3.
+    known = {"name", "namespace", "image", "n_workers", "resources", "env", "worker_command", "idle_timeout"}
+    assert set(recipe) <= known
+    assert recipe["worker_command"][:3] == ["dask-worker", "--nthreads", "1"]
+    assert all(isinstance(value, str) for value in recipe["env"].values())
