@@ -462,10 +462,12 @@ def test_the_job_scripts_of_the_recipes_are_what_they_say(
     monkeypatch.chdir(tmp_path)  # logs
     made = {"slurm": jobqueue.SLURMCluster, "pbs": jobqueue.PBSCluster}[kind]
     options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
-    with dask.config.set(recipe), made(scheduler_options=options) as cluster:
+    merged = dask.config.merge(dask.config.config, recipe)  # as a file in ~/.config/dask is
+    with dask.config.set(merged), made(scheduler_options=options) as cluster:
         script = cluster.job_script()
     assert any(text in script for text in cores.split("|"))
-    assert "--nthreads 1 --nworkers 16" in script
+    assert "--nthreads 1 " in script
+    assert "--nworkers 16 " in script
     assert "--memory-limit 2.79GiB" in script
     assert "--lifetime 7h50m" in script
     assert "export OMP_NUM_THREADS=1" in script
