@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from msdask.errors import TileError
 from msdask.readers.base import LevelInfo, Reader, ReadsAhead
 from msdask.scale import ReadPlan
-from msdask.tilecache import TileCache
+from msdask.tilecache import TileCache, thread_memory
 
 __all__ = ["OnBadTile", "PatchReader", "SharedTiles", "read_region"]
 
@@ -38,8 +38,8 @@ class SharedTiles:
     ----------
     cache : of the process
     slide : names the slide in the cache's keys
-    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one block needs
-        the tile
+    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one part of
+        the slide's patches needs the tile
     """
 
     cache: TileCache
@@ -109,22 +109,22 @@ class PatchReader:
         return image, filled
 
     def shared_tiles(
-        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32], rows: int
+        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32], part: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], ...]:
-        """Which tiles more than one block needs, for `SharedTiles`.
+        """Which tiles more than one part of the patches needs, for `SharedTiles`.
 
         Parameters
         ----------
         reader : of the slide
         x0, y0 : (patch, magnification) int32, of all patches of the slide
-        rows : patches in a block
+        part : (patch,) int64, ascending: what is read in one call of `read`
 
         Returns
         -------
         needed : for each level and reduction that is read (tile rows, tile columns) bool
         """
         sources, cuts = self._cuts(reader, x0, y0)
-        return tuple(source.shared_by_blocks([c for c in cuts if c.source is source], rows) for source in sources)
+        return tuple(source.shared_by_parts([c for c in cuts if c.source is source], part) for source in sources)
 
     def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Source], list[_Cut]]:
         """What is read, each level and reduction once, and how each magnification is cut from it."""
@@ -146,6 +146,8 @@ class _Source:
         self.tile_height, self.tile_width = info.tile[0] // scale, info.tile[1] // scale
         self.height, self.width = _scaled_shape(info, scale)
         self.tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._memory = thread_memory()
+        self._own: set[tuple[int, int]] = set()
         self.bad: set[tuple[int, int]] = set()
         self._ends: dict[int, list[tuple[int, int]]] = {}
         self._shared: SharedTiles | None = None
@@ -168,13 +170,16 @@ class _Source:
             self._ahead = list(last_use)  # in the order of their first use
 
     def share(self, shared: SharedTiles, needed: NDArray[np.bool_]) -> None:
-        """Look for tiles in the shared cache, and leave there those that other blocks need."""
+        """Look for tiles in the shared cache, and leave there those that other parts need."""
         self._shared, self._needed = shared, needed
 
     def release(self, patch: int) -> None:
         """Let go of the tiles that `patch` was the last to need."""
         for key in self._ends.get(patch, ()):
-            self.tiles.pop(key, None)
+            tile = self.tiles.pop(key, None)
+            if tile is not None and key in self._own:
+                self._own.remove(key)
+                self._memory.give(tile)
 
     def load(self, row: int, column: int) -> NDArray[np.uint8]:
         """A tile from the shared cache, or decoded."""
@@ -187,8 +192,9 @@ class _Source:
                 return tile
         if self._ahead and (row, column) not in self._fetched:
             self._read_ahead((row, column))
+        memory = self._memory.take((self.tile_height, self.tile_width, 3))
         try:
-            tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
+            tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale, out=memory)
         except TileError:
             if self.on_bad_tile == "raise":
                 raise
@@ -197,6 +203,10 @@ class _Source:
             key = None
         if key is not None and self._shared is not None:
             self._shared.cache.put(key, tile)
+        elif tile is memory:
+            self._own.add((row, column))
+        if tile is not memory:
+            self._memory.give(memory)
         self.tiles[row, column] = tile
         return tile
 
@@ -214,11 +224,10 @@ class _Source:
             return False
         return self._shared.cache.get((self._shared.slide, self.plan.level, self.plan.dct_scale, *tile)) is not None
 
-    def shared_by_blocks(self, cuts: Sequence[_Cut], rows: int) -> NDArray[np.bool_]:
-        """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
+    def shared_by_parts(self, cuts: Sequence[_Cut], part: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(tile rows, tile columns) bool: whether more than one part of the patches needs the tile."""
         grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
-        block = np.arange(len(cuts[0].xs)) // rows
-        blocks = int(block.max(initial=0)) + 1
+        parts = int(part.max(initial=0)) + 1
         pairs = [np.empty(0, np.int64)]
         for cut in cuts:
             (top, bottom), (left, right) = cut.tile_spans()
@@ -226,8 +235,8 @@ class _Source:
             for dr in range(int((bottom - top).max(initial=-1)) + 1):
                 for dc in range(int((right - left).max(initial=-1)) + 1):
                     ok = (top + dr <= bottom) & (left + dc <= right)
-                    pairs.append((((top + dr) * grid[1] + left + dc) * blocks + block)[ok])
-        tiles = np.unique(np.concatenate(pairs)) // blocks
+                    pairs.append((((top + dr) * grid[1] + left + dc) * parts + part)[ok])
+        tiles = np.unique(np.concatenate(pairs)) // parts
         return np.bincount(tiles, minlength=grid[0] * grid[1]).reshape(grid) > 1
 
 

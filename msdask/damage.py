@@ -148,17 +148,17 @@ def mend_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None 
     StoreError
         Its pixels are others than those that were stored: patches may be changed between reading and writing.
     """
-    image, measured = read_block(job, block, readers=readers, parts=parts)
+    chunks, measured = read_block(job, block, readers=readers, parts=parts)
     stored = _measures(job.target, block)
     if np.isnan(stored).any():
-        return writing.write_measured_block(job.target, block, image, measured)
+        return writing.write_chunks(job.target, block, chunks, measured)
     if not np.array_equal(measured, stored):
         raise StoreError(
             f"'{job.target.path}' block {block}: what is read from '{job.slide.path}' does not measure as what was "
             "stored (a step between reading and writing?): left as it is; write the slide again with overwrite"
         )
-    shards.write_block(job.target, "image", block, image)
-    return len(image)
+    shards.write_chunks(job.target, "image", block, chunks)
+    return len(measured)
 
 
 def _measures(target: SlideTarget, block: int) -> NDArray[np.float32]:

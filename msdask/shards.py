@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import google_crc32c
@@ -24,14 +25,20 @@ from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 
 __all__ = [
+    "Chunk",
     "check_shard",
+    "encode",
     "read_block",
     "read_rows",
     "shard_index",
     "write_block",
+    "write_chunks",
     "write_measured",
     "written_blocks",
 ]
+
+Chunk = tuple[bytes | memoryview, bytes]
+"""One encoded patch and its CRC32C."""
 
 _CRC = struct.Struct("<I")
 _CELL = struct.Struct("<QQ")
@@ -73,32 +80,36 @@ def write_block(target: SlideTarget, name: str, block: int, values: NDArray[np.u
         raise StoreError(
             f"'{target.path}' block {block} of {name}: {values.shape} {values.dtype}; expected {expected} uint8"
         )
+    write_chunks(target, name, block, encode(target, name, values))
+
+
+def encode(target: SlideTarget, name: str, values: NDArray[np.uint8]) -> list[Chunk]:
+    """Patches as the inner chunks that are stored: those of `raw` are views of `values`, not copies."""
+    encode_one = encoder(target.array_codec(name))
+    chunks: list[Chunk] = []
+    for patch in values.reshape(-1, *values.shape[2:]):
+        data = encode_one(patch)
+        # The checksum takes bytes only; a copy that is let go of at once stays in the processor's cache.
+        chunks.append((data, _CRC.pack(google_crc32c.value(bytes(data)))))
+    return chunks
+
+
+def write_chunks(target: SlideTarget, name: str, block: int, chunks: Sequence[Chunk]) -> None:
+    """`write_block` with its chunks encoded already, all of the block in their order."""
     path = target.shard_path(name, block)
-    encode = encoder(target.array_codec(name))
+    table = np.full((target.rows * target.shape[1], 2), _EMPTY, "<u8")
+    lengths = np.fromiter((len(data) + _CRC.size for data, _ in chunks), np.uint64, len(chunks))
+    table[: len(chunks), 0] = np.cumsum(lengths) - lengths
+    table[: len(chunks), 1] = lengths
+    index = table.tobytes()
+    # each chunk and its checksum, then the index of all cells and its own
+    parts = [*chain.from_iterable(chunks), index, _CRC.pack(google_crc32c.value(index))]
     try:
-        storage.at(path).write(path, _shard_parts(target, values, encode))
+        storage.at(path).write(path, parts)
     except OSError as error:
         raise StoreError(
             f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"
         ) from error
-
-
-def _shard_parts(
-    target: SlideTarget, values: NDArray[np.uint8], encode: Callable[[NDArray[np.uint8]], bytes | memoryview]
-) -> list[bytes | memoryview]:
-    """A shard's bytes in pieces: each chunk and its CRC32C, then the index of all cells and its CRC32C."""
-    parts: list[bytes | memoryview] = []
-    table = np.full((target.rows, target.shape[1], 2), _EMPTY, "<u8")
-    offset = 0
-    for i in range(values.shape[0]):
-        for m in range(values.shape[1]):
-            data = encode(values[i, m])
-            # The checksum takes bytes only; a copy that is let go of at once stays in the processor's cache.
-            parts += (data, _CRC.pack(google_crc32c.value(bytes(data))))
-            table[i, m] = offset, len(data) + _CRC.size
-            offset += len(data) + _CRC.size
-    index = table.tobytes()
-    return [*parts, index, _CRC.pack(google_crc32c.value(index))]
 
 
 def _shard_spec(target: SlideTarget, name: str, path: str) -> dict[str, Any]:

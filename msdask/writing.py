@@ -38,6 +38,7 @@ __all__ = [
     "prepare",
     "slide_checksum",
     "write_block",
+    "write_chunks",
 ]
 
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
@@ -74,22 +75,16 @@ def write_block(
     label_map: NDArray[np.uint8] | None = None,
 ) -> int:
     """Measure and write one block; returns its number of patches. Writing it twice changes nothing."""
-    return write_measured_block(target, block, image, measure(image, filled), label_map)
-
-
-def write_measured_block(
-    target: SlideTarget,
-    block: int,
-    image: NDArray[np.uint8],
-    measured: NDArray[np.float32],
-    label_map: NDArray[np.uint8] | None = None,
-) -> int:
-    """The same with the measures at hand: the shards first, then what says that they are there."""
-    shards.write_block(target, "image", block, image)
     if label_map is not None:
         shards.write_block(target, "label_map", block, label_map)
+    return write_chunks(target, block, shards.encode(target, "image", image), measure(image, filled))
+
+
+def write_chunks(target: SlideTarget, block: int, chunks: Sequence[shards.Chunk], measured: NDArray[np.float32]) -> int:
+    """The same with chunks and measures at hand: the shard first, then what says that it is there."""
+    shards.write_chunks(target, "image", block, chunks)
     shards.write_measured(target, block, measured)
-    return len(image)
+    return len(measured)
 
 
 def prepare(path: str, codec: Codec, patches: xr.Dataset, attrs: Mapping[str, Any]) -> SlideWrite:

@@ -108,7 +108,7 @@ def test_plain_zarr_and_xarray_read_a_bucket(s3: str, small_slide: SampleSlide, 
         assert found.attrs["state"] == "complete"
 
 
-@pytest.mark.parametrize("where", ["write_block", "write_measured"])
+@pytest.mark.parametrize("where", ["write_chunks", "write_measured"])
 def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
     where: str, s3: str, server: Any, small_slide: SampleSlide, local: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
     assert any("is writing" in problem for problem in store.verify()[NAME])
     with monkeypatch.context() as patch:
         again: list[int] = []
-        patch.setattr(shards, "write_block", _recording(again, shards.write_block))
+        patch.setattr(shards, "write_chunks", _recording(again, shards.write_chunks))
         store.write(lazy_grid(small_slide.path)).index()
     done = set(written) - {3} if where == "write_measured" else set()
     assert not done & set(again)
@@ -139,11 +139,11 @@ def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
 
 
 def _recording(blocks: list[int], original: Any) -> Any:
-    def write_block(target: object, name: str, block: int, values: object) -> None:
+    def write_chunks(target: object, name: str, block: int, chunks: object) -> None:
         blocks.append(block)
-        original(target, name, block, values)
+        original(target, name, block, chunks)
 
-    return write_block
+    return write_chunks
 
 
 def test_a_shard_that_was_lost_before_the_commit_is_written_again(
@@ -175,14 +175,14 @@ from msdask.selection import grid
 from msdask.store import PatchStore
 
 msdask.lazy.MAX_PATCHES_PER_BLOCK = 16
-original = shards.write_block
+original = shards.write_chunks
 
-def write_block(target, name, block, values):
+def write_chunks(target, name, block, chunks):
     if block == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    original(target, name, block, values)
+    original(target, name, block, chunks)
 
-shards.write_block = write_block
+shards.write_chunks = write_chunks
 slide = open_slide(sys.argv[1])
 PatchStore(sys.argv[2]).write(msdask.lazy.patches(slide, grid(slide, magnification=10, patch_size=64)))
 """
@@ -475,9 +475,9 @@ class _ReadTiles:
     def reads_ahead(self) -> bool:
         return bool(self._reader.reads_ahead)
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> Any:
+    def read_tile(self, level: int, row: int, column: int, scale: int = 1, *, out: Any = None) -> Any:
         self.tiles.add((row, column))
-        return self._reader.read_tile(level, row, column, scale)
+        return self._reader.read_tile(level, row, column, scale, out=out)
 
 
 def test_opening_and_looking_at_a_remote_slide_reads_little_of_it(web: Any) -> None:

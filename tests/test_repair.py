@@ -137,7 +137,7 @@ def test_a_repair_that_dies_is_gone_on_with(
 ) -> None:
     for block in (0, 1, 2):
         flip(shard(store, block))
-    original = shards.write_block
+    original = shards.write_chunks
 
     def dying(target: object, name: str, block: int, values: object) -> None:
         if block == 1:
@@ -145,7 +145,7 @@ def test_a_repair_that_dies_is_gone_on_with(
         original(target, name, block, values)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_block", dying)
+        patch.setattr(shards, "write_chunks", dying)
         with pytest.raises(KeyboardInterrupt):
             mended(store, threads=1)
     report = mended(store)
@@ -257,7 +257,7 @@ def test_the_masks_are_those_that_were_used(kind: str, samples: list[SampleSlide
 def test_an_unfinished_slide_is_finished(
     samples: list[SampleSlide], whole: dict[Codec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shards.write_block
+    original = shards.write_chunks
 
     def failing(target: object, name: str, block: int, values: object) -> None:
         if block == 2:
@@ -266,7 +266,7 @@ def test_an_unfinished_slide_is_finished(
 
     store = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_block", failing)
+        patch.setattr(shards, "write_chunks", failing)
         assert not extract(samples[0].path.parent, store, GRID, progress=False).is_complete
     assert all(r.action == "blocks" for r in mended(store).repairs)
     shutil.rmtree(store / "_index", ignore_errors=True)

@@ -165,7 +165,9 @@ class ImageReader:
             "pyramidal TIFF"
         )
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """See `Reader.read_tile`. The first call decodes the whole image; edge tiles are cut."""
         rows, columns = self.levels[0].grid
         if level != 0 or scale != 1 or not (0 <= row < rows and 0 <= column < columns):

@@ -115,7 +115,9 @@ class TiffReader:
             for image in self._images
         )
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """See `Reader.read_tile`. A tile of 0 bytes is white; edge tiles come as stored, cut or padded."""
         if not 0 <= level < len(self._images):
             raise SpecError(f"level {level}: slide {self._source.path!r} has levels 0 to {len(self._images) - 1}")
@@ -126,7 +128,7 @@ class TiffReader:
                 "has "
                 f"{image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
             )
-        return image.read(row, column, scale)
+        return image.read(row, column, scale, out)
 
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
         """See `ReadsAhead.prefetch`; a local file's tiles are all at hand."""

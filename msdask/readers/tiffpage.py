@@ -110,10 +110,11 @@ class TiffImage:
         if self._jpeg is not None:
             self.dct_scales = tuple(s for s in DCT_SCALES if self.tile[0] % s == 0 and self.tile[1] % s == 0)
 
-    def read(self, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read(self, row: int, column: int, scale: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode one tile: (height, width, 3) uint8, reduced by `scale`.
 
-        A tile that was never stored (0 bytes) is white. A tile at the edge comes as it is stored, cut or padded.
+        A tile that was never stored (0 bytes) is white. A tile at the edge comes as it is stored, cut or padded. `out`
+        is memory that may be used for it.
 
         Raises
         ------
@@ -127,7 +128,7 @@ class TiffImage:
             if count:
                 data = self._segment(index, row, column)
                 try:
-                    pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale)
+                    pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale, out)
                 except (ValueError, MemoryError) as error:
                     raise self._tile_error(row, column, f"cannot be decoded ({error})") from error
                 if pixels is not None:
