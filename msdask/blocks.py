@@ -6,7 +6,7 @@ This is the one place with a Python loop over patches. Its cost beside the decod
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -74,6 +74,7 @@ class PatchReader:
         *,
         shared: SharedTiles | None = None,
         out: NDArray[np.uint8] | None = None,
+        after: Callable[[int], None] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Pixels of a block of patches.
 
@@ -83,6 +84,7 @@ class PatchReader:
         x0, y0 : (patch, magnification) int32, level-0 px of the origins
         shared : tiles that other blocks need too; changes no pixel
         out : array for `image`; touching fresh memory costs as much as a tenth of the decoding
+        after : called with the number of each patch when it is there, while it is in the processor's cache
 
         Returns
         -------
@@ -106,6 +108,8 @@ class PatchReader:
                     filled[i, m] = cut.bad_fraction(i)
             for source in sources:
                 source.release(i)
+            if after is not None:
+                after(i)
         return image, filled
 
     def shared_tiles(

@@ -133,8 +133,7 @@ class ThreadEngine:
         trace: JobTrace | None = None,
     ) -> None:
         """All blocks of a job on the shared pool."""
-        # With few blocks, whole blocks would leave threads idle: each is then read by all of them.
-        parts = 4 * self.threads if self.threads > 1 and len(blocks) < 4 * self.threads else 1
+        parts = self._parts(len(blocks))
 
         def one(block: int) -> int:
             if self._stop.is_set():
@@ -154,6 +153,12 @@ class ThreadEngine:
         for future in futures:
             if not future.cancelled():
                 future.result()
+
+    def _parts(self, blocks: int) -> int:
+        """Into how many parts a block is cut: whole ones leave threads idle where there are few, and at the end."""
+        if self.threads == 1:
+            return 1
+        return max(1, min(4 * self.threads, -(-16 * self.threads // max(1, blocks))))
 
     def facts(self) -> dict[str, Any]:
         """Kind and number of threads."""

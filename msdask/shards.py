@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
@@ -26,6 +26,7 @@ from msdask.layout import SlideTarget
 
 __all__ = [
     "Chunk",
+    "Encoder",
     "check_shard",
     "encode",
     "read_block",
@@ -85,13 +86,36 @@ def write_block(target: SlideTarget, name: str, block: int, values: NDArray[np.u
 
 def encode(target: SlideTarget, name: str, values: NDArray[np.uint8]) -> list[Chunk]:
     """Patches as the inner chunks that are stored: those of `raw` are views of `values`, not copies."""
-    encode_one = encoder(target.array_codec(name))
-    chunks: list[Chunk] = []
-    for patch in values.reshape(-1, *values.shape[2:]):
-        data = encode_one(patch)
-        # The checksum takes bytes only; a copy that is let go of at once stays in the processor's cache.
-        chunks.append((data, _CRC.pack(google_crc32c.value(bytes(data)))))
-    return chunks
+    encoder = Encoder(target, name, values)
+    for i in range(len(values)):
+        encoder.add(i)
+    return encoder.chunks
+
+
+class Encoder:
+    """`encode` patch by patch, for whoever has each of them in the processor's cache already.
+
+    Attributes
+    ----------
+    chunks : of the patches that were added
+    """
+
+    def __init__(self, target: SlideTarget, name: str, values: NDArray[np.uint8]) -> None:
+        self.chunks: list[Chunk] = []
+        self._values = values
+        self._encode = encoder(target.array_codec(name))
+
+    def add(self, patch: int) -> None:
+        """Encode a patch at all magnifications, in order."""
+        for values in self._values[patch]:
+            data = self._encode(values)
+            self.chunks.append((data, _CRC.pack(_checksum(data))))
+
+
+def _checksum(data: bytes | memoryview) -> int:
+    """CRC32C without a copy: the C function takes what has a buffer and needs no release, an array but no memoryview."""
+    whole = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)
+    return google_crc32c.value(cast("bytes", whole))
 
 
 def write_chunks(target: SlideTarget, name: str, block: int, chunks: Sequence[Chunk]) -> None:

@@ -27,7 +27,7 @@ from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
-from msdask.measure import MEASURES, measure
+from msdask.measure import MEASURES, Gauge
 from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
@@ -183,9 +183,16 @@ def read_block(
     measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
 
     def read(part: slice) -> list[shards.Chunk]:
-        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])
-        measured[part] = measure(image[part], filled)
-        return shards.encode(job.target, "image", image[part])
+        own = image[part]
+        gauge, encoder = Gauge(own), shards.Encoder(job.target, "image", own)
+
+        def after(i: int) -> None:
+            gauge.add(i)
+            encoder.add(i)
+
+        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
+        measured[part] = gauge.measured(filled)
+        return encoder.chunks
 
     if readers is None or parts < 2:
         return read(slice(None)), measured
