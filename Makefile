@@ -2,13 +2,13 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= test,dev,notebooks,openslide
+EXTRAS ?= test,dev,notebooks,openslide,torch
 DEMO   ?= demo
 WORKERS ?= 2
 
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-# The stamp is what the environment was made from, the link is the checkout that its `msdask` points to.
+# The stamp is what the environment was made from (checksum of pyproject.toml, extras), the link is the checkout that its `msdask` points to.
 STAMP  := $(VENV)/.made-from
 LINK   := $(VENV)/.linked-to
 
@@ -27,14 +27,16 @@ help:
 
 install:
 	@set -e; \
-	key="$(EXTRAS) $$(cksum < pyproject.toml)"; \
+	key="$$(cksum < pyproject.toml)"; have="$$(cat "$(STAMP)" 2>/dev/null || true)"; extras="$(EXTRAS)"; \
+	case "$$have" in "$$key",*) has="$${have#"$$key"}";; *) has=","; have=;; esac; \
+	for extra in $$(echo "$(EXTRAS)" | tr , " "); do case "$$has" in *",$$extra,"*) ;; *) have=;; esac; done; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "making $(VENV)"; rm -f "$(STAMP)"; $(PYTHON) -m venv "$(VENV)"; \
 	fi; \
-	if [ "$$(cat "$(STAMP)" 2>/dev/null)" != "$$key" ]; then \
+	if [ -z "$$have" ] || [ ! -e "$(STAMP)" ]; then \
 		echo "installing msdask and its dependencies into $(VENV)"; rm -f "$(STAMP)"; \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --editable ".[$(EXTRAS)]"; \
-		echo "$(CURDIR)" > "$(LINK)"; echo "$$key" > "$(STAMP)"; \
+		echo "$(CURDIR)" > "$(LINK)"; echo "$$key$$has$$extras," > "$(STAMP)"; \
 	elif [ "$$(cat "$(LINK)" 2>/dev/null)" != "$(CURDIR)" ]; then \
 		echo "linking $(VENV) to this checkout"; \
 		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .; \
@@ -47,6 +49,8 @@ test: install
 test-slow: install
 	$(PYTEST) -m slow || [ $$? -eq 5 ]  # 5: no test is marked slow
 
+# The demo needs no PyTorch.
+demo: EXTRAS = openslide
 demo: install
 	$(BIN)/msdask demo --output $(DEMO)
 	@echo "report: $(abspath $(DEMO))/$$(cd $(DEMO) && ls *.html | head -n 1)"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from msdask.errors import SpecError as SpecError
     from msdask.errors import StoreError as StoreError
     from msdask.errors import TileError as TileError
+    from msdask.errors import WorkerLostError as WorkerLostError
     from msdask.exporting import export as export
     from msdask.inference import ScaleEstimate as ScaleEstimate
     from msdask.inference import estimate_scale as estimate_scale
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from msdask.linking import complete_tuples as complete_tuples
     from msdask.linking import link_upper_regions as link_upper_regions
     from msdask.maskfiles import read_tissue_mask as read_tissue_mask
+    from msdask.repairing import repair as repair
     from msdask.selection import centroids as centroids
     from msdask.selection import grid as grid
     from msdask.selection import select as select
@@ -53,6 +55,7 @@ _HOME = {
     "SpecError": "errors",
     "StoreError": "errors",
     "TileError": "errors",
+    "WorkerLostError": "errors",
     "centroids": "selection",
     "complete_tuples": "linking",
     "estimate_scale": "inference",
@@ -64,6 +67,7 @@ _HOME = {
     "patches": "lazy",
     "read_label_mask": "annotations",
     "read_tissue_mask": "maskfiles",
+    "repair": "repairing",
     "select": "selection",
     "tissue_mask": "tissue",
 }

@@ -6,7 +6,7 @@ This is the one place with a Python loop over patches. Its cost beside the decod
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import TileError
-from msdask.readers.base import LevelInfo, Reader
+from msdask.readers.base import LevelInfo, Reader, ReadsAhead
 from msdask.scale import ReadPlan
-from msdask.tilecache import TileCache
+from msdask.tilecache import TileCache, thread_memory
 
 __all__ = ["OnBadTile", "PatchReader", "SharedTiles", "read_region"]
 
@@ -38,8 +38,8 @@ class SharedTiles:
     ----------
     cache : of the process
     slide : names the slide in the cache's keys
-    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one block needs
-        the tile
+    needed : for each level and reduction that is read (tile rows, tile columns) bool, whether more than one part of
+        the slide's patches needs the tile
     """
 
     cache: TileCache
@@ -74,6 +74,7 @@ class PatchReader:
         *,
         shared: SharedTiles | None = None,
         out: NDArray[np.uint8] | None = None,
+        after: Callable[[int], None] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Pixels of a block of patches.
 
@@ -83,6 +84,7 @@ class PatchReader:
         x0, y0 : (patch, magnification) int32, level-0 px of the origins
         shared : tiles that other blocks need too; changes no pixel
         out : array for `image`; touching fresh memory costs as much as a tenth of the decoding
+        after : called with the number of each patch when it is there, while it is in the processor's cache
 
         Returns
         -------
@@ -106,25 +108,27 @@ class PatchReader:
                     filled[i, m] = cut.bad_fraction(i)
             for source in sources:
                 source.release(i)
+            if after is not None:
+                after(i)
         return image, filled
 
     def shared_tiles(
-        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32], rows: int
+        self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32], part: NDArray[np.int64]
     ) -> tuple[NDArray[np.bool_], ...]:
-        """Which tiles more than one block needs, for `SharedTiles`.
+        """Which tiles more than one part of the patches needs, for `SharedTiles`.
 
         Parameters
         ----------
         reader : of the slide
         x0, y0 : (patch, magnification) int32, of all patches of the slide
-        rows : patches in a block
+        part : (patch,) int64, ascending: what is read in one call of `read`
 
         Returns
         -------
         needed : for each level and reduction that is read (tile rows, tile columns) bool
         """
         sources, cuts = self._cuts(reader, x0, y0)
-        return tuple(source.shared_by_blocks([c for c in cuts if c.source is source], rows) for source in sources)
+        return tuple(source.shared_by_parts([c for c in cuts if c.source is source], part) for source in sources)
 
     def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Source], list[_Cut]]:
         """What is read, each level and reduction once, and how each magnification is cut from it."""
@@ -146,10 +150,14 @@ class _Source:
         self.tile_height, self.tile_width = info.tile[0] // scale, info.tile[1] // scale
         self.height, self.width = _scaled_shape(info, scale)
         self.tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._memory = thread_memory()
+        self._own: set[tuple[int, int]] = set()
         self.bad: set[tuple[int, int]] = set()
         self._ends: dict[int, list[tuple[int, int]]] = {}
         self._shared: SharedTiles | None = None
         self._needed: NDArray[np.bool_] | None = None
+        self._ahead: list[tuple[int, int]] = []
+        self._fetched: set[tuple[int, int]] = set()
 
     def expect(self, cuts: Sequence[_Cut]) -> None:
         """Learn after which patch each tile is not needed any more."""
@@ -162,15 +170,20 @@ class _Source:
         }
         for key, i in last_use.items():
             self._ends.setdefault(i, []).append(key)
+        if getattr(self.reader, "reads_ahead", False):
+            self._ahead = list(last_use)  # in the order of their first use
 
     def share(self, shared: SharedTiles, needed: NDArray[np.bool_]) -> None:
-        """Look for tiles in the shared cache, and leave there those that other blocks need."""
+        """Look for tiles in the shared cache, and leave there those that other parts need."""
         self._shared, self._needed = shared, needed
 
     def release(self, patch: int) -> None:
         """Let go of the tiles that `patch` was the last to need."""
         for key in self._ends.get(patch, ()):
-            self.tiles.pop(key, None)
+            tile = self.tiles.pop(key, None)
+            if tile is not None and key in self._own:
+                self._own.remove(key)
+                self._memory.give(tile)
 
     def load(self, row: int, column: int) -> NDArray[np.uint8]:
         """A tile from the shared cache, or decoded."""
@@ -181,8 +194,11 @@ class _Source:
             if tile is not None:
                 self.tiles[row, column] = tile
                 return tile
+        if self._ahead and (row, column) not in self._fetched:
+            self._read_ahead((row, column))
+        memory = self._memory.take((self.tile_height, self.tile_width, 3))
         try:
-            tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale)
+            tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale, out=memory)
         except TileError:
             if self.on_bad_tile == "raise":
                 raise
@@ -191,14 +207,31 @@ class _Source:
             key = None
         if key is not None and self._shared is not None:
             self._shared.cache.put(key, tile)
+        elif tile is memory:
+            self._own.add((row, column))
+        if tile is not memory:
+            self._memory.give(memory)
         self.tiles[row, column] = tile
         return tile
 
-    def shared_by_blocks(self, cuts: Sequence[_Cut], rows: int) -> NDArray[np.bool_]:
-        """(tile rows, tile columns) bool: whether more than one block of `rows` patches needs the tile."""
+    def _read_ahead(self, tile: tuple[int, int]) -> None:
+        """Have the reader fetch the bytes of this tile and those that come after it."""
+        if tile not in self._ahead or not isinstance(self.reader, ReadsAhead):
+            return
+        coming = [key for key in self._ahead[self._ahead.index(tile) :] if key == tile or not self._is_shared(key)]
+        count = self.reader.prefetch(self.plan.level, coming)
+        self._fetched.update(coming[:count])
+        self._ahead = coming[count:]
+
+    def _is_shared(self, tile: tuple[int, int]) -> bool:
+        if self._shared is None or self._needed is None or not self._needed[tile]:
+            return False
+        return self._shared.cache.get((self._shared.slide, self.plan.level, self.plan.dct_scale, *tile)) is not None
+
+    def shared_by_parts(self, cuts: Sequence[_Cut], part: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(tile rows, tile columns) bool: whether more than one part of the patches needs the tile."""
         grid = -(-self.height // self.tile_height), -(-self.width // self.tile_width)
-        block = np.arange(len(cuts[0].xs)) // rows
-        blocks = int(block.max(initial=0)) + 1
+        parts = int(part.max(initial=0)) + 1
         pairs = [np.empty(0, np.int64)]
         for cut in cuts:
             (top, bottom), (left, right) = cut.tile_spans()
@@ -206,8 +239,8 @@ class _Source:
             for dr in range(int((bottom - top).max(initial=-1)) + 1):
                 for dc in range(int((right - left).max(initial=-1)) + 1):
                     ok = (top + dr <= bottom) & (left + dc <= right)
-                    pairs.append((((top + dr) * grid[1] + left + dc) * blocks + block)[ok])
-        tiles = np.unique(np.concatenate(pairs)) // blocks
+                    pairs.append((((top + dr) * grid[1] + left + dc) * parts + part)[ok])
+        tiles = np.unique(np.concatenate(pairs)) // parts
         return np.bincount(tiles, minlength=grid[0] * grid[1]).reshape(grid) > 1
 
 
@@ -356,6 +389,9 @@ def read_region(
     tile_height, tile_width = info.tile[0] // scale, info.tile[1] // scale
     (y0, y1), (x0, x1) = rows, columns
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+    if getattr(reader, "reads_ahead", False) and isinstance(reader, ReadsAhead):
+        tile_rows = range(y0 // tile_height, -(-y1 // tile_height))
+        reader.prefetch(level, [(r, c) for r in tile_rows for c in range(x0 // tile_width, -(-x1 // tile_width))])
     for r in range(y0 // tile_height, -(-y1 // tile_height)):
         top = r * tile_height
         y_from, y_to = max(y0, top), min(y1, top + tile_height)

@@ -3,6 +3,7 @@
 A positioned read of the bytes that are wanted into their place in the batch, the chunk's CRC32C, and the decoder where
 there is one, on a few threads. For random batches of 64 patches of 224 px from a store in the page cache this gives
 three to six times what TensorStore's reads give (docs/loaders.md), with the same checks, and errors name the chunk.
+From object storage the chunks that lie together come in one request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy as np
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
+from msdask import storage
 from msdask.codecs import decoder
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
@@ -37,6 +41,9 @@ _PATCHES_A_TASK = 8
 """Large enough that threads are not woken for nothing, small enough that a batch spreads over them."""
 _MAX_RUN = 64
 """Chunks that lie one behind the other are read at once, up to this many."""
+
+_Handle = int | Callable[[int, int], bytes]
+"""A file's descriptor, or what gives (offset, size) of an object."""
 
 _state: dict[str, Any] = {"pool": None, "is_forked": False}
 
@@ -94,13 +101,12 @@ class ShardArray:
     def __init__(self, target: SlideTarget, name: str) -> None:
         self.target, self.name = target, name
         self._tables: dict[int, NDArray[np.int64]] = {}
-        for block in range(target.blocks):
-            self._check_size(block)
+        storage.gather(target.path, self._check_size, range(target.blocks))
 
     def _check_size(self, block: int) -> None:
         path = self.target.shard_path(self.name, block)
         try:
-            size = os.stat(path).st_size
+            size = storage.at(path).size(path)
         except FileNotFoundError:
             raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(self.target)}") from None
         rows, magnifications = self.target.block(block), self.target.shape[1]
@@ -154,7 +160,8 @@ class ShardArray:
 
     def _read(self, pairs: list[tuple[int, int]], columns: Sequence[int], out: NDArray[np.uint8]) -> None:
         codec = self.target.array_codec(self.name)
-        fill = _read_raw if codec == "raw" else _decode_with(decoder(codec))
+        is_remote = storage.is_remote(self.target.path)
+        fill = _read_raw if codec == "raw" and not is_remote else _decode_with(decoder(codec))
         for block, group in groupby(pairs, key=lambda pair: pair[0] // self.target.rows):
             table = self._table(block)
             first = block * self.target.rows
@@ -166,11 +173,8 @@ class ShardArray:
             ]
             path = self.target.shard_path(self.name, block)
             try:
-                handle = os.open(path, os.O_RDONLY)
-                try:
+                with _opened(path) as handle:
                     bad = [chunk for run in _runs(chunks) for chunk in fill(handle, run)]
-                finally:
-                    os.close(handle)
             except OSError as error:
                 raise CorruptChunkError(
                     f"shard '{path}' cannot be read: {error}; {repair_hint(self.target)}"
@@ -191,6 +195,19 @@ class ShardArray:
         return table
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[_Handle]:
+    """A shard to read from: a file's descriptor, or a function for ranges of an object."""
+    if storage.is_remote(path):
+        yield partial(storage.bucket(path).read_range, path)
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def _runs(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
     """Chunks that lie one behind the other, together."""
     run: list[_Chunk] = []
@@ -203,8 +220,9 @@ def _runs(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
         yield run
 
 
-def _read_raw(handle: int, run: list[_Chunk]) -> list[_Chunk]:
-    """Fill the targets of a run; gives the chunks whose checksum is wrong or that are cut short."""
+def _read_raw(handle: _Handle, run: list[_Chunk]) -> list[_Chunk]:
+    """Fill the targets of a run from a file; gives the chunks whose checksum is wrong or that are cut short."""
+    assert isinstance(handle, int)
     checksums = memoryview(bytearray(_CRC_BYTES * len(run)))
     tails = [checksums[i : i + _CRC_BYTES] for i in range(0, len(checksums), _CRC_BYTES)]
     buffers = [part for chunk, tail in zip(run, tails, strict=True) for part in (chunk.target.data, tail)]
@@ -219,9 +237,10 @@ def _read_raw(handle: int, run: list[_Chunk]) -> list[_Chunk]:
 
 def _decode_with(
     decode: Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]],
-) -> Callable[[int, list[_Chunk]], list[_Chunk]]:
-    def read_encoded(handle: int, run: list[_Chunk]) -> list[_Chunk]:
-        data = os.pread(handle, sum(chunk.length for chunk in run), run[0].offset)
+) -> Callable[[_Handle, list[_Chunk]], list[_Chunk]]:
+    def read_encoded(handle: _Handle, run: list[_Chunk]) -> list[_Chunk]:
+        size, offset = sum(chunk.length for chunk in run), run[0].offset
+        data = os.pread(handle, size, offset) if isinstance(handle, int) else handle(offset, size)
         bad = []
         for chunk in run:
             end = chunk.offset + chunk.length - run[0].offset

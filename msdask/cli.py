@@ -5,21 +5,22 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 import msdask as ms
 from msdask import cli_scale
 from msdask.cli_scale import Mpp
 from msdask.errors import MsdaskError, SpecError
 from msdask.spec import Codec, ExtractionSpec, Roi
+from msdask.storecommands import export, verify
+from msdask.terminal import Quiet, Scheduler, Workers, err, open_client, out
+
+if TYPE_CHECKING:
+    from msdask.outcome import ExtractionReport
 
 __all__ = ["app", "main"]
-
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 app = App(
     name="msdask",
@@ -29,6 +30,8 @@ app = App(
     help_flags=["--help", "-h"],
 )
 
+app.command(verify)
+app.command(export)
 for part in (cli_scale.train, cli_scale.test, cli_scale.predict):
     app.command(part)
 
@@ -78,7 +81,7 @@ def info(slide: Path, *, mpp: Mpp = None, slide_magnification: Magnification = N
     )
     rows.append(("associated", ", ".join(opened.associated) or "none"))
     for key, value in rows:
-        _out.print(f"{key:<11} {value}", markup=False)
+        out.print(f"{key:<11} {value}", markup=False)
     return 0
 
 
@@ -117,7 +120,7 @@ def mask(
         output.write_bytes(cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
     except OSError as error:
         raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
-    _out.print(f"{output}: {tissue.shape[1]} x {tissue.shape[0]} px, {float(tissue.mean()):.1%} tissue", markup=False)
+    out.print(f"{output}: {tissue.shape[1]} x {tissue.shape[0]} px, {float(tissue.mean()):.1%} tissue", markup=False)
     return 0
 
 
@@ -139,7 +142,10 @@ def extract(
     roi: Annotated[str, Parameter(name=["--roi", "-r"])] = "whole",
     mask_magnification: Annotated[float | None, Parameter(name=["--mask-magnification", "-w"])] = None,
     threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
-    scheduler: str | None = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    tries: int = 3,
+    timeout: float | None = None,
     unlabeled: Literal["drop", "keep"] = "drop",
     codec: Codec = "raw",
     name: str | None = None,
@@ -148,8 +154,9 @@ def extract(
     allow_upsampling: Annotated[bool, Parameter(negative=())] = False,
     on_bad_tile: Literal["raise", "fill"] = "raise",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
-    report: Path | None = None,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+    resume: Annotated[bool, Parameter(negative=())] = True,
+    report: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    quiet: Quiet = False,
 ) -> int:
     """Cut patches of a cohort into a Zarr store. Run it again to finish what failed or was interrupted.
 
@@ -185,6 +192,12 @@ def extract(
         of this machine; default all cores
     scheduler
         address of a Dask scheduler (tcp://...) to run on instead
+    workers
+        so many worker processes of this machine instead of threads, with a dashboard
+    tries
+        how often work whose worker is lost is tried before its slide fails
+    timeout
+        seconds that one block may take on a worker before that counts as lost
     unlabeled
         with annotated masks, drop patches without a label or keep them with -1
     codec
@@ -201,8 +214,10 @@ def extract(
         a slide with an unreadable tile fails, or the tile is filled white and counted
     overwrite
         replace slides that are there, and sets that were made with another spec
+    resume
+        go on where an earlier run stopped: what always happens without --overwrite
     report
-        write an HTML report there
+        write a report of the run there: HTML, or its record as JSON if the name ends in .json; may be given twice
     quiet
         no progress bar
     """
@@ -223,12 +238,7 @@ def extract(
     }
     groups = [magnifications] if mode == "centroids" else [(m,) for m in magnifications]
     specs = [ExtractionSpec(mode=mode, magnifications=group, **common) for group in groups]
-    client = None
-    if scheduler is not None:
-        from distributed import Client
-
-        client = Client(scheduler)
-    try:
+    with open_client(scheduler, workers) as client:
         result = ms.extract(
             cli_scale.slides_with_scale(slides, mpp),
             output,
@@ -239,103 +249,21 @@ def extract(
             mask_magnification=mask_magnification,
             client=client,
             threads=threads,
+            tries=tries,
+            timeout=timeout,
             overwrite=overwrite,
             on_bad_tile=on_bad_tile,
             progress=not quiet,
         )
-    finally:
-        if client is not None:
-            client.close()
     for outcome in result.outcomes:
         for sentence in outcome.warnings:
-            _err.print(f"warning: {outcome.slide_id}: {sentence}", markup=False)
+            err.print(f"warning: {outcome.slide_id}: {sentence}", markup=False)
     for slide_id, reason in result.failures.items():
-        _err.print(f"failed: {slide_id}: {reason}", markup=False)
-    _out.print(f"{', '.join(result.sets)} in {result.store}: {result.summary()}", markup=False)
-    if report is not None:
-        from msdask.runreport import report_run
-
-        _out.print(f"report: {report_run(report, result)}", markup=False)
+        err.print(f"failed: {slide_id}: {reason}", markup=False)
+    out.print(f"{', '.join(result.sets)} in {result.store}: {result.summary()}", markup=False)
+    for path in report or ():
+        out.print(f"report: {_write_report(path, result)}", markup=False)
     return 0 if result.is_complete else 1
-
-
-@app.command
-def verify(store: Path) -> int:
-    """Read every byte of a patch store again and say what is missing or damaged.
-
-    Parameters
-    ----------
-    store
-        patch store
-    """
-    opened = ms.PatchStore(store)
-    if not len(opened):
-        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
-    problems = opened.verify()
-    for name, lines in problems.items():
-        for line in lines:
-            _err.print(f"{name}: {line}", markup=False)
-        _out.print(f"{name}: {len(opened[name].slides)} complete slides, {len(lines)} problems", markup=False)
-    return 1 if any(problems.values()) else 0
-
-
-@app.command
-def export(
-    store: Path,
-    *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    patch_set: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
-    slides: Annotated[list[str] | None, Parameter(name="--slides", consume_multiple=True, negative=())] = None,
-    form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
-    lists: str | None = None,
-    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
-    threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
-) -> int:
-    """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
-
-    Parameters
-    ----------
-    store
-        patch store
-    output
-        folder
-    patch_set
-        names of patch sets; default all
-    slides
-        ids of slides; default all (png only)
-    form
-        png: patches in the original's folder layout with its CSVs; csv, parquet: one table a patch set
-    lists
-        also write the training lists: a folder of partitions (list_train.csv, list_valid.csv, list_test.csv), or
-        "split" for the split that is stored with each slide (png only)
-    every
-        also patches that are white or of low contrast
-    threads
-        default all cores
-    quiet
-        no progress bar
-    """
-    from msdask.exporting import export_table
-
-    opened = ms.PatchStore(store)
-    names = patch_set or list(opened)
-    if not names:
-        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
-    if form != "png":
-        for name in names:
-            _out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=not every)), markup=False)
-        return 0
-    partitions: Literal[True] | str | None = True if lists == "split" else lists
-    summary = ms.export(
-        opened, output, name=names, slides=slides, keep=not every, lists=partitions, threads=threads, progress=not quiet
-    )
-    for where, reason in summary.failures.items():
-        _err.print(f"failed: {where}: {reason}", markup=False)
-    for line in summary.problems:
-        _err.print(f"warning: {line}", markup=False)
-    _out.print(summary.summary(), markup=False)
-    return 0 if summary.is_complete else 1
 
 
 @app.command
@@ -356,8 +284,18 @@ def demo(
     from msdask.demo import run_demo
 
     report = run_demo(output, threads=threads)
-    _out.print(f"report: {report.resolve()}", markup=False)
+    out.print(f"report: {report.resolve()}", markup=False)
     return 0
+
+
+def _write_report(path: Path, result: ExtractionReport) -> Path:
+    if path.suffix.lower() == ".json":
+        from msdask.runlog import write_log
+
+        return write_log(path, result)
+    from msdask.runreport import report_run
+
+    return report_run(path, result)
 
 
 def _roi(text: str) -> Roi:
@@ -378,18 +316,18 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        _err.print(f"msdask: {error}", markup=False)
-        _err.print("try `msdask --help`", markup=False)
+        err.print(f"msdask: {error}", markup=False)
+        err.print("try `msdask --help`", markup=False)
         code = 2
     except (MsdaskError, OSError) as error:
-        _err.print(f"msdask: {error}", markup=False)
+        err.print(f"msdask: {error}", markup=False)
         code = 1
     except KeyboardInterrupt:
-        _err.print("msdask: interrupted; what is written stays, run the same command again to go on", markup=False)
+        err.print("msdask: interrupted; what is written stays, run the same command again to go on", markup=False)
         code = 130
     sys.exit(code or 0)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning):
-        _err.print(f"warning: {message}", markup=False)
+        err.print(f"warning: {message}", markup=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 import msdask as ms
 from msdask.errors import MsdaskError, SpecError
@@ -17,15 +16,13 @@ from msdask.extras import require
 from msdask.patchset import PatchSet
 from msdask.slide import Slide
 from msdask.table import SlideRow, read_slides
+from msdask.terminal import Quiet, err, out
 
 if TYPE_CHECKING:
     from msdask.data import PatchLoader
     from msdask.training import Split
 
 __all__ = ["Mpp", "estimated", "predict", "slides_with_scale", "test", "train"]
-
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Mpp = Annotated[float | Literal["estimate"] | None, Parameter(name="--mpp")]
 Store = Annotated[Path, Parameter(name=["--input", "-i"])]
@@ -34,7 +31,6 @@ Magnifications = Annotated[
 ]
 Ratios = Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())]
 BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
-Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())]
 
 train = App(name="train", help="Train a model on a patch store.")
 test = App(name="test", help="Measure a model on a patch store.")
@@ -150,7 +146,7 @@ def scale_train(
         about={"crop": size, "magnifications": [scales[0], scales[-1]]},
     )
     split.write(output / "lists")
-    _out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
+    out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     _print_metrics(result.valid)
     return 0
 
@@ -243,16 +239,16 @@ def scale_predict(
     table = estimate_scale(listed_paths(images), model, n_crops=crops, batch_size=batch_size)
     for path, reason in zip(table["path"], table["error"], strict=True):
         if reason:
-            _err.print(f"failed: {path}: {reason}", markup=False)
+            err.print(f"failed: {path}: {reason}", markup=False)
     if output is not None:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             table.to_csv(output, index=False)
         except OSError as error:
             raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
-        _out.print(f"{output}: {len(table)} images", markup=False)
+        out.print(f"{output}: {len(table)} images", markup=False)
     else:
-        _out.print(table.drop(columns="error").to_csv(index=False, float_format="%.4g").rstrip(), markup=False)
+        out.print(table.drop(columns="error").to_csv(index=False, float_format="%.4g").rstrip(), markup=False)
     return 1 if table["error"].astype(bool).any() else 0
 
 
@@ -263,7 +259,7 @@ def estimated(slide: str | os.PathLike[str], mpp: float | Literal["estimate"] | 
     from msdask.inference import estimate_scale
 
     found = estimate_scale(slide)
-    _err.print(
+    err.print(
         f"{os.fspath(slide)}: {found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector "
         f"(spread {found.spread:.0%} over {found.n_crops} crops)",
         markup=False,
@@ -335,4 +331,4 @@ def _in_order(sets: Sequence[PatchSet], slides: Sequence[str], batch_size: int) 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
-        _out.print(f"{name.replace('_', ' '):<20} {value:.4f}", markup=False)
+        out.print(f"{name.replace('_', ' '):<20} {value:.4f}", markup=False)

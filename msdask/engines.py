@@ -1,18 +1,21 @@
-"""Where blocks are computed: a thread pool here, or a Dask cluster. The same functions on either."""
+"""Where blocks of jobs are computed: a thread pool here, or a Dask cluster (`msdask.cluster`); one interface for both.
+
+A job is whatever travels: a few kilobytes that say where things lie. A block is a number. An engine knows nothing else
+of them, so that extraction, inference on whole slides and experiments run on the same few methods.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from dask.system import CPU_COUNT
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-__all__ = ["ClusterEngine", "Engine", "Stopped", "ThreadEngine"]
+__all__ = ["BlockFunction", "Engine", "JobTrace", "Stopped", "ThreadEngine"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,10 +23,10 @@ J = TypeVar("J", contravariant=True)
 
 
 class BlockFunction(Protocol[J]):
-    """Reads, measures and writes one block; may read it in parts on a pool."""
+    """Does one block of a job; may do it in parts on a pool. Doing it twice must change nothing."""
 
     def __call__(self, job: J, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
-        """Number of patches of the block."""
+        """How much it was, for the progress bar: the patches of a block, say."""
         ...
 
 
@@ -31,14 +34,38 @@ class Stopped(Exception):
     """The run was asked to stop; what is written stays written."""
 
 
+@dataclass
+class JobTrace:
+    """One job on its way through an engine: its place in the order, and what became of it.
+
+    Attributes
+    ----------
+    order : jobs of a lower number go first
+    tries : how often the unluckiest of its tasks was tried
+    workers : where its tasks ran, and where they died
+    near : workers that its tasks are sent to
+    """
+
+    order: int = 0
+    tries: int = 1
+    workers: set[str] = field(default_factory=set)
+    near: list[str] = field(default_factory=list)
+
+
 class Engine(Protocol):
-    """Runs a slide's work. Called from several threads at once, one a slide in flight."""
+    """Runs the work of jobs. Called from several threads at once, one a job in flight."""
 
-    slides_in_flight: int
-    """How many slides are worked on at once; bounds memory whatever the cohort's size."""
+    @property
+    def jobs_in_flight(self) -> int:
+        """How many jobs are worked on at once now; bounds memory whatever their number."""
+        ...
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """One function, where the slides can be read."""
+    def job(self, order: int) -> AbstractContextManager[JobTrace]:
+        """Begin a job: its tasks are run within."""
+        ...
+
+    def call(self, label: str, trace: JobTrace, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One function, where the data can be read; `label` is "step: what"."""
         ...
 
     def run(
@@ -49,11 +76,16 @@ class Engine(Protocol):
         on_block: Callable[[int], None],
         *,
         label: str,
+        trace: JobTrace | None = None,
     ) -> None:
-        """``function(job, block)`` for every block; `on_block` gets what each returns, its number of patches.
+        """``function(job, block)`` for every block; `on_block` gets what each returns.
 
-        The first error ends the slide's other blocks and is raised.
+        The first error ends the job's other blocks and is raised when none of them is running any more.
         """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the run report; JSON values."""
         ...
 
     def stop(self) -> None:
@@ -68,7 +100,10 @@ class Engine(Protocol):
 class ThreadEngine:
     """Blocks on a pool of threads of this process: decoders, cv2 and TensorStore release the GIL."""
 
-    slides_in_flight = 2
+    @property
+    def jobs_in_flight(self) -> int:
+        """Two, so that one may begin or end while the other's blocks run."""
+        return 2
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or CPU_COUNT
@@ -76,7 +111,12 @@ class ThreadEngine:
         self._readers = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-read")
         self._stop = threading.Event()
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    @contextmanager
+    def job(self, order: int) -> Iterator[JobTrace]:
+        """A job; threads are all alike."""
+        yield JobTrace(order)
+
+    def call(self, label: str, trace: JobTrace, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function, in the caller's own thread."""
         if self._stop.is_set():
             raise Stopped
@@ -90,10 +130,10 @@ class ThreadEngine:
         on_block: Callable[[int], None],
         *,
         label: str,
+        trace: JobTrace | None = None,
     ) -> None:
-        """All blocks of a slide on the shared pool."""
-        # With few blocks, whole blocks would leave threads idle: each is then read by all of them.
-        parts = 4 * self.threads if self.threads > 1 and len(blocks) < 4 * self.threads else 1
+        """All blocks of a job on the shared pool."""
+        parts = self._parts(len(blocks))
 
         def one(block: int) -> int:
             if self._stop.is_set():
@@ -114,6 +154,16 @@ class ThreadEngine:
             if not future.cancelled():
                 future.result()
 
+    def _parts(self, blocks: int) -> int:
+        """Into how many parts a block is cut: whole ones leave threads idle where there are few, and at the end."""
+        if self.threads == 1:
+            return 1
+        return max(1, min(4 * self.threads, -(-16 * self.threads // max(1, blocks))))
+
+    def facts(self) -> dict[str, Any]:
+        """Kind and number of threads."""
+        return {"kind": "threads", "threads": self.threads}
+
     def stop(self) -> None:
         """Begin no further block; those that run are finished."""
         self._stop.set()
@@ -122,50 +172,3 @@ class ThreadEngine:
         """End the pool's threads."""
         self._pool.shutdown(wait=True)
         self._readers.shutdown(wait=True)
-
-
-class ClusterEngine:
-    """Blocks on the workers of a Dask cluster, which must reach slides and store by the same paths."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._stop = threading.Event()
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        self.slides_in_flight = max(2, min(32, 2 * workers))
-
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function, on a worker."""
-        if self._stop.is_set():
-            raise Stopped
-        result: T = self._client.submit(function, *args, pure=False, **kwargs).result()
-        return result
-
-    def run(
-        self,
-        function: BlockFunction[J],
-        job: J,
-        blocks: Sequence[int],
-        on_block: Callable[[int], None],
-        *,
-        label: str,
-    ) -> None:
-        """All blocks of a slide as tasks of the cluster, one each."""
-        from distributed import as_completed as as_done
-
-        if self._stop.is_set():
-            raise Stopped
-        futures = self._client.map(function, [job] * len(blocks), list(blocks), pure=False, key=label)
-        try:
-            for future in as_done(futures):
-                on_block(int(future.result()))
-                if self._stop.is_set():
-                    raise Stopped
-        finally:
-            self._client.cancel([f for f in futures if not f.done()])
-
-    def stop(self) -> None:
-        """Cancel what has not begun."""
-        self._stop.set()
-
-    def close(self) -> None:
-        """The client belongs to the caller."""

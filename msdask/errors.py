@@ -11,6 +11,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "TileError",
+    "WorkerLostError",
 ]
 
 
@@ -44,3 +45,7 @@ class StoreError(MsdaskError):
 
 class CorruptChunkError(StoreError):
     """Stored bytes that are missing, cut short or fail their checksum."""
+
+
+class WorkerLostError(MsdaskError):
+    """The workers that did a piece of work died or hung, as often as is allowed: it is given up, the rest goes on."""

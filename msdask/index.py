@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from msdask import layout
+from msdask import layout, storage
 from msdask.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,24 +34,36 @@ _DTYPES = {
 
 def index_path(patch_set: PatchSet) -> str:
     """Group of a set's index."""
-    return os.path.join(os.path.dirname(patch_set.path), layout.INDEX_GROUP, patch_set.name)
+    return storage.join(_store_path(patch_set), layout.INDEX_GROUP, patch_set.name)
+
+
+def _store_path(patch_set: PatchSet) -> str:
+    return patch_set.path[: -len(patch_set.name) - 1]
 
 
 def open_index(patch_set: PatchSet) -> xr.Dataset:
     """The set's index, from the store if it is up to date, else made anew (and stored where that is allowed)."""
     path = index_path(patch_set)
     # The split is no part of a slide's checksum, but of the index.
-    slides = {slide_id: _state(patch_set.attrs(slide_id)) for slide_id in patch_set.slides}
+    names = patch_set.slides
+    attrs = storage.gather(path, patch_set.attrs, names)
+    slides = {slide_id: _state(found) for slide_id, found in zip(names, attrs, strict=True)}
     try:
         stored = layout.read_attrs(path)
         if stored.get("states") == list(slides.values()) and stored.get("slides") == list(slides):
-            columns = {name: ("patch", layout.read_column(path, name)) for name in _DTYPES}
+            values = storage.gather(path, _column_of(path), list(_DTYPES))
+            columns = {name: ("patch", column) for name, column in zip(_DTYPES, values, strict=True)}
             return xr.Dataset(columns, attrs=_public(stored))
     except StoreError:  # damaged: it is derived, so it is made anew
         pass
     index = _build(patch_set, slides)
-    if os.access(os.path.dirname(patch_set.path), os.W_OK):
-        write_index(path, index)
+    if storage.at(path).may_write(_store_path(patch_set)):
+        try:
+            write_index(path, index)
+        except StoreError as error:
+            # whether one may write to object storage, only a try can tell
+            if not isinstance(error.__cause__, PermissionError) or not storage.is_remote(path):
+                raise
     index.attrs = _public(index.attrs)
     return index
 
@@ -71,11 +84,12 @@ def _build(patch_set: PatchSet, states: dict[str, list[str]]) -> xr.Dataset:
     splits: list[str] = []
     parts: dict[str, list[Any]] = {name: [] for name in _DTYPES}
     for number, slide_id in enumerate(states):
-        path = os.path.join(patch_set.path, slide_id)
+        path = storage.join(patch_set.path, slide_id)
         split = _split(patch_set.attrs(slide_id))
         if split and split not in splits:
             splits.append(split)
-        columns = {name: layout.read_column(path, name) for name in ("x0", "y0", "label", "tissue", "keep")}
+        wanted = ("x0", "y0", "label", "tissue", "keep")
+        columns = dict(zip(wanted, storage.gather(path, _column_of(path), wanted), strict=True))
         count = len(columns["keep"])
         columns = {name: values[:, 0] if values.ndim > 1 else values for name, values in columns.items()}
         columns |= {
@@ -92,13 +106,17 @@ def _build(patch_set: PatchSet, states: dict[str, list[str]]) -> xr.Dataset:
     return xr.Dataset(data, attrs={"slides": list(states), "states": list(states.values()), "splits": splits})
 
 
+def _column_of(path: str) -> Callable[[str], NDArray[Any]]:
+    return lambda name: layout.read_column(path, name)
+
+
 def write_index(path: str, index: xr.Dataset) -> None:
     """Store an index: columns first, then its document."""
     try:
-        layout.create_group(os.path.dirname(path), {"derived": "made anew from the slides when it is out of date"})
-        if os.path.isdir(path):
+        group, _, _ = path.rpartition(layout.INDEX_GROUP)
+        layout.create_group(group + layout.INDEX_GROUP, {"derived": "made anew from the slides when it is out of date"})
+        if layout.exists(path):
             layout.remove_tree(path)
-        os.makedirs(path)
         for name in _DTYPES:
             layout.create_column(path, name, index[name].values, ("patch",))
         layout.write_document(path, index.attrs)

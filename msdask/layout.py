@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
 
+from msdask import storage
 from msdask.codecs import inner_codec
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.measure import MEASURES
@@ -26,11 +26,15 @@ __all__ = [
     "SCHEMA",
     "SlideTarget",
     "array_names",
+    "check_document",
     "check_slide_id",
     "create_column",
     "create_group",
     "create_measured",
     "create_shards",
+    "document_time",
+    "exists",
+    "has_document",
     "read_attrs",
     "read_column",
     "read_shape",
@@ -80,7 +84,7 @@ class SlideTarget:
 
     Attributes
     ----------
-    path : of the slide's group
+    path : of the slide's group; a URL in object storage
     codec : of the store
     shape : (patches, magnifications)
     rows : patches in a shard
@@ -104,12 +108,12 @@ class SlideTarget:
 
     def array_path(self, name: str) -> str:
         """Directory of one of the slide's arrays."""
-        return os.path.join(self.path, name)
+        return storage.join(self.path, name)
 
     def shard_path(self, name: str, block: int) -> str:
         """File of one shard of `image` or `label_map`."""
         rest = ["0"] * (len(self.chunk_shape(name)) - 1)
-        return os.path.join(self.path, name, "c", str(block), *rest)
+        return storage.join(self.path, name, "c", str(block), *rest)
 
     def chunk_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one inner chunk: one patch at one magnification."""
@@ -128,17 +132,16 @@ def read_attrs(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    file = os.path.join(path, DOCUMENT)
+    file = storage.join(path, DOCUMENT)
     try:
-        with open(file, encoding="utf-8") as stream:
-            document = json.load(stream)
+        document = json.loads(storage.at(file).read(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
             f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
         raise StoreError(f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again")
     return document
 
@@ -156,17 +159,13 @@ def write_document(path: str | os.PathLike[str], attrs: Mapping[str, Any], *, co
     document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
     if consolidate:
         names = array_names(path)
-        inside = {name: _read_document(os.path.join(path, name)) for name in names}
+        documents = storage.gather(str(path), lambda name: _read_document(storage.join(path, name)), names)
+        inside = dict(zip(names, documents, strict=True))
         document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
-    file = os.path.join(path, DOCUMENT)
-    part = f"{file}.{os.getpid()}-{threading.get_ident()}.part"
+    file = storage.join(path, DOCUMENT)
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
     try:
-        os.makedirs(path, exist_ok=True)
-        with open(part, "w", encoding="utf-8") as stream:
-            json.dump(document, stream, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
+        storage.at(file).write(file, [text.encode()], sync=True)
     except OSError as error:
         raise StoreError(
             f"cannot write '{file}': {error.strerror or error}; check that the place exists, is writable and has room"
@@ -185,8 +184,8 @@ def create_shards(target: SlideTarget, name: str) -> None:
     count, magnifications = target.shape
     codec = inner_codec(target.array_codec(name))
     dims = ("patch", "magnification", "y", "x", "channel")[: len(chunk)]
-    zarr.create_array(
-        store=target.array_path(name),
+    _create_array(
+        target.array_path(name),
         shape=(count, magnifications, *chunk[2:]),
         chunks=chunk,
         shards=(target.rows, magnifications, *chunk[2:]),
@@ -195,15 +194,14 @@ def create_shards(target: SlideTarget, name: str) -> None:
         compressors=[Crc32cCodec()],
         fill_value=0,
         dimension_names=dims,
-        overwrite=True,
     )
 
 
 def create_measured(target: SlideTarget) -> None:
     """Create the array `measured`, all NaN: NaN says that a block is not written yet."""
     count, magnifications = target.shape
-    zarr.create_array(
-        store=target.array_path("measured"),
+    _create_array(
+        target.array_path("measured"),
         shape=(count, magnifications, len(MEASURES)),
         chunks=(target.rows, magnifications, len(MEASURES)),
         dtype="float32",
@@ -211,7 +209,6 @@ def create_measured(target: SlideTarget) -> None:
         fill_value=float("nan"),
         dimension_names=("patch", "magnification", "measure"),
         attributes={"measures": list(MEASURES)},
-        overwrite=True,
     )
 
 
@@ -224,8 +221,9 @@ def create_column(
 ) -> None:
     """Write a small array whole: one chunk, with a checksum; masks are compressed."""
     compressors: list[Any] = [ZstdCodec(level=3), Crc32cCodec()] if name == "mask" else [Crc32cCodec()]
-    array = zarr.create_array(
-        store=os.path.join(group, name),
+    _create_array(
+        storage.join(group, name),
+        values,
         shape=values.shape,
         chunks=tuple(max(1, n) for n in values.shape),
         dtype=values.dtype,
@@ -234,9 +232,24 @@ def create_column(
         dimension_names=list(dims),
         attributes=dict(attrs or {}),
         config={"write_empty_chunks": True},
-        overwrite=True,
     )
-    if values.size:
+
+
+def _create_array(path: str, values: NDArray[Any] | None = None, **options: Any) -> None:
+    """What zarr's `create_array` makes, and the values written; where there is one, it is replaced."""
+    if not storage.is_remote(path):
+        _fill(zarr.create_array(store=path, overwrite=True, **options), values)
+        return
+    # Made in memory and sent: the same bytes as in a folder, one PUT an object, and no documents in the groups above.
+    made: dict[str, Any] = {}
+    _fill(zarr.create_array(store=MemoryStore(made), **options), values)
+    place = storage.at(path)
+    for key, buffer in made.items():
+        place.write(storage.join(path, key), [buffer.to_bytes()])
+
+
+def _fill(array: Any, values: NDArray[Any] | None) -> None:
+    if values is not None and values.size:
         array[...] = values
 
 
@@ -248,30 +261,64 @@ def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
     CorruptChunkError
         It is missing or damaged; names it.
     """
-    path = os.path.join(group, name)
+    path = storage.join(group, name)
     hint = "run `msdask verify` on the store, then extract the slide again with overwrite"
     try:
-        array = zarr.open_array(store=path, mode="r")
+        array = _fetch_array(path) if storage.is_remote(path) else zarr.open_array(store=path, mode="r")
         # zarr reads fill values from an absent or empty chunk without a word
-        for index in np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))):
-            chunk = os.path.join(path, "c", *map(str, index))
-            if not os.path.exists(chunk) or os.path.getsize(chunk) == 0:
+        for key in _chunk_keys(array):
+            chunk = os.path.join(path, key)
+            if not storage.is_remote(path) and (not os.path.exists(chunk) or os.path.getsize(chunk) == 0):
                 raise CorruptChunkError(f"chunk '{chunk}' is missing or empty: {hint}")
         return np.asarray(array[...])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError, AttributeError) as error:
         raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {hint}") from error
+
+
+def _fetch_array(path: str) -> Any:
+    """An array of object storage in memory: its document, then all of its chunks."""
+    place = storage.at(path)
+    held: dict[str, Any] = {DOCUMENT: cpu.Buffer.from_bytes(place.read(storage.join(path, DOCUMENT)))}
+    keys = _chunk_keys(zarr.open_array(store=MemoryStore(held), mode="r"))
+    for key, data in zip(keys, storage.gather(path, lambda k: place.read(storage.join(path, k)), keys), strict=True):
+        if not data:
+            raise ValueError(f"chunk '{storage.join(path, key)}' is empty")
+        held[key] = cpu.Buffer.from_bytes(data)
+    return zarr.open_array(store=MemoryStore(held), mode="r")
+
+
+def _chunk_keys(array: Any) -> list[str]:
+    counts = (-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))
+    return ["/".join(("c", *map(str, index))) for index in np.ndindex(*counts)]
 
 
 def read_variable(group: str | os.PathLike[str], name: str) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
     """A small array as (dims, values, attributes); errors as for `read_column`."""
-    document = _read_document(os.path.join(group, name)) or {}
+    document = _read_document(storage.join(group, name)) or {}
     values = read_column(group, name)
     return list(document["dimension_names"]), values, dict(document.get("attributes", {}))
 
 
 def array_names(group: str | os.PathLike[str]) -> list[str]:
     """Names of the arrays of a group, sorted."""
-    return sorted(e.name for e in os.scandir(group) if e.is_dir() and os.path.exists(os.path.join(e.path, DOCUMENT)))
+    folders = storage.at(group).folders(os.fspath(group))
+    found = storage.gather(os.fspath(group), lambda name: has_document(storage.join(group, name)), folders)
+    return [name for name, is_there in zip(folders, found, strict=True) if is_there]
+
+
+def has_document(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a group or array at `path`."""
+    file = storage.join(path, DOCUMENT)
+    try:
+        storage.at(file).size(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether something lies at `path`: a group, or what a killed writer or removal has left of one."""
+    return storage.at(path).is_folder(os.fspath(path))
 
 
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
@@ -285,15 +332,50 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     document = _read_document(path)
     if document is None or "shape" not in document:
         raise StoreError(f"array '{path}' is missing: the store was changed from outside; extract the slide again")
-    return tuple(int(n) for n in document["shape"])
+    try:
+        return tuple(int(n) for n in document["shape"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptChunkError(f"array '{path}' has the shape {document['shape']!r} in its document") from error
+
+
+def check_document(group: str | os.PathLike[str], name: str) -> None:
+    """Compare an array's document with the copy that its slide's document took at the commit.
+
+    One flipped bit in it (another separator of chunk names, say) makes every Zarr library read zeros without a word.
+
+    Raises
+    ------
+    CorruptChunkError
+        They differ; names the array.
+    """
+    kept = (_read_document(group) or {}).get("consolidated_metadata", {})
+    path = storage.join(group, name)
+    try:
+        found = _read_document(path)
+    except StoreError as error:
+        raise CorruptChunkError(str(error)) from error
+    if not isinstance(kept, dict) or found is None or found != kept.get("metadata", {}).get(name):
+        raise CorruptChunkError(
+            f"document of array '{path}' is not the one that was committed: run `msdask verify` on the store, then "
+            "extract the slide again with overwrite"
+        )
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
     """Remove a group: its document first, so that a killed removal never leaves something that looks complete."""
-    Path(path, DOCUMENT).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=False)
+    place, folder = storage.at(path), os.fspath(path)
+    place.remove(storage.join(folder, DOCUMENT))
+    place.remove_tree(folder)
 
 
 def document_time(path: str | os.PathLike[str]) -> int:
-    """Time of an array's or group's document, ns: caches of what is stored are keyed by it."""
-    return os.stat(os.path.join(path, DOCUMENT)).st_mtime_ns
+    """State of an array's or group's document: caches of what is stored are keyed by it.
+
+    In a folder its time, ns. In object storage a digest of its ETag and of that of the group above, since equal
+    documents have equal ETags there.
+    """
+    folder = os.fspath(path)
+    if not storage.is_remote(folder):
+        return os.stat(os.path.join(folder, DOCUMENT)).st_mtime_ns
+    place = storage.at(folder)
+    return hash((place.state(storage.join(folder, DOCUMENT)), place.state(f"{folder.rsplit('/', 1)[0]}/{DOCUMENT}")))

@@ -8,7 +8,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXACT_BELOW", "LOW_CONTRAST", "MEASURES", "contrast", "keep", "measure", "tissue_mean", "white_threshold"]
+__all__ = [
+    "EXACT_BELOW",
+    "LOW_CONTRAST",
+    "MEASURES",
+    "Gauge",
+    "contrast",
+    "keep",
+    "measure",
+    "tissue_mean",
+    "white_threshold",
+]
 
 MEASURES = ("brightness", "contrast", "filled")
 """Columns of the stored array `measured`."""
@@ -21,10 +31,8 @@ _GRAY = np.array([[0.2125, 0.7154, 0.0721]])
 
 EXACT_BELOW = 0.1
 """Contrast below this is computed exactly: twice the bound that decides."""
-_QUANTILES = np.array([0.01, 0.99])
-_EDGES = np.arange(257) - 0.5
-"""Gray values between which each bin of the histogram lies."""
-_ZERO = np.zeros(1)
+_QUANTILES = np.array([0.01, 0.99, 0.03, 0.97])
+"""What contrast is made of, and the bounds of it that half the px give."""
 
 
 def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
@@ -76,33 +84,87 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     measured : (patch, magnification, measure) float32, in the order of `MEASURES`
         brightness: mean over pixels and channels, 0 to 255; contrast: see `contrast`; filled: as given.
     """
-    measured = np.zeros((*image.shape[:2], len(MEASURES)), np.float32)
-    for i in range(image.shape[0]):
-        for m in range(image.shape[1]):
-            pixels = image[i, m]
-            measured[i, m, 0] = sum(cv2.mean(pixels)[:3]) / 3
-            measured[i, m, 1] = _on_its_side(contrast(pixels))
-    if filled is not None:
-        measured[..., 2] = filled
-    return measured
+    gauge = Gauge(image)
+    for i in range(len(image)):
+        gauge.add(i)
+    return gauge.measured(filled)
+
+
+class Gauge:
+    """`measure` patch by patch, for whoever has each of them in the processor's cache already.
+
+    Parameters
+    ----------
+    image : (patch, magnification, y, x, 3) uint8; may be filled after the gauge is made
+    """
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self._image = image
+        self._sums = np.zeros(image.shape[:2])
+        self._histograms = np.zeros((*image.shape[:2], 256), np.float32)
+
+    def add(self, patch: int) -> None:
+        """Look at the pixels of a patch, at all magnifications; each patch once."""
+        for m, pixels in enumerate(self._image[patch]):
+            self._sums[patch, m] = cv2.norm(pixels, cv2.NORM_L1)  # several times as fast as NumPy's sum
+            self._histograms[patch, m] = _histogram(pixels)
+
+    def measured(self, filled: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The measures, when every patch was added."""
+        image = self._image
+        measured = np.zeros((*image.shape[:2], len(MEASURES)), np.float32)
+        if not measured.size:
+            return measured
+        values, bounds = _estimates(self._histograms)
+        # the rare ones near a verdict, one at a time
+        for i, m in np.argwhere(bounds < EXACT_BELOW).tolist():
+            values[i, m] = _exact_contrast(image[i, m])
+        measured[..., 0] = self._sums / image[0, 0].size
+        measured[..., 1] = _on_its_side(values)
+        if filled is not None:
+            measured[..., 2] = filled
+        return measured
 
 
 def contrast(pixels: NDArray[np.uint8]) -> float:
     """Half the distance between the 1st and 99th percentile of gray in 0..1, as in scikit-image's is_low_contrast.
 
-    Below `EXACT_BELOW` it is that number. Above, where no verdict is near, each percentile is interpolated in a
-    histogram of whole gray levels: within 0.002, save where one falls into a gap between two gray levels, and three
+    It is that number wherever it may lie below `EXACT_BELOW`. Above, where no verdict is near, each percentile is
+    interpolated in a histogram of whole gray levels of every second row: within 0.003 on tissue of 224 px, and several
     times as fast.
     """
-    gray = cv2.transform(_as_float(pixels), _GRAY)
-    histogram = cv2.calcHist([cv2.convertScaleAbs(gray)], [0], None, [256], [0, 256])
-    counts = np.concatenate([_ZERO, np.cumsum(histogram)])
-    low, high = np.interp(_QUANTILES * (gray.size - 1) + 0.5, counts, _EDGES)
-    value = float(high - low) / 255.0 / 2
-    if value < EXACT_BELOW:
-        exact = np.percentile(np.multiply(pixels, 1 / 255) @ _GRAY[0], [1, 99])
-        value = float(exact[1] - exact[0]) / 2
-    return value
+    values, bounds = _estimates(_histogram(pixels))
+    return float(values) if bounds >= EXACT_BELOW else _exact_contrast(pixels)
+
+
+def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(256,) float32: px of each whole gray level in every second row."""
+    gray = cv2.convertScaleAbs(cv2.transform(_as_float(pixels[::2]), _GRAY))
+    return (
+        cv2.calcHist([gray], [0], None, [256], [0, 256]).reshape(256).astype(np.float32, copy=False)
+    )  # a column in older versions of OpenCV
+
+
+def _estimates(histograms: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Contrast from histograms (..., 256) of half the px, and a number that the exact contrast does not fall below.
+
+    3 % of half the px are more than 1 % of all: the 3rd percentile of the half is no lower than the 1st of the whole.
+    Two gray levels are taken off for rounding.
+    """
+    counts = np.zeros((*histograms.shape[:-1], 257))
+    np.cumsum(histograms, axis=-1, dtype=np.float64, out=counts[..., 1:])
+    at = _QUANTILES * (counts[..., -1:] - 1) + 0.5
+    level = (counts[..., None, :] <= at[..., None]).sum(-1) - 1
+    below, above = (np.take_along_axis(counts, level + step, -1) for step in (0, 1))
+    gray = level - 0.5 + (at - below) / (above - below)
+    values = (gray[..., 1] - gray[..., 0]) / 255 / 2
+    bounds = (gray[..., 3] - gray[..., 2] - 2) / 255 / 2
+    return values, bounds
+
+
+def _exact_contrast(pixels: NDArray[np.uint8]) -> float:
+    low, high = np.percentile(np.multiply(pixels, 1 / 255) @ _GRAY[0], [1, 99])
+    return float(high - low) / 2
 
 
 _scratch = threading.local()
@@ -117,10 +179,11 @@ def _as_float(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return held
 
 
-def _on_its_side(contrast: float) -> np.float32:
+def _on_its_side(contrast: NDArray[np.float64]) -> NDArray[np.float32]:
     """As float32, but never rounded up to the bound: the stored value must give the verdict of the exact one."""
-    stored = np.float32(contrast)
-    return stored if contrast >= LOW_CONTRAST else min(stored, np.nextafter(np.float32(LOW_CONTRAST), np.float32(0)))
+    stored = contrast.astype(np.float32)
+    below = np.nextafter(np.float32(LOW_CONTRAST), np.float32(0))
+    return np.where(contrast >= LOW_CONTRAST, stored, np.minimum(stored, below))
 
 
 def keep(measured: NDArray[np.float32], tissue_mean: float) -> NDArray[np.bool_]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -23,6 +24,8 @@ class SlideOutcome:
     patches : written by this run
     seconds : of this run, from the plan's end to the commit; other slides may have run at the same time
     warnings : about scale and mask
+    tries : how often the unluckiest of its tasks was tried; above 1 only on a cluster that loses workers
+    workers : of a cluster, that worked on it, and those that died over it
     """
 
     slide_id: str
@@ -34,6 +37,8 @@ class SlideOutcome:
     patches: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    tries: int = 1
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,16 @@ class ExtractionReport:
     sets : names of the patch sets
     outcomes : one a slide and set
     seconds : of the whole call
+    started : when, UTC, ISO 8601
+    engine : what it ran on: kind, threads, workers, scheduler
     """
 
     store: str
     sets: tuple[str, ...]
     outcomes: tuple[SlideOutcome, ...]
     seconds: float
+    started: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def failures(self) -> dict[str, str]:
@@ -73,9 +82,16 @@ class ExtractionReport:
         rows = [
             {"slide_id": o.slide_id, "set": o.set_name, "state": o.state, "reason": o.reason, **o.counts}
             | {"written": o.patches, "seconds": round(o.seconds, 3), "warnings": "; ".join(o.warnings), "path": o.path}
+            | {"tries": o.tries, "workers": ", ".join(o.workers)}
             for o in self.outcomes
         ]
         return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """The run as a JSON document: machine, versions, what it ran on, every slide's state. Not for the store."""
+        from msdask.runlog import run_record
+
+        return json.dumps(run_record(self), indent=1, ensure_ascii=False)
 
     def summary(self) -> str:
         """A sentence for a terminal."""

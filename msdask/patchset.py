@@ -13,7 +13,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from msdask import index, layout, shards, writing
+from msdask import index, layout, shards, storage, writing
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 from msdask.spec import Codec, ExtractionSpec
@@ -50,14 +50,14 @@ class PatchSet:
 
     def states(self) -> dict[str, str]:
         """State of every slide that was begun: "complete", "writing", or "broken" without a readable document."""
-        found = {}
-        for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
-            if entry.is_dir():
-                try:
-                    found[entry.name] = str(layout.read_attrs(entry.path).get("state", "broken"))
-                except StoreError:  # one damaged slide must not hide the others
-                    found[entry.name] = "broken"
-        return found
+        names = storage.at(self.path).folders(self.path)
+        return dict(zip(names, storage.gather(self.path, self._state, names), strict=True))
+
+    def _state(self, slide_id: str) -> str:
+        try:
+            return str(layout.read_attrs(storage.join(self.path, slide_id)).get("state", "broken"))
+        except StoreError:  # one damaged slide must not hide the others
+            return "broken"
 
     @property
     def slides(self) -> list[str]:
@@ -66,7 +66,7 @@ class PatchSet:
 
     def attrs(self, slide_id: str) -> dict[str, Any]:
         """Attributes of a complete slide: source, scale, counts, checksum, its cohort's row."""
-        found = layout.read_attrs(os.path.join(self.path, slide_id))
+        found = layout.read_attrs(storage.join(self.path, slide_id))
         if found.get("state") != "complete":
             state = found.get("state", "absent")
             raise StoreError(
@@ -76,8 +76,11 @@ class PatchSet:
         return found
 
     def target(self, slide_id: str) -> SlideTarget:
-        """Place and shape of a complete slide's arrays."""
-        return writing.open_target(os.path.join(self.path, slide_id), self.codec, attrs=self.attrs(slide_id))
+        """Place and shape of a complete slide's arrays, whose documents are those that were committed."""
+        target = writing.open_target(storage.join(self.path, slide_id), self.codec, attrs=self.attrs(slide_id))
+        for name in writing.sharded_arrays(target):
+            layout.check_document(target.path, name)
+        return target
 
     def open(self, slide_id: str, *, keep: bool = False) -> xr.Dataset:
         """A slide's patches, lazily: `image` is chunked by shards, each read by TensorStore with its checksums checked.
@@ -101,7 +104,8 @@ class PatchSet:
         target = self.target(slide_id)
         sharded = writing.sharded_arrays(target)
         columns = [name for name in layout.array_names(target.path) if name not in sharded]
-        data = xr.Dataset({n: layout.read_variable(target.path, n) for n in columns}, attrs=self.attrs(slide_id))
+        tables = storage.gather(self.path, lambda name: layout.read_variable(target.path, name), columns)
+        data = xr.Dataset(dict(zip(columns, tables, strict=True)), attrs=self.attrs(slide_id))
         for name in sharded:
             dims = ("patch", "magnification", "y", "x", "channel")[: len(target.chunk_shape(name))]
             data[name] = (dims, _lazy_shards(target, name))
@@ -123,12 +127,12 @@ class PatchSet:
         table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep, brightness,
             contrast, and x0, y0 (level-0 px) and label for each magnification as "x0_10x" ...
         """
-        frames = [self._slide_table(slide_id) for slide_id in self.slides]
+        frames = storage.gather(self.path, self._slide_table, self.slides)
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"slide_id": []})
         return table[table["keep"]].reset_index(drop=True) if keep and len(table) else table
 
     def _slide_table(self, slide_id: str) -> pd.DataFrame:
-        path = os.path.join(self.path, slide_id)
+        path = storage.join(self.path, slide_id)
         attrs = self.attrs(slide_id)
         columns = {
             n: layout.read_column(path, n)

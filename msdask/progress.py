@@ -1,22 +1,31 @@
-"""The progress bar of a cohort: slides, patches, patches per second, time left."""
+"""The progress of a cohort: slides, patches, patches per second, time left; in a terminal or in a notebook."""
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import progress as rich_progress
 
 __all__ = ["Progress"]
 
+_NOTEBOOK_SECONDS = 0.5
+"""Between two updates of a notebook's cell: each is a message to the browser."""
+
 
 class Progress:
-    """Counts slides and patches, in a terminal or a notebook; may be told from any thread."""
+    """Counts slides and patches; may be told from any thread."""
 
     def __init__(self, slides: int, *, enabled: bool = True) -> None:
         self._lock = threading.Lock()
-        self._patches = self._failed = 0
+        self._slides, self._done, self._patches, self._failed = slides, 0, 0, 0
+        self._started = time.perf_counter()
+        self._in_notebook = enabled and _is_notebook()
+        self._cell: Any = None
+        self._shown = 0.0
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("slides"),
             rich_progress.BarColumn(),
@@ -27,7 +36,7 @@ class Progress:
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
             rich_progress.TimeRemainingColumn(),
-            disable=not enabled,
+            disable=not enabled or self._in_notebook,
         )
         self._task = self._bar.add_task("slides", total=slides, patches=0, rate=0.0, failed="")
 
@@ -41,16 +50,37 @@ class Progress:
         """A slide is complete, or has failed."""
         with self._lock:
             self._failed += failed
+            self._done += 1
             self._bar.advance(self._task)
             self._show()
 
     def _show(self) -> None:
-        elapsed = self._bar.tasks[0].elapsed or 0.0
+        elapsed = time.perf_counter() - self._started
         rate = self._patches / elapsed if elapsed > 0 else 0.0
         failed = f", {self._failed} failed" if self._failed else ""
-        self._bar.update(self._task, patches=self._patches, rate=rate, failed=failed)
+        if self._in_notebook:
+            self._show_cell(f"{self._patches:,} patches, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
+        else:
+            self._bar.update(self._task, patches=self._patches, rate=rate, failed=failed)
+
+    def _show_cell(self, text: str) -> None:
+        """A bar of plain HTML: rich's needs ipywidgets, and leaves nothing in the stored notebook."""
+        from IPython.display import HTML, display
+
+        if self._cell is not None and time.perf_counter() - self._shown < _NOTEBOOK_SECONDS:
+            return
+        self._shown = time.perf_counter()
+        bar = HTML(
+            f"slides <progress value='{self._done}' max='{max(1, self._slides)}'></progress> "
+            f"{self._done}/{self._slides}, {text}"
+        )
+        if self._cell is None:
+            self._cell = display(bar, display_id=True)
+        else:
+            self._cell.update(bar)
 
     def __enter__(self) -> Self:
+        self._started = time.perf_counter()
         self._bar.start()
         return self
 
@@ -58,3 +88,13 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if self._in_notebook:
+            with self._lock:
+                self._shown = 0.0
+                self._show()
+
+
+def _is_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; never imports IPython itself."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ from msdask.measure import LOW_CONTRAST, white_threshold
 from msdask.outcome import ExtractionReport, SlideOutcome
 from msdask.patchset import PatchSet
 from msdask.report import Picture, RunReport, SlideReport, picture, write_report
+from msdask.runlog import versions
 from msdask.slide import Slide
 from msdask.store import PatchStore
 
 __all__ = ["report_run"]
-
-_PROGRAMS = ("dask", "zarr", "tensorstore", "tifffile", "numpy", "xarray")
 
 
 def report_run(
@@ -60,11 +57,15 @@ def report_run(
         title=title,
         slides=slides,
         specs=specs,
-        versions={"msdask": __version__, "Python": platform.python_version(), **{p: version(p) for p in _PROGRAMS}},
-        facts={"store": runs[0].store, "cores": str(os.cpu_count())},
+        versions={"msdask": __version__, **versions()},
+        facts={"store": runs[0].store, "cores": str(os.cpu_count()), **_engine(runs[0])},
         seconds=sum(run.seconds for run in runs),
     )
     return write_report(path, report)
+
+
+def _engine(run: ExtractionReport) -> dict[str, str]:
+    return {"ran on": ", ".join(f"{key} {value}" for key, value in run.engine.items())} if run.engine else {}
 
 
 def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: bool) -> SlideReport:
@@ -74,6 +75,8 @@ def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: boo
     attrs = patch_set.attrs(outcome.slide_id)
     measured = data["measured"].values
     warnings = list(outcome.warnings)
+    if outcome.tries > 1:
+        warnings.append(f"workers were lost: some of it was tried {outcome.tries} times")
     drawn: tuple[Picture, ...] = ()
     if with_pictures:
         try:

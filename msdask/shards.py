@@ -8,36 +8,43 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from msdask import storage
 from msdask.codecs import decoder, encoder
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 
 __all__ = [
+    "Chunk",
+    "Encoder",
     "check_shard",
+    "encode",
     "read_block",
     "read_rows",
     "repair_hint",
     "shard_index",
     "write_block",
+    "write_chunks",
     "write_measured",
     "written_blocks",
 ]
 
+Chunk = tuple[bytes | memoryview, bytes]
+"""One encoded patch and its CRC32C."""
+
 _CRC = struct.Struct("<I")
 _CELL = struct.Struct("<QQ")
 _EMPTY = 2**64 - 1
-_MOST_PARTS = 1024
-"""Pieces of one gathered write: the least that POSIX systems of today take."""
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -50,14 +57,14 @@ def _context() -> ts.Context:
 @lru_cache(maxsize=64)
 def _open_array(path: str, state: tuple[int, int]) -> ts.TensorStore:
     """One handle an array and process; `state` is its document's file, so that a recreated array is opened anew."""
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}, "store_data_equal_to_fill_value": True}
+    kvstore = storage.at(path).tensorstore(f"{path}/")
+    spec = {"driver": "zarr3", "kvstore": kvstore, "store_data_equal_to_fill_value": True}
     return ts.open(spec, context=_context(), open=True).result()
 
 
 def _array(path: str) -> ts.TensorStore:
     try:
-        document = os.stat(os.path.join(path, "zarr.json"))
-        return _open_array(path, (document.st_mtime_ns, document.st_ino))
+        return _open_array(path, storage.at(path).state(storage.join(path, "zarr.json")))
     except FileNotFoundError as error:
         raise StoreError(f"'{path}' is missing: the store was changed from outside; extract the slide again") from error
 
@@ -75,61 +82,66 @@ def write_block(target: SlideTarget, name: str, block: int, values: NDArray[np.u
         raise StoreError(
             f"'{target.path}' block {block} of {name}: {values.shape} {values.dtype}; expected {expected} uint8"
         )
+    write_chunks(target, name, block, encode(target, name, values))
+
+
+def encode(target: SlideTarget, name: str, values: NDArray[np.uint8]) -> list[Chunk]:
+    """Patches as the inner chunks that are stored: those of `raw` are views of `values`, not copies."""
+    encoder = Encoder(target, name, values)
+    for i in range(len(values)):
+        encoder.add(i)
+    return encoder.chunks
+
+
+class Encoder:
+    """`encode` patch by patch, for whoever has each of them in the processor's cache already.
+
+    Attributes
+    ----------
+    chunks : of the patches that were added
+    """
+
+    def __init__(self, target: SlideTarget, name: str, values: NDArray[np.uint8]) -> None:
+        self.chunks: list[Chunk] = []
+        self._values = values
+        self._encode = encoder(target.array_codec(name))
+
+    def add(self, patch: int) -> None:
+        """Encode a patch at all magnifications, in order."""
+        for values in self._values[patch]:
+            data = self._encode(values)
+            self.chunks.append((data, _CRC.pack(_checksum(data))))
+
+
+def _checksum(data: bytes | memoryview) -> int:
+    """CRC32C without a copy: the C function takes what has a buffer and needs no release, an array but no memoryview."""
+    whole = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)
+    return google_crc32c.value(cast("bytes", whole))
+
+
+def write_chunks(target: SlideTarget, name: str, block: int, chunks: Sequence[Chunk]) -> None:
+    """`write_block` with its chunks encoded already, all of the block in their order."""
     path = target.shard_path(name, block)
-    encode = encoder(target.array_codec(name))
+    table = np.full((target.rows * target.shape[1], 2), _EMPTY, "<u8")
+    lengths = np.fromiter((len(data) + _CRC.size for data, _ in chunks), np.uint64, len(chunks))
+    table[: len(chunks), 0] = np.cumsum(lengths) - lengths
+    table[: len(chunks), 1] = lengths
+    index = table.tobytes()
+    # each chunk and its checksum, then the index of all cells and its own
+    parts = [*chain.from_iterable(chunks), index, _CRC.pack(google_crc32c.value(index))]
     try:
-        _replace_file(path, _shard_parts(target, values, encode))
+        storage.at(path).write(path, parts)
     except OSError as error:
         raise StoreError(
             f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"
         ) from error
 
 
-def _shard_parts(
-    target: SlideTarget, values: NDArray[np.uint8], encode: Callable[[NDArray[np.uint8]], bytes | memoryview]
-) -> list[bytes | memoryview]:
-    """A shard's bytes in pieces: each chunk and its CRC32C, then the index of all cells and its CRC32C."""
-    parts: list[bytes | memoryview] = []
-    table = np.full((target.rows, target.shape[1], 2), _EMPTY, "<u8")
-    offset = 0
-    for i in range(values.shape[0]):
-        for m in range(values.shape[1]):
-            data = encode(values[i, m])
-            # The checksum takes bytes only; a copy that is let go of at once stays in the processor's cache.
-            parts += (data, _CRC.pack(google_crc32c.value(bytes(data))))
-            table[i, m] = offset, len(data) + _CRC.size
-            offset += len(data) + _CRC.size
-    index = table.tobytes()
-    return [*parts, index, _CRC.pack(google_crc32c.value(index))]
-
-
-def _replace_file(path: str, parts: Sequence[bytes | memoryview]) -> None:
-    """Write a file under a temporary name, gathered from its parts without joining them, and rename it."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        for first in range(0, len(parts), _MOST_PARTS):
-            some = parts[first : first + _MOST_PARTS]
-            size = sum(map(len, some))
-            done = os.writev(handle, some)
-            if done < size:  # a signal or a full disk: the rest, which raises if there is no room
-                rest = memoryview(b"".join(some))[done:]
-                while rest:
-                    rest = rest[os.write(handle, rest) :]
-    except BaseException:
-        os.close(handle)
-        os.unlink(part)
-        raise
-    os.close(handle)
-    os.replace(part, path)
-
-
 def _shard_spec(target: SlideTarget, name: str, path: str) -> dict[str, Any]:
     grid = [target.rows, target.shape[1]] + [1] * (len(target.chunk_shape(name)) - 2)
     return {
         "driver": "zarr3_sharding_indexed",
-        "base": {"driver": "file", "path": path},
+        "base": storage.at(path).tensorstore(path),
         "grid_shape": grid,
         "index_codecs": _INDEX_CODECS,
         "index_location": "end",
@@ -171,22 +183,24 @@ def shard_index(
         The shard is missing, empty, cut short, or its index is damaged.
     """
     path = path or target.shard_path(name, block)
-    cells = target.rows * target.shape[1]
-    length = cells * _CELL.size + _CRC.size
+    length = _index_length(target)
     try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - length))
-            raw = stream.read(length)
+        raw, size = storage.at(path).read_end(path, length)
     except FileNotFoundError:
         raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(target)}") from None
+    return raw, _checked_index(target, name, block, path, raw, size)
+
+
+def _checked_index(target: SlideTarget, name: str, block: int, path: str, raw: bytes, size: int) -> NDArray[np.uint64]:
+    """The table of a shard of `size` bytes that ends with `raw`."""
+    length = _index_length(target)
     if len(raw) < length:
         raise CorruptChunkError(
             f"shard '{path}' has {size} bytes, its index alone needs {length}: {repair_hint(target)}"
         )
     if google_crc32c.value(raw[:-4]) != _CRC.unpack(raw[-4:])[0]:
         raise CorruptChunkError(f"shard '{path}': the checksum of its index is wrong: {repair_hint(target)}")
-    table = np.frombuffer(raw, "<u8", count=cells * 2).reshape(target.rows, target.shape[1], 2)
+    table = np.frombuffer(raw[:-4], "<u8").reshape(target.rows, target.shape[1], 2)
     rows = target.block(block)
     used = table[: rows.stop - rows.start]
     ends = used[..., 0] + used[..., 1]
@@ -200,16 +214,17 @@ def shard_index(
             raise CorruptChunkError(
                 f"shard '{path}' holds chunks that are not of {expected} bytes: {repair_hint(target)}"
             )
-    return raw, table
+    return table
+
+
+def _index_length(target: SlideTarget) -> int:
+    return target.rows * target.shape[1] * _CELL.size + _CRC.size
 
 
 def check_shard(target: SlideTarget, name: str, block: int) -> list[str]:
     """Recompute the checksum of every chunk of a shard: one sentence for each that is wrong."""
     try:
-        _, table = shard_index(target, name, block)
-        path = target.shard_path(name, block)
-        with open(path, "rb") as stream:
-            data = stream.read()
+        data, table = _read_shard(target, name, block)
     except (CorruptChunkError, OSError) as error:
         return [str(error)]
     rows = target.block(block)
@@ -219,6 +234,16 @@ def check_shard(target: SlideTarget, name: str, block: int) -> list[str]:
         for m in range(target.shape[1])
         if not _is_sound(data, *table[i, m].tolist())
     ]
+
+
+def _read_shard(target: SlideTarget, name: str, block: int) -> tuple[bytes, NDArray[np.uint64]]:
+    """A shard, whole, and its index, checked."""
+    path = target.shard_path(name, block)
+    try:
+        data = storage.at(path).read(path)
+    except FileNotFoundError:
+        raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(target)}") from None
+    return data, _checked_index(target, name, block, path, data[-_index_length(target) :], len(data))
 
 
 def _is_sound(data: bytes, offset: int, length: int) -> bool:
@@ -235,7 +260,24 @@ def read_block(target: SlideTarget, name: str, block: int) -> NDArray[np.uint8]:
         Something of it is missing or its checksum is wrong; names array and chunk.
     """
     rows = target.block(block)
+    if storage.is_remote(target.path):
+        return _read_remote_block(target, name, block)
     return read_rows(target, name, np.arange(rows.start, rows.stop))
+
+
+def _read_remote_block(target: SlideTarget, name: str, block: int) -> NDArray[np.uint8]:
+    """A shard in one request, where chunk by chunk would be hundreds."""
+    data, table = _read_shard(target, name, block)
+    rows, shape = target.block(block), target.chunk_shape(name)[2:]
+    decode = decoder(target.array_codec(name))
+    out = np.empty((rows.stop - rows.start, target.shape[1], *shape), np.uint8)
+    for i in range(out.shape[0]):
+        for m in range(out.shape[1]):
+            offset, length = table[i, m].tolist()
+            if not _is_sound(data, offset, length):
+                raise _wrong_checksum(target, name, rows.start + i, m)
+            out[i, m] = decode(data[offset : offset + length - _CRC.size], shape)
+    return out
 
 
 def read_rows(
@@ -268,12 +310,14 @@ def read_rows(
         raise StoreError(
             f"'{target.path}': rows {wanted.min()}..{wanted.max()} asked for, it has 0..{target.shape[0] - 1}"
         )
+    codec = target.array_codec(name)
+    if storage.is_remote(target.path):
+        return _read_encoded(target, name, wanted, columns)
     for block in np.unique(wanted // target.rows).tolist():
         # Every Zarr library reads fill values from an absent or empty shard without a word.
         path = target.shard_path(name, block)
         if not os.path.exists(path) or os.path.getsize(path) == 0:
             raise CorruptChunkError(f"shard '{path}' is missing or empty: {repair_hint(target)}")
-    codec = target.array_codec(name)
     if codec != "raw":
         return _read_encoded(target, name, wanted, columns)
     array = _array(target.array_path(name))
@@ -289,25 +333,34 @@ def _read_encoded(target: SlideTarget, name: str, rows: NDArray[np.int64], colum
     decode = decoder(target.array_codec(name))
     out = np.empty((len(rows), len(columns), *shape), np.uint8)
     rest = (0,) * len(shape)
-    stores: dict[int, Any] = {}
-    for i, row in enumerate(rows.tolist()):
+    stores = {
+        block: ts.KvStore.open(_shard_spec(target, name, target.shard_path(name, block)), context=_context()).result()
+        for block in np.unique(rows // target.rows).tolist()
+    }
+    # All reads are begun before the first is waited for: TensorStore then has many requests in flight.
+    reads: deque[Any] = deque()
+    for row in rows.tolist():
         block, within = divmod(row, target.rows)
-        if block not in stores:
-            spec = _shard_spec(target, name, target.shard_path(name, block))
-            stores[block] = ts.KvStore.open(spec, context=_context()).result()
+        reads.extend(stores[block].read(struct.pack(f">{2 + len(shape)}I", within, m, *rest)) for m in columns)
+    for i, row in enumerate(rows.tolist()):
         for j, m in enumerate(columns):
-            key = struct.pack(f">{2 + len(shape)}I", within, m, *rest)
             try:
-                data = stores[block].read(key).result().value
+                data = reads.popleft().result().value
             except (ValueError, OSError) as error:
                 raise _diagnose(target, name, rows, error) from error
+            if not data:
+                raise _diagnose(target, name, rows, ValueError(f"chunk {row, m} is missing"))
             if not _is_sound(data, 0, len(data)):
-                raise CorruptChunkError(
-                    f"array '{target.array_path(name)}' chunk {row, m}: the checksum of its bytes is wrong: "
-                    f"{repair_hint(target)}"
-                )
-            out[i, j] = decode(data[:-4], shape)
+                raise _wrong_checksum(target, name, row, m)
+            out[i, j] = decode(data[: -_CRC.size], shape)
     return out
+
+
+def _wrong_checksum(target: SlideTarget, name: str, row: int, magnification: int) -> CorruptChunkError:
+    return CorruptChunkError(
+        f"array '{target.array_path(name)}' chunk {row, magnification}: the checksum of its bytes is wrong: "
+        f"{repair_hint(target)}"
+    )
 
 
 def _diagnose(target: SlideTarget, name: str, rows: NDArray[np.int64], error: Exception) -> CorruptChunkError:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout, writing
+from msdask import layout, shards, storage, writing
 from msdask.annotations import read_label_mask
 from msdask.blocks import OnBadTile, PatchReader, SharedTiles
 from msdask.errors import MaskError, SlideError, StoreError
@@ -28,7 +27,7 @@ from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
-from msdask.measure import MEASURES, measure
+from msdask.measure import MEASURES, Gauge
 from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
@@ -38,7 +37,17 @@ from msdask.table import SlideRow
 from msdask.tilecache import process_cache
 from msdask.tissue import tissue_mask
 
-__all__ = ["BlockJob", "MaskSource", "begin_set", "begin_slide", "check_source", "plan_slide", "run_block"]
+__all__ = [
+    "BlockJob",
+    "MaskSource",
+    "begin_set",
+    "begin_slide",
+    "check_source",
+    "commit_slide",
+    "plan_slide",
+    "read_block",
+    "run_block",
+]
 
 _MASK_SIZE_TOLERANCE = 0.02
 
@@ -153,9 +162,18 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     job, block : what to do
     readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
     """
+    chunks, measured = read_block(job, block, readers=readers, parts=parts)
+    return writing.write_chunks(job.target, block, chunks, measured)
+
+
+def read_block(
+    job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1
+) -> tuple[list[shards.Chunk], NDArray[np.float32]]:
+    """A block as it is stored, and its measures; valid until this thread reads another block."""
     reader = job.slide.reader
+    parts = 1 if readers is None else parts
     x0, y0, needed = _tables(
-        job.target, job.reader, cast("Any", reader), layout.document_time(job.target.array_path("x0"))
+        job.target, job.reader, cast("Any", reader), parts, layout.document_time(job.target.array_path("x0"))
     )
     rows = job.target.block(block)
     x, y = x0[rows], y0[rows]
@@ -164,16 +182,34 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
     measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
 
-    def read(part: slice) -> None:
-        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=image[part])
-        measured[part] = measure(image[part], filled)
+    def read(part: slice) -> list[shards.Chunk]:
+        own = image[part]
+        gauge, encoder = Gauge(own), shards.Encoder(job.target, "image", own)
+
+        def after(i: int) -> None:
+            gauge.add(i)
+            encoder.add(i)
+
+        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
+        measured[part] = gauge.measured(filled)
+        return encoder.chunks
 
     if readers is None or parts < 2:
-        read(slice(None))
-    else:
-        edges = np.linspace(0, len(x), parts + 1).round().astype(int).tolist()
-        deque(readers.map(read, (slice(*edge) for edge in pairwise(edges))), maxlen=0)
-    return writing.write_measured_block(job.target, block, image, measured)
+        return read(slice(None)), measured
+    slices = (slice(*edge) for edge in pairwise(_edges(len(x), parts)))
+    return list(chain.from_iterable(readers.map(read, slices))), measured
+
+
+def _edges(count: int, parts: int) -> list[int]:
+    """Where the parts of a block of `count` patches begin, and its end."""
+    edges: list[int] = np.linspace(0, count, parts + 1).round().astype(int).tolist()
+    return edges
+
+
+def commit_slide(target: SlideTarget) -> dict[str, Any]:
+    """`msdask.writing.commit`, without what workers that were lost on the way left behind."""
+    storage.at(target.path).remove_leftovers(target.path)
+    return writing.commit(target)
 
 
 _scratch = threading.local()
@@ -189,11 +225,13 @@ def _buffer(size: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=16)
 def _tables(
-    target: SlideTarget, patch_reader: PatchReader, reader: Reader, state: int
+    target: SlideTarget, patch_reader: PatchReader, reader: Reader, parts: int, state: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], tuple[NDArray[np.bool_], ...]]:
-    """(x0, y0) of a slide, and the tiles that several of its blocks need: once a process."""
+    """(x0, y0) of a slide, and the tiles that several parts of its blocks need: once a process."""
     x0, y0 = layout.read_column(target.path, "x0"), layout.read_column(target.path, "y0")
-    return x0, y0, patch_reader.shared_tiles(reader, x0, y0, target.rows)
+    blocks = [target.block(block) for block in range(target.blocks)]
+    lengths = np.concatenate([np.diff(_edges(rows.stop - rows.start, parts)) for rows in blocks])
+    return x0, y0, patch_reader.shared_tiles(reader, x0, y0, np.repeat(np.arange(len(lengths)), lengths))
 
 
 def plan_slide(

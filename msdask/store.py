@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 import xarray as xr
 from dask.threaded import get as threaded_get
 
-from msdask import layout, writing
+from msdask import layout, storage, writing
 from msdask.errors import StoreError
 from msdask.locks import slide_lock
 from msdask.patchset import PatchSet
@@ -25,10 +25,13 @@ class PatchStore(Mapping[str, PatchSet]):
 
     Parameters
     ----------
-    path : directory; made at the first write if it does not exist
+    path : directory, or a URL in object storage such as "s3://bucket/cohort.zarr"; made at the first write if it does
+        not exist
     codec : "raw" (readable by every Zarr v3 reader), "lossless" or "jpeg"; one a store. None means what the store
         has, or
         "raw" for a new one
+    storage_options : for object storage, settings of this process: "endpoint", "region", "anonymous"; otherwise, and
+        on every worker, the environment's (AWS_ENDPOINT_URL, AWS_REGION). Credentials come from the environment alone
 
     Raises
     ------
@@ -42,12 +45,22 @@ class PatchStore(Mapping[str, PatchSet]):
     >>> store["centroids-20x-10x-5x-224"].open("slide.svs")["image"]  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, codec: Codec | None = None) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        codec: Codec | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = storage.location(path)
+        if storage_options is not None:
+            storage.configure(self.path, storage_options)
+        if storage.is_remote(self.path) and self.path.count("/") < 3:
+            raise StoreError(f"'{self.path}' is a whole bucket: give a place in it, such as '{self.path}/cohort.zarr'")
         attrs = layout.read_attrs(self.path)
         if "msdask_schema" in attrs:
             self._check(attrs, codec)
-        elif os.path.exists(self.path) and (not os.path.isdir(self.path) or os.listdir(self.path)):
+        elif _is_taken(self.path):
             raise StoreError(f"'{self.path}' exists and is no msdask patch store: give another path")
         self.codec: Codec = attrs.get("codec") or codec or "raw"
         if self.codec not in get_args(Codec):
@@ -68,17 +81,15 @@ class PatchStore(Mapping[str, PatchSet]):
     def __getitem__(self, name: str) -> PatchSet:
         if name not in list(self):
             raise StoreError(f"'{self.path}' has no patch set {name!r}; it has {list(self)}")
-        return PatchSet(os.path.join(self.path, name), self.codec)
+        return PatchSet(storage.join(self.path, name), self.codec)
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)
 
     def __iter__(self) -> Iterator[str]:
-        if not os.path.isdir(self.path):
-            return
-        for entry in sorted(os.scandir(self.path), key=lambda e: e.name):
-            if entry.is_dir() and entry.name != layout.INDEX_GROUP and "spec_hash" in layout.read_attrs(entry.path):
-                yield entry.name
+        names = [name for name in storage.at(self.path).folders(self.path) if name != layout.INDEX_GROUP]
+        attrs = storage.gather(self.path, lambda name: layout.read_attrs(storage.join(self.path, name)), names)
+        yield from (name for name, found in zip(names, attrs, strict=True) if "spec_hash" in found)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -114,10 +125,11 @@ class PatchStore(Mapping[str, PatchSet]):
         spec = replace(ExtractionSpec.from_dict(patches.attrs["spec"]), codec=self.codec)
         set_name = self.open_set(spec, name=name, overwrite=overwrite)
         slide_id = layout.check_slide_id(str(patches.attrs["slide_id"]))
-        with slide_lock(self.path, set_name, slide_id):
+        with slide_lock(self.path, set_name, slide_id) as lock:
             job = self.prepare(set_name, patches, overwrite=overwrite, attrs=attrs)
             if job is not None:
                 _compute(job)
+                lock.check()
                 writing.commit(job.target)
         return self[set_name]
 
@@ -131,7 +143,7 @@ class PatchStore(Mapping[str, PatchSet]):
                 f"'{self.path}' stores patches as {self.codec!r}, the spec asks for {spec.codec!r}: make both the same"
             )
         layout.create_group(self.path, {"msdask_schema": layout.SCHEMA, "codec": self.codec})
-        path = os.path.join(self.path, name)
+        path = storage.join(self.path, name)
         found = layout.read_attrs(path)
         if found and found.get("spec_hash") != spec.hash:
             if not overwrite:
@@ -150,8 +162,8 @@ class PatchStore(Mapping[str, PatchSet]):
     ) -> SlideWrite | None:
         """The slide's blocks that are left to write, as tasks; None if it is complete. Hold the slide's lock for it."""
         slide_id = str(patches.attrs["slide_id"])
-        path = os.path.join(self.path, name, layout.check_slide_id(slide_id))
-        if overwrite and os.path.isdir(path):
+        path = storage.join(self.path, name, layout.check_slide_id(slide_id))
+        if overwrite and layout.exists(path):
             layout.remove_tree(path)
         found = layout.read_attrs(path)
         if found.get("state") == "complete":
@@ -174,8 +186,8 @@ class PatchStore(Mapping[str, PatchSet]):
         """Remove a patch set and its index."""
         patch_set = self[name]
         layout.remove_tree(patch_set.path)
-        index = os.path.join(self.path, layout.INDEX_GROUP, name)
-        if os.path.isdir(index):
+        index = storage.join(self.path, layout.INDEX_GROUP, name)
+        if layout.exists(index):
             layout.remove_tree(index)
 
     def verify(self) -> dict[str, list[str]]:
@@ -190,6 +202,13 @@ class PatchStore(Mapping[str, PatchSet]):
     def __repr__(self) -> str:
         sets = ", ".join(f"'{name}' ({len(self[name].slides)} slides)" for name in self) or "empty"
         return f"<PatchStore '{self.path}', {self.codec}: {sets}>"
+
+
+def _is_taken(path: str) -> bool:
+    """Whether something that is no patch store is at a path."""
+    if storage.is_remote(path):
+        return layout.exists(path)
+    return os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
 
 
 def _compute(job: SlideWrite) -> None:

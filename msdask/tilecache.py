@@ -1,4 +1,4 @@
-"""Decoded tiles that are needed again soon, within a budget of bytes."""
+"""Decoded tiles that are needed again soon, and memory for those to come, each within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TileCache", "process_cache"]
+__all__ = ["TileCache", "TileMemory", "process_cache", "thread_memory"]
 
 PROCESS_BUDGET = 64 * 2**20
 """Bytes of decoded tiles that a process keeps for the blocks that come next."""
+THREAD_BUDGET = 16 * 2**20
+"""Bytes of memory that a thread keeps for the tiles that it decodes next."""
 
 
 class TileCache:
@@ -58,3 +60,47 @@ class TileCache:
 def process_cache() -> TileCache:
     """The cache that all slides of this process share."""
     return TileCache(PROCESS_BUDGET)
+
+
+class TileMemory:
+    """Arrays that are used for tile after tile, for one thread: memory from the system comes as pages to be zeroed.
+
+    Parameters
+    ----------
+    budget : bytes that are kept; what is given back beyond them is let go of
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._free: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
+        self._bytes = 0
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """An array of this shape, with anything in it."""
+        free = self._free.get(shape)
+        if not free:
+            return np.empty(shape, np.uint8)
+        tile = free.pop()
+        self._bytes -= tile.nbytes
+        return tile
+
+    def give(self, tile: NDArray[np.uint8]) -> None:
+        """Give an array back that nobody looks at any more."""
+        if tile.nbytes > self.budget:
+            return
+        if self._bytes + tile.nbytes > self.budget:
+            self._free.clear()  # of another slide's shape, perhaps
+            self._bytes = 0
+        self._free.setdefault(tile.shape, []).append(tile)
+        self._bytes += tile.nbytes
+
+
+_local = threading.local()
+
+
+def thread_memory() -> TileMemory:
+    """The memory for tiles of the calling thread."""
+    memory: TileMemory | None = getattr(_local, "memory", None)
+    if memory is None:
+        memory = _local.memory = TileMemory(THREAD_BUDGET)
+    return memory

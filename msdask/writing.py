@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import dask.array as da
@@ -25,7 +22,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from msdask import layout, shards
+from msdask import layout, shards, storage
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
 from msdask.measure import keep, measure
@@ -41,6 +38,7 @@ __all__ = [
     "prepare",
     "slide_checksum",
     "write_block",
+    "write_chunks",
 ]
 
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
@@ -48,8 +46,6 @@ COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
 
 _IDENTITY = ("fingerprint", "selection", "mpp", "mpp_used", "reads")
 """Attributes that say that two writes mean the same slide, selection and pixels."""
-
-_SYNC_THREADS = 16
 
 State = Literal["writing", "complete"]
 
@@ -79,22 +75,16 @@ def write_block(
     label_map: NDArray[np.uint8] | None = None,
 ) -> int:
     """Measure and write one block; returns its number of patches. Writing it twice changes nothing."""
-    return write_measured_block(target, block, image, measure(image, filled), label_map)
-
-
-def write_measured_block(
-    target: SlideTarget,
-    block: int,
-    image: NDArray[np.uint8],
-    measured: NDArray[np.float32],
-    label_map: NDArray[np.uint8] | None = None,
-) -> int:
-    """The same with the measures at hand: the shards first, then what says that they are there."""
-    shards.write_block(target, "image", block, image)
     if label_map is not None:
         shards.write_block(target, "label_map", block, label_map)
+    return write_chunks(target, block, shards.encode(target, "image", image), measure(image, filled))
+
+
+def write_chunks(target: SlideTarget, block: int, chunks: Sequence[shards.Chunk], measured: NDArray[np.float32]) -> int:
+    """The same with chunks and measures at hand: the shard first, then what says that it is there."""
+    shards.write_chunks(target, "image", block, chunks)
     shards.write_measured(target, block, measured)
-    return len(image)
+    return len(measured)
 
 
 def prepare(path: str, codec: Codec, patches: xr.Dataset, attrs: Mapping[str, Any]) -> SlideWrite:
@@ -178,9 +168,9 @@ def begin(
     identity = _identity(tables)
     found = layout.read_attrs(path)
     if found.get("state") == "writing" and not _differences(found, identity):
-        _remove_temporary_files(path)
+        storage.at(path).remove_leftovers(path)
     else:
-        if os.path.isdir(path):
+        if layout.exists(path):
             layout.remove_tree(path)
         mean = tables.attrs.get("tissue_mean")
         identity["tissue_mean"] = tissue_mean() if mean is None else mean
@@ -200,14 +190,24 @@ def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[
 def _written_blocks(target: SlideTarget) -> NDArray[np.bool_]:
     """Blocks that are marked as written and whose shards are there: a crash may have lost what was not synced."""
     written = shards.written_blocks(target)
-    for block in np.flatnonzero(written).tolist():
-        for name in sharded_arrays(target):
-            try:
-                shards.shard_index(target, name, block)
-            except CorruptChunkError:
-                Path(target.shard_path(name, block)).unlink(missing_ok=True)
-                written[block] = False
+    marked = [(name, block) for block in np.flatnonzero(written).tolist() for name in sharded_arrays(target)]
+    for (name, block), is_there in zip(marked, storage.gather(target.path, _is_whole(target), marked), strict=True):
+        if not is_there:
+            path = target.shard_path(name, block)
+            storage.at(path).remove(path)
+            written[block] = False
     return written
+
+
+def _is_whole(target: SlideTarget) -> Callable[[tuple[str, int]], bool]:
+    def is_whole(shard: tuple[str, int]) -> bool:
+        try:
+            shards.shard_index(target, *shard)
+        except CorruptChunkError:
+            return False
+        return True
+
+    return is_whole
 
 
 def patches_in(target: SlideTarget, blocks: NDArray[np.bool_]) -> int:
@@ -244,7 +244,6 @@ def _plain(value: Any) -> Any:
 
 def _write_tables(target: SlideTarget, tables: xr.Dataset, sharded: Sequence[str], attrs: dict[str, Any]) -> None:
     try:
-        os.makedirs(target.path, exist_ok=True)
         for name in sharded:
             layout.create_shards(target, name)
         layout.create_measured(target)
@@ -264,13 +263,6 @@ def _write_tables(target: SlideTarget, tables: xr.Dataset, sharded: Sequence[str
 
 def _mask_attrs(mask: xr.DataArray) -> dict[str, Any]:
     return {str(k): _plain(v) for k, v in mask.attrs.items() if isinstance(_plain(v), (str, int, float, list))}
-
-
-def _remove_temporary_files(path: str) -> None:
-    """What a killed writer left: TensorStore writes `<name>.__lock` and renames it."""
-    for pattern in ("**/*.__lock", "**/*.part"):
-        for file in Path(path).glob(pattern):
-            file.unlink(missing_ok=True)
 
 
 def _block_tasks(
@@ -305,7 +297,7 @@ def _block_tasks(
 def open_target(path: str, codec: Any, *, attrs: Mapping[str, Any] | None = None) -> SlideTarget:
     """The target that a slide's group was written through."""
     attrs = layout.read_attrs(path) if attrs is None else attrs
-    shape = layout.read_shape(os.path.join(path, "image"))
+    shape = layout.read_shape(storage.join(path, "image"))
     return SlideTarget(path, codec, (shape[0], shape[1]), int(attrs["rows_per_shard"]), shape[2])
 
 
@@ -353,29 +345,20 @@ def slide_checksum(target: SlideTarget) -> str:
         digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
         digest.update(values.tobytes())
     for name in sharded_arrays(target):
-        for block in range(target.blocks):
-            digest.update(shards.shard_index(target, name, block)[0])
+        for raw in storage.gather(target.path, _raw_index(target, name), range(target.blocks)):
+            digest.update(raw)
     return digest.hexdigest()
+
+
+def _raw_index(target: SlideTarget, name: str) -> Callable[[int], bytes]:
+    return lambda block: shards.shard_index(target, name, block)[0]
 
 
 def sharded_arrays(target: SlideTarget) -> list[str]:
     """Names of the slide's sharded arrays."""
-    return [name for name in ("image", "label_map") if os.path.isdir(target.array_path(name))]
+    return [name for name in ("image", "label_map") if layout.has_document(target.array_path(name))]
 
 
 def _sync(path: str) -> None:
-    """Flush every file and directory below `path` to disk: once a slide, before its commit.
-
-    Side by side, since a file system then commits many in one go: 0.02 s instead of 0.2 s for a slide of 50 files.
-    """
-    names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in (*files, ".")]
-    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
-        deque(pool.map(_sync_one, names), maxlen=0)
-
-
-def _sync_one(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Make what lies below `path` survive a power cut: once a slide, before its commit."""
+    storage.at(path).sync(path)

@@ -9,6 +9,9 @@ import pytest
 
 from msdask.sample import SampleSlide, make_slide
 
+collect_ignore = ["fuzz_corpus.py", "fuzz_judges.py", "fuzz_mutations.py", "fuzzing.py"]
+"""Programs of the fuzz suite, which run as processes of their own; no tests."""
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

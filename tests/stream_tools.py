@@ -44,11 +44,12 @@ def write_cohort(
     folder: Path,
     *,
     codec: Codec = "raw",
+    path: str | None = None,
     names: tuple[str, ...] = (GRID, COARSE, TUPLES),
     slides: tuple[str, ...] = tuple(SPLITS),
 ) -> Cohort:
-    """Make the slides and the store, in blocks of at most 16 images."""
-    store = PatchStore(folder / "cohort.zarr", codec=codec)
+    """Make the slides and the store (at `path`), in blocks of at most 16 images."""
+    store = PatchStore(path or folder / "cohort.zarr", codec=codec)
     with pytest.MonkeyPatch.context() as patch:
         use_small_blocks(patch)
         for seed, (slide_id, split) in enumerate(SPLITS.items()):

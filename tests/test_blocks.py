@@ -34,10 +34,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[TileCall]:
     lock = threading.Lock()
     original = TiffReader.read_tile
 
-    def counting(self: TiffReader, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def counting(
+        self: TiffReader, level: int, row: int, column: int, scale: int = 1, **options: Any
+    ) -> NDArray[np.uint8]:
         with lock:
             calls.append((level, row, column, scale))
-        return original(self, level, row, column, scale)
+        return original(self, level, row, column, scale, **options)
 
     monkeypatch.setattr(TiffReader, "read_tile", counting)
     return calls
@@ -430,7 +432,7 @@ class ArrayReader:
         self.level, self.tile = level, tile
         self.levels = (LevelInfo(level.shape[:2], tile),)
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(self, level: int, row: int, column: int, scale: int = 1, *, out: Any = None) -> NDArray[np.uint8]:
         height, width = self.tile
         tile = np.full((height, width, 3), 123, np.uint8)
         part = self.level[row * height : (row + 1) * height, column * width : (column + 1) * width]

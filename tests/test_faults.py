@@ -93,7 +93,7 @@ def assert_unfinished(path: Path, name: str = NAME) -> None:
 
 
 @pytest.mark.parametrize("codec", ["raw", "lossless"])
-@pytest.mark.parametrize("where", ["write_block", "write_measured"])
+@pytest.mark.parametrize("where", ["write_chunks", "write_measured"])
 def test_a_failed_write_is_finished_by_a_rerun_with_equal_bytes(
     codec: Codec,
     where: str,
@@ -155,7 +155,7 @@ def test_leftovers_of_a_killed_writer_are_removed(
     small_slide: SampleSlide, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lazy = lazy_grid(small_slide.path)
-    interrupt(lazy, tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_block")
+    interrupt(lazy, tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_chunks")
     group = tmp_path / "s.zarr" / NAME / SLIDE
     (group / "image/c/3/0/0/0").mkdir(parents=True, exist_ok=True)
     (group / "image/c/3/0/0/0/0.__lock").write_bytes(b"half")
@@ -169,7 +169,7 @@ def test_an_unfinished_slide_whose_file_was_replaced_starts_afresh(
 ) -> None:
     path = tmp_path / SLIDE
     shutil.copy(small_slide.path, path)
-    interrupt(lazy_grid(path), tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_block")
+    interrupt(lazy_grid(path), tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_chunks")
     path.write_bytes(path.read_bytes() + b"\0")
     PatchStore(tmp_path / "s.zarr").write(lazy_grid(path))
     PatchStore(tmp_path / "t.zarr").write(lazy_grid(path))
@@ -197,7 +197,7 @@ def dying(function):
         return function(*args, **kwargs)
     return step
 
-for name in ("write_block", "write_measured"):
+for name in ("write_chunks", "write_measured"):
     setattr(msdask.shards, name, dying(getattr(msdask.shards, name)))
 for name in ("create_column", "create_shards", "create_measured", "write_document"):
     setattr(msdask.layout, name, dying(getattr(msdask.layout, name)))

@@ -33,10 +33,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int, int]]:
     lock = threading.Lock()
     original = TiffReader.read_tile
 
-    def counting(self: TiffReader, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def counting(
+        self: TiffReader, level: int, row: int, column: int, scale: int = 1, **options: Any
+    ) -> NDArray[np.uint8]:
         with lock:
             calls.append((level, row, column, scale))
-        return original(self, level, row, column, scale)
+        return original(self, level, row, column, scale, **options)
 
     monkeypatch.setattr(TiffReader, "read_tile", counting)
     return calls

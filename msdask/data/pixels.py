@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout
+from msdask import layout, storage
 from msdask.chunkreads import ShardArray
 from msdask.errors import SpecError
 from msdask.patchset import PatchSet
@@ -82,13 +81,13 @@ class StoredPixels:
 
     def labels(self, slide_id: str) -> NDArray[np.int16]:
         """See `PixelSource.labels`."""
-        return layout.read_column(os.path.join(self._set.path, slide_id), "label")
+        return layout.read_column(storage.join(self._set.path, slide_id), "label")
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `PixelSource.open`; checks that every shard is there."""
         target = self._set.target(slide_id)
         for name in names:
-            if name != "image" and not os.path.isdir(target.array_path(name)):
+            if name != "image" and not layout.has_document(target.array_path(name)):
                 raise SpecError(
                     f"slide '{slide_id}' of '{self.name}' has no {name}: write it with labels= given to msdask.patches"
                 )

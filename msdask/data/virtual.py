@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout
+from msdask import layout, storage
 from msdask.blocks import PatchReader
 from msdask.chunkreads import reading_pool
 from msdask.errors import SpecError, StoreError
@@ -241,7 +241,7 @@ class VirtualSet:
         """
         opened, tables, cohort = {}, {}, {}
         for slide_id in patch_set.slides:
-            attrs, path = patch_set.attrs(slide_id), os.path.join(patch_set.path, slide_id)
+            attrs, path = patch_set.attrs(slide_id), storage.join(patch_set.path, slide_id)
             source = (slides or {}).get(slide_id, attrs["source"])
             slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
             if slide.fingerprint() != attrs["fingerprint"]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from msdask.errors import MsdaskError, SpecError
@@ -97,8 +99,6 @@ def _remove_last_layer(network: nn.Module, name: str) -> int:
 def _load_file(backbone: Backbone, path: Path, name: str) -> None:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -109,10 +109,8 @@ def _load_file(backbone: Backbone, path: Path, name: str) -> None:
     except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise MsdaskError(f"backbone {name!r}: weights '{path}' cannot be read as a state dict: {reason}") from error
-    except Exception as error:
-        if type(error).__module__.startswith("safetensors"):
-            raise MsdaskError(f"backbone {name!r}: weights '{path}' are no safetensors file: {error}") from error
-        raise
+    except SafetensorError as error:
+        raise MsdaskError(f"backbone {name!r}: weights '{path}' are no safetensors file: {error}") from error
     wanted = backbone.network.state_dict()
     state = {key.removeprefix("network."): value for key, value in state.items()}
     missing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]

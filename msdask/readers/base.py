@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LevelInfo", "Reader", "SlideMetadata"]
+__all__ = ["LevelInfo", "Reader", "ReadsAhead", "SlideMetadata"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,17 @@ class Reader(Protocol):
     metadata: SlideMetadata
     associated: tuple[str, ...]
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Decode one tile.
 
         Parameters
         ----------
         level, row, column : which tile
         scale : one of the level's `dct_scales`; the decoder gives the tile reduced by it
+        out : (height, width, 3) uint8, C-contiguous, of a whole tile: memory that may be used for what is returned
+            (then it is returned itself); fresh memory for every tile costs as much as a tenth of the decoding
 
         Returns
         -------
@@ -95,4 +99,18 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Release the file. Reading afterwards is an error."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """What a reader may also be: told which tiles come next, it reads their bytes in a few large requests."""
+
+    reads_ahead: bool
+
+    def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
+        """Read the bytes of the first of these (row, column) tiles, as many as its budget holds; returns how many.
+
+        Each tile is then read once without a request. Raises nothing: `read_tile` says what is wrong with a tile.
+        """
         ...

@@ -22,10 +22,10 @@ from PIL import Image
 
 from msdask.errors import SlideError, SpecError, TileError
 from msdask.readers.base import LevelInfo, SlideMetadata
-from msdask.readers.pixels import gray_to_rgb, over_white, to_uint8
+from msdask.readers.pixels import by_rows, gray_to_rgb, over_white, to_uint8
 from msdask.readers.source import ByteSource, SourceFile, fingerprint
 
-__all__ = ["IMAGE_ERRORS", "MAX_DECODED_BYTES", "ImageReader", "image_format", "open_image"]
+__all__ = ["IMAGE_ERRORS", "MAX_DECODED_BYTES", "ImageReader", "check_png_rows", "image_format", "open_image"]
 
 MAX_DECODED_BYTES = 512 << 20
 _TILE = 512
@@ -47,6 +47,10 @@ IMAGE_ERRORS: tuple[type[Exception], ...] = (
 )
 """What Pillow, simplejpeg and imagecodecs raise on damaged images."""
 
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and steps, of an interlaced PNG's passes."""
+_MODE_CHANNELS = {"I;16": 1, "I;16B": 1, "I": 1, "L": 1, "LA": 2, "RGBA": 4}
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I"}
 
 
@@ -69,6 +73,31 @@ def open_image(source: ByteSource, *, kind: str) -> Image.Image:
         return Image.open(SourceFile.buffered(source), formats=[kind])
 
 
+def check_png_rows(data: bytes) -> None:
+    """Refuse a PNG whose pixel data ends before its last row: Pillow gives black rows there, without a word.
+
+    Raises
+    ------
+    ValueError
+        Says how much there is, and how much the header promises.
+    """
+    width, height, bits, color, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    depth = bits * _PNG_CHANNELS[color]
+    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes)
+    expected = sum(rows * (1 + -(-columns * depth // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+    inflate, found, at = zlib.decompressobj(), 0, 8
+    while at + 12 <= len(data) and found < expected and not inflate.eof:
+        (length,) = struct.unpack_from(">I", data, at)
+        part = data[at + 8 : at + 8 + length] if data[at + 4 : at + 8] == b"IDAT" else b""
+        while part and found < expected:
+            found += len(inflate.decompress(part, 1 << 20))
+            part = inflate.unconsumed_tail
+        at += 12 + length
+    if found < expected:
+        raise ValueError(f"{found} bytes of rows, {width} x {height} px need {expected}")
+
+
 class ImageReader:
     """A slide of one level in a PNG, JPEG, BMP or WebP file. Thread-safe; opening reads the header."""
 
@@ -87,6 +116,7 @@ class ImageReader:
                     f"slide {source.path!r}: not a PNG, JPEG, BMP or WebP image; give one of these, or a TIFF"
                 )
             self._kind = kind
+            bits = source.read(24, 1) if kind == "PNG" else b""
             with open_image(source, kind=kind) as image:
                 width, height, mode = *image.size, image.mode
                 properties = {
@@ -107,7 +137,7 @@ class ImageReader:
                 "cut short: copy it again"
             ) from error
         try:
-            self._check(width, height, mode)
+            self._check(width, height, mode, is_deep=bits == b"\x10")
         except SlideError:
             source.close()
             raise
@@ -115,10 +145,11 @@ class ImageReader:
         properties |= {"image.format": kind, "image.mode": mode}
         self.metadata = SlideMetadata(vendor="generic", properties=properties)
 
-    def _check(self, width: int, height: int, mode: str) -> None:
+    def _check(self, width: int, height: int, mode: str, *, is_deep: bool) -> None:
         if width < 1 or height < 1:
             raise SlideError(f"slide {self._source.path!r}: claims {width} x {height} px; it is damaged: copy it again")
-        if width * height * 3 > MAX_DECODED_BYTES:
+        stored = 2 * _MODE_CHANNELS.get(mode, 3) if is_deep else 4 if "A" in mode or mode == "P" else 3
+        if width * height * stored > MAX_DECODED_BYTES:
             raise SlideError(self._too_large(f"{width} x {height} px"))
         if mode not in _MODES:
             raise SlideError(
@@ -134,7 +165,9 @@ class ImageReader:
             "pyramidal TIFF"
         )
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """See `Reader.read_tile`. The first call decodes the whole image; edge tiles are cut."""
         rows, columns = self.levels[0].grid
         if level != 0 or scale != 1 or not (0 <= row < rows and 0 <= column < columns):
@@ -194,7 +227,9 @@ class ImageReader:
                 pixels: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
                 simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
                 return pixels
-            if self._kind == "PNG" and len(data) > 24 and data[24] == 16:
+            if self._kind == "PNG":
+                check_png_rows(data)
+            if self._kind == "PNG" and data[24] == 16:
                 return _rgb(imagecodecs.png_decode(data))  # Pillow keeps 8 of 16 bits, by cutting
             if image.mode in ("P", "PA") or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
                 return _rgb(np.asarray(image.convert("RGBA")))
@@ -203,11 +238,13 @@ class ImageReader:
 
 def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """(height, width) or (height, width, 1 to 4) samples of 1, 8 or 16 bits; the 2nd or 4th channel is alpha."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, np.newaxis]
+    return pixels if pixels.dtype == np.uint8 and pixels.shape[2] == 3 else by_rows(_part_rgb, pixels)
+
+
+def _part_rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     samples = to_uint8(pixels)
-    if samples.ndim == 2:
-        samples = samples[:, :, np.newaxis]
     if samples.shape[2] in (2, 4):
         samples = over_white(samples[:, :, :-1], samples[:, :, -1])
-    if samples.shape[2] == 1:
-        return gray_to_rgb(samples[:, :, 0])
-    return np.ascontiguousarray(samples)
+    return gray_to_rgb(samples[:, :, 0]) if samples.shape[2] == 1 else samples

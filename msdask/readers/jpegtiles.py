@@ -124,8 +124,12 @@ class JpegTiles:
         marker = b"" if photometric == "gray" else _ADOBE + bytes([is_ycbcr])
         return cls(_SOI + marker + shared, skip=2, suffix=b"", has_app=_starts_with_app(sample))
 
-    def decode(self, data: bytes, height: int, width: int, scale: int) -> NDArray[np.uint8] | None:
+    def decode(
+        self, data: bytes, height: int, width: int, scale: int, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8] | None:
         """One tile of `height` x `width` px as RGB, reduced by `scale`; None if this tile needs the general way.
+
+        `out` is used for the pixels if it has their shape.
 
         Raises
         ------
@@ -142,7 +146,7 @@ class JpegTiles:
         height //= scale
         width //= scale
         # a buffer of our own: the decoder refuses to write more than it holds, whatever the stream claims
-        pixels: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
+        pixels = out if out is not None and out.shape == (height, width, 3) else np.empty((height, width, 3), np.uint8)
         try:
             decoded = simplejpeg.decode_jpeg(stream, "RGB", min_height=height, min_width=width, buffer=pixels)
         except ValueError:

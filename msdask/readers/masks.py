@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import MaskError
-from msdask.readers.image import IMAGE_ERRORS, image_format, open_image
+from msdask.readers.image import IMAGE_ERRORS, check_png_rows, image_format, open_image
 from msdask.readers.source import ByteSource, SourceFile, open_source
 from msdask.readers.tiff import is_tiff
 from msdask.readers.tiffmeta import check_xml
@@ -82,8 +82,10 @@ def _read_png(source: ByteSource) -> NDArray[Any]:
     _check_size(source, width, height)
     if color not in _CHANNELS:
         raise ValueError(f"colour type {color}")
+    data = source.read(0, source.size)
+    check_png_rows(data)
     if bits == 16:
-        pixels = np.asarray(imagecodecs.png_decode(source.read(0, source.size)))
+        pixels = np.asarray(imagecodecs.png_decode(data))
     else:
         with open_image(source, kind="PNG") as image:
             pixels = np.asarray(image)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["from_palette", "gray_to_rgb", "over_white", "shrink", "to_uint8"]
+__all__ = ["by_rows", "from_palette", "gray_to_rgb", "over_white", "shrink", "to_uint8"]
+
+
+_PIXELS_AT_ONCE = 1 << 20
+
+
+def by_rows(convert: Callable[[NDArray[Any]], NDArray[np.uint8]], pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """A conversion of (height, width, samples) to (height, width, 3), in parts: on its way a pixel may take 30 bytes.
+
+    Parameters
+    ----------
+    convert : gives each pixel its colour by itself
+    """
+    height, width = pixels.shape[:2]
+    if height * width <= _PIXELS_AT_ONCE:
+        return np.ascontiguousarray(convert(pixels))
+    colors = np.empty((height, width, 3), np.uint8)
+    step = max(1, _PIXELS_AT_ONCE // width)
+    for first in range(0, height, step):
+        colors[first : first + step] = convert(pixels[first : first + step])
+    return colors
 
 
 def to_uint8(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -6,13 +6,13 @@ import hashlib
 import io
 import os
 import stat
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from msdask.errors import MsdaskError, SlideError
+from msdask.readers.remote import RemoteSource, open_url
 
-__all__ = ["ByteSource", "LocalSource", "SourceFile", "UrlSource", "fingerprint", "open_source"]
+__all__ = ["ByteSource", "LocalSource", "SourceFile", "fingerprint", "open_source"]
 
 _MIB = 1 << 20
 _SAMPLE = 64 << 10
@@ -86,51 +86,6 @@ class LocalSource:
             self.close()
 
 
-class UrlSource:
-    """A file behind any fsspec URL (http, s3, gs, memory ...), read by byte ranges."""
-
-    def __init__(self, url: str, *, storage_options: dict[str, Any] | None = None) -> None:
-        import fsspec
-
-        self.path = url
-        self._is_closed = False
-        try:
-            self._fs, self._key = fsspec.core.url_to_fs(url, **(storage_options or {}))
-            info = self._fs.info(self._key)
-        except _url_errors() as error:
-            raise _as_os_error(error) from error
-        if info.get("type") == "directory":
-            raise IsADirectoryError(url)
-        if info.get("size") is None:
-            raise OSError("the server does not say how large the file is")
-        self.size = int(info["size"])
-
-    def read(self, offset: int, size: int) -> bytes:
-        """See `ByteSource.read`."""
-        size = min(size, self.size - offset)
-        if self._is_closed:
-            raise OSError("read after close")
-        if size <= 0:
-            return b""
-        try:
-            data: bytes = self._fs.cat_file(self._key, start=offset, end=offset + size)
-        except _url_errors() as error:
-            raise _as_os_error(error) from error
-        if len(data) > size:  # a server that ignores Range sends everything
-            raise OSError(
-                f"asked for {size} bytes at {offset}, the server sent {len(data)}: it does not serve byte ranges"
-            )
-        return data
-
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """See `ByteSource.read_many`."""
-        return [self.read(offset, size) for offset, size in ranges]
-
-    def close(self) -> None:
-        """See `ByteSource.close`."""
-        self._is_closed = True
-
-
 class SourceFile(io.RawIOBase):
     """A ByteSource with a file position, for parsers that want a file object. Not thread-safe."""
 
@@ -180,12 +135,12 @@ class SourceFile(io.RawIOBase):
 
 def open_source(
     path: str | os.PathLike[str], *, kind: str = "slide", error: type[MsdaskError] = SlideError
-) -> LocalSource | UrlSource:
+) -> LocalSource | RemoteSource:
     """Open a path or URL for reading by offset.
 
     Parameters
     ----------
-    path : local path, or a URL that fsspec knows ("https://...", "s3://...")
+    path : local path, or a URL: s3:// and gs:// through obstore, all others through fsspec
     kind : what the file is to the user, for messages: "slide", "mask"
     error : class to raise
 
@@ -198,9 +153,9 @@ def open_source(
     if not isinstance(text, str):
         raise error(f"{kind} {text!r}: expected a path or URL as text")
     try:
-        source: LocalSource | UrlSource
+        source: LocalSource | RemoteSource
         if "://" in text:
-            source = UrlSource(text)
+            source = open_url(text)
         else:
             # a pipe would block at open, before anything could be said about it
             mode = os.stat(text).st_mode
@@ -256,16 +211,3 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
     for part in source.read_many(ranges):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
-
-
-def _url_errors() -> tuple[type[BaseException], ...]:
-    """What fsspec and the clients behind it raise; theirs only where they are loaded."""
-    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError, NotImplementedError]
-    for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
-        if module in sys.modules:
-            errors.append(getattr(sys.modules[module], name))
-    return tuple(errors)
-
-
-def _as_os_error(error: BaseException) -> OSError:
-    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")

@@ -9,7 +9,7 @@ is refused.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError
 from msdask.readers.base import LevelInfo, SlideMetadata
+from msdask.readers.remote import READ_AHEAD, RemoteSource
 from msdask.readers.source import ByteSource, SourceFile, fingerprint
 from msdask.readers.tiffmeta import check_xml, read_metadata, vendor_of
 from msdask.readers.tiffpage import PARSE_ERRORS, TiffImage
@@ -54,9 +55,12 @@ class TiffReader:
     """A slide in a TIFF file. Thread-safe; opening reads the directories and a few KiB of one tile a level."""
 
     format = "tiff"
+    reads_ahead: bool
+    """Whether reading is a request to a server, and `prefetch` saves most of them."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
+        self.reads_ahead = isinstance(source, RemoteSource)
         try:
             self._open()
         except SlideError:
@@ -111,7 +115,9 @@ class TiffReader:
             for image in self._images
         )
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """See `Reader.read_tile`. A tile of 0 bytes is white; edge tiles come as stored, cut or padded."""
         if not 0 <= level < len(self._images):
             raise SpecError(f"level {level}: slide {self._source.path!r} has levels 0 to {len(self._images) - 1}")
@@ -122,7 +128,24 @@ class TiffReader:
                 "has "
                 f"{image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
             )
-        return image.read(row, column, scale)
+        return image.read(row, column, scale, out)
+
+    def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
+        """See `ReadsAhead.prefetch`; a local file's tiles are all at hand."""
+        if not isinstance(self._source, RemoteSource):
+            return len(tiles)
+        ranges: list[tuple[int, int]] = []
+        total = 0
+        for count, (row, column) in enumerate(tiles):
+            own = self._images[level].byte_ranges(row, column)
+            total += sum(size for _, size in own)
+            if count and total > READ_AHEAD:
+                break
+            ranges += own
+        else:
+            count = len(tiles)
+        self._source.prefetch(ranges)
+        return count
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         """See `Reader.read_associated`."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, TileError
 from msdask.readers.jpegtiles import DCT_SCALES, JpegTiles, coded_size
-from msdask.readers.pixels import from_palette, gray_to_rgb, over_white, shrink, to_uint8
+from msdask.readers.pixels import by_rows, from_palette, gray_to_rgb, over_white, shrink, to_uint8
 from msdask.readers.source import ByteSource
 
 __all__ = ["MAX_SIDE", "MAX_STRIP_BYTES", "MAX_TILE_BYTES", "PARSE_ERRORS", "TiffImage"]
@@ -89,6 +89,7 @@ class TiffImage:
         self.grid = (-(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1]))
         self._columns = self.grid[1]
         self._to_rgb = self._conversion(key)
+        self._samples = int(key.samplesperpixel)
         self._planes = key.samplesperpixel if key.planarconfig == 2 else 1
         self._offsets = _integers(page.dataoffsets)
         self._counts = _integers(page.databytecounts)
@@ -109,10 +110,11 @@ class TiffImage:
         if self._jpeg is not None:
             self.dct_scales = tuple(s for s in DCT_SCALES if self.tile[0] % s == 0 and self.tile[1] % s == 0)
 
-    def read(self, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
+    def read(self, row: int, column: int, scale: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode one tile: (height, width, 3) uint8, reduced by `scale`.
 
-        A tile that was never stored (0 bytes) is white. A tile at the edge comes as it is stored, cut or padded.
+        A tile that was never stored (0 bytes) is white. A tile at the edge comes as it is stored, cut or padded. `out`
+        is memory that may be used for it.
 
         Raises
         ------
@@ -126,7 +128,7 @@ class TiffImage:
             if count:
                 data = self._segment(index, row, column)
                 try:
-                    pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale)
+                    pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale, out)
                 except (ValueError, MemoryError) as error:
                     raise self._tile_error(row, column, f"cannot be decoded ({error})") from error
                 if pixels is not None:
@@ -163,6 +165,14 @@ class TiffImage:
                 pixels = self.read(row, column)[: height - y, : width - x]
                 whole[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
         return whole
+
+    def byte_ranges(self, row: int, column: int) -> list[tuple[int, int]]:
+        """(offset, size) of what one tile is decoded from; what `read` would refuse is left out."""
+        first = row * self._stack
+        rows = range(first, min(first + self._stack, self._segment_rows))
+        step = self._segment_rows * self._columns
+        indexes = [r * self._columns + column + plane * step for r in rows for plane in range(self._planes)]
+        return [(self._offsets[i], self._counts[i]) for i in indexes if 0 < self._counts[i] <= self._max_count]
 
     def segment_table(self) -> bytes:
         """Offsets and byte counts of the tiles as bytes, for a fingerprint."""
@@ -210,7 +220,9 @@ class TiffImage:
         if len({plane.shape for plane in stored}) > 1:
             raise self._tile_error(row, column, f"has planes of different sizes {[plane.shape for plane in stored]}")
         pixels = stored[0] if len(stored) == 1 else np.concatenate(stored, axis=2)
-        return np.ascontiguousarray(self._to_rgb(pixels))
+        if pixels.shape[2] != self._samples:
+            raise self._tile_error(row, column, f"was decoded to {pixels.shape[2]} of {self._samples} channels")
+        return by_rows(self._to_rgb, pixels)
 
     def _decode_segment(self, index: int, row: int, column: int) -> NDArray[Any] | None:
         if self._counts[index] == 0:
@@ -252,7 +264,8 @@ class TiffImage:
                 "bits unsigned: "
                 "convert it to 8-bit RGB"
             )
-        decoded = self.tile[0] * self.tile[1] * int(key.samplesperpixel) * key.dtype.itemsize
+        # what is decoded, or what it becomes as RGB
+        decoded = self.tile[0] * self.tile[1] * max(3, int(key.samplesperpixel) * key.dtype.itemsize)
         kind, limit = ("tile", MAX_TILE_BYTES) if key.is_tiled else ("strip", MAX_STRIP_BYTES)
         if decoded > limit:
             raise SlideError(

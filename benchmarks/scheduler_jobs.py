@@ -1,0 +1,51 @@
+"""Slides without pixels: what a cohort's tasks are, of the sizes that real ones have, doing nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from msdask.layout import SlideTarget
+from msdask.lazy import block_rows, planned
+from msdask.selection import select
+from msdask.slide import Slide
+from msdask.slidejob import BlockJob
+from msdask.spec import ExtractionSpec
+from msdask.table import SlideRow
+
+__all__ = ["begin_slide", "commit_slide", "run_block"]
+
+
+@lru_cache(maxsize=4)
+def _job(path: str, spec: ExtractionSpec, patches: int) -> BlockJob:
+    """A real slide's job, with the tables of a larger one left out."""
+    slide = Slide(path)
+    table = select(slide, spec)
+    reader, facts = planned(slide, table.isel(patch=slice(1)))
+    scales = facts.sizes["magnification"]
+    rows = block_rows(patches, scales, spec.patch_size)
+    target = SlideTarget("", "raw", (patches, scales), rows, spec.patch_size)
+    return BlockJob(target, slide, reader, tuple(range(target.blocks)), 0)
+
+
+def begin_slide(
+    row: SlideRow, specs: Sequence[ExtractionSpec], paths: Sequence[str | None], **options: Any
+) -> list[BlockJob | None]:
+    """A job of as many patches as the row's column `patches` says."""
+    job = _job(row.path, specs[0], int(row.cohort["patches"]))
+    return [None if path is None else replace(job, target=replace(job.target, path=path)) for path in paths]
+
+
+def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    """Nothing; the block's number of patches."""
+    rows = job.target.block(block)
+    return rows.stop - rows.start
+
+
+def commit_slide(target: SlideTarget) -> dict[str, Any]:
+    """Nothing; what a commit tells the client."""
+    count = target.shape[0]
+    return {"counts": {"candidates": 2 * count, "selected": count, "kept": count, "labeled": 0, "filled": 0}}
