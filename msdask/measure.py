@@ -140,9 +140,8 @@ def contrast(pixels: NDArray[np.uint8]) -> float:
 def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(256,) float32: px of each whole gray level in every second row."""
     gray = cv2.convertScaleAbs(cv2.transform(_as_float(pixels[::2]), _GRAY))
-    return (
-        cv2.calcHist([gray], [0], None, [256], [0, 256]).reshape(256).astype(np.float32, copy=False)
-    )  # a column in older versions of OpenCV
+    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256])
+    return histogram.reshape(256).astype(np.float32, copy=False)  # a column in older versions of OpenCV
 
 
 def _estimates(histograms: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

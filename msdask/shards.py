@@ -114,7 +114,7 @@ class Encoder:
 
 
 def _checksum(data: bytes | memoryview) -> int:
-    """CRC32C without a copy: the C function takes what has a buffer and needs no release, an array but no memoryview."""
+    """CRC32C without a copy: the C function takes an array, but no memoryview, whose buffer it would have to release."""
     whole = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)
     return google_crc32c.value(cast("bytes", whole))
 
