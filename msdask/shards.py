@@ -114,7 +114,7 @@ class Encoder:
 
 
 def _checksum(data: bytes | memoryview) -> int:
-    """CRC32C without a copy: the C function takes an array, but no memoryview, whose buffer it would have to release."""
+    """CRC32C without a copy: the C function takes an array, but no memoryview, whose buffer must be released."""
     whole = data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)
     return google_crc32c.value(cast("bytes", whole))
 
