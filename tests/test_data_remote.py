@@ -29,6 +29,8 @@ def server() -> Iterator[Any]:
 def test_batches_from_a_bucket_are_those_of_a_folder(
     codec: Codec, server: Any, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
     here = write_cohort(tmp_path / "here", codec=codec)
     there = write_cohort(tmp_path / "there", codec=codec, path=f"{place_of(request)}/cohort.zarr")
     requests: list[int] = []

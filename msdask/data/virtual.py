@@ -107,8 +107,10 @@ class _CachedReader:
         self.metadata: SlideMetadata = reader.metadata
         self.associated: tuple[str, ...] = reader.associated
 
-    def read_tile(self, level: int, row: int, column: int, scale: int = 1) -> NDArray[np.uint8]:
-        """See `Reader.read_tile`."""
+    def read_tile(
+        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """See `Reader.read_tile`; tiles that are kept have memory of their own, never `out`."""
         key = (self._path, level, row, column, scale)
         return self._cache.get(key, lambda: self._reader.read_tile(level, row, column, scale))
 
