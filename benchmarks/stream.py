@@ -1,7 +1,7 @@
 """Patches into a training loop, measured: random class-balanced batches from a store, against what people know.
 
     pip install -e ".[torch]" h5py               # h5py is needed by the benchmark only
-    python benchmarks/stream.py                  # about 10 minutes on 2 cores
+    python benchmarks/stream.py                  # about 8 minutes on 2 cores
     python benchmarks/stream.py --quick          # fewer patches, one round
 
 It makes its own slides (real histology texture, three classes), extracts them at 40x and as tuples of 40x, 20x and 10x,

@@ -2,7 +2,7 @@
 
 A positioned read of the bytes that are wanted into their place in the batch, the chunk's CRC32C, and the decoder where
 there is one, on a few threads. For random batches of 64 patches of 224 px from a store in the page cache this gives
-three to six times what TensorStore's reads give (docs/loaders.md), with the same checks, and errors name the chunk.
+one and a half times what TensorStore's reads give (docs/loaders.md), with the same checks, and errors name the chunk.
 From object storage the chunks that lie together come in one request.
 """
 
