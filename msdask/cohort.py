@@ -17,7 +17,7 @@ from msdask import layout, storage
 from msdask.blocks import OnBadTile
 from msdask.engines import Engine, JobTrace, Stopped, ThreadEngine
 from msdask.errors import MsdaskError, SpecError, StoreError
-from msdask.locks import slide_lock
+from msdask.locks import SlideLock, slide_lock
 from msdask.outcome import ExtractionReport, SlideOutcome
 from msdask.progress import Progress
 from msdask.slidejob import BlockJob, MaskSource, begin_slide, check_source, commit_slide, run_block
@@ -238,9 +238,10 @@ def _extract_into(
     todo = [name for name in run.names if name not in outcomes]
     if not todo:
         return
-    with ExitStack() as locks:
+    with ExitStack() as stack:
+        locks: dict[str, SlideLock] = {}
         for name in todo:
-            locks.enter_context(slide_lock(run.store.path, name, row.slide_id))
+            locks[name] = stack.enter_context(slide_lock(run.store.path, name, row.slide_id))
             if not run.overwrite:  # another run may have finished it before the lock was ours
                 _look_for_complete(row, run, engine, trace, name, paths[name], outcomes)
             elif storage.at(paths[name]).is_folder(paths[name]):
@@ -260,7 +261,7 @@ def _extract_into(
         )
         for name, job in zip(run.names, jobs, strict=True):
             if job is not None:
-                outcomes[name] = _write_set(row, name, job, engine, trace, bar)
+                outcomes[name] = _write_set(row, name, job, locks[name], engine, trace, bar)
 
 
 def _look_for_complete(
@@ -292,12 +293,15 @@ def _look_for_complete(
     outcomes[name] = SlideOutcome(row.slide_id, row.path, name, "present", "", found["counts"], warnings=notes)
 
 
-def _write_set(row: SlideRow, name: str, job: BlockJob, engine: Engine, trace: JobTrace, bar: Progress) -> SlideOutcome:
+def _write_set(
+    row: SlideRow, name: str, job: BlockJob, lock: SlideLock, engine: Engine, trace: JobTrace, bar: Progress
+) -> SlideOutcome:
     started = time.perf_counter()
     where = f"{name}/{row.slide_id}"
     # What travels with every block need not say which blocks there are.
     travels = replace(job, todo=(), notes=())
     engine.run(run_block, travels, job.todo, bar.patches_done, label=f"extract: {where}", trace=trace)
+    lock.check()  # a slide that another run has taken over is that run's to commit
     complete = engine.call(f"commit: {where}", trace, commit_slide, job.target)
     return SlideOutcome(
         row.slide_id,

@@ -16,7 +16,7 @@ from msdask.cohort import open_engine
 from msdask.damage import Damage, find_damage, finish_repair, mend_block, reopen, same_slide
 from msdask.engines import Engine, JobTrace, Stopped
 from msdask.errors import MaskError, MsdaskError, StoreError
-from msdask.locks import slide_lock
+from msdask.locks import SlideLock, slide_lock
 from msdask.patchset import PatchSet
 from msdask.progress import Progress
 from msdask.slidejob import MaskSource, begin_slide, commit_slide, run_block
@@ -189,10 +189,10 @@ def _repair_slide(order: int, name: str, slide_id: str, work: _Repairs) -> Slide
             damage = work.engine.call(f"verify: {label}", trace, find_damage, path, work.store.codec)
             done: SlideRepair | None = None
             if damage is not None:
-                with slide_lock(work.store.path, name, slide_id):
+                with slide_lock(work.store.path, name, slide_id) as lock:
                     patch_set = work.store[name]
                     mend = _mend_slide if damage.part == "slide" else _mend_blocks
-                    done = mend(patch_set, slide_id, path, damage, trace, work)
+                    done = mend(patch_set, slide_id, path, damage, lock, trace, work)
         failed = False
         return done
     except Stopped:
@@ -206,7 +206,7 @@ def _repair_slide(order: int, name: str, slide_id: str, work: _Repairs) -> Slide
 
 
 def _mend_blocks(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, trace: JobTrace, work: _Repairs
+    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, trace: JobTrace, work: _Repairs
 ) -> SlideRepair:
     if damage.part == "label_map":
         raise StoreError("its label maps were given to store.write, which alone can write them again, with overwrite")
@@ -223,6 +223,7 @@ def _mend_blocks(
         work.bar.patches_done(patches)
 
     work.engine.run(mend_block, job, damage.blocks, count, label=f"mend: {label}", trace=trace)
+    lock.check()
     if not work.engine.call(f"finish: {label}", trace, finish_repair, job.target):
         raise StoreError(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
@@ -232,7 +233,7 @@ def _mend_blocks(
 
 
 def _mend_slide(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, trace: JobTrace, work: _Repairs
+    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, trace: JobTrace, work: _Repairs
 ) -> SlideRepair:
     attrs = _readable_attrs(path)
     row = _row(slide_id, attrs, path, work)
@@ -258,6 +259,7 @@ def _mend_slide(
         raise StoreError(f"'{path}' was not begun")
     label = f"{patch_set.name}/{slide_id}"
     work.engine.run(run_block, job, job.todo, work.bar.patches_done, label=f"extract: {label}", trace=trace)
+    lock.check()
     complete = work.engine.call(f"commit: {label}", trace, commit_slide, job.target)
     changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
     note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""

@@ -320,6 +320,25 @@ def test_a_slide_that_another_run_is_writing_fails_and_the_others_go_on(slides: 
     assert state(report)["c.svs"] == "complete"
 
 
+def test_a_slide_whose_lock_was_lost_meanwhile_is_not_committed(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cohort.run_block
+
+    def robbed(job: Any, block: int, **options: Any) -> int:
+        if job.target.path.endswith("a.svs"):  # what another run does that takes the slide over
+            (tmp_path / "s.zarr.locks" / GRID.name / "a.svs.lock").unlink(missing_ok=True)
+        return int(original(job, block, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort, "run_block", robbed)
+        report = run(slides, tmp_path / "s.zarr")
+    assert list(report.failures) == ["a.svs"]
+    assert "the lock of this run was lost" in report.failures["a.svs"]
+    assert "a.svs" not in PatchStore(tmp_path / "s.zarr")[GRID.name].slides
+    assert run(slides, tmp_path / "s.zarr").is_complete
+
+
 def test_the_store_and_the_set_are_checked_before_any_work(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
