@@ -20,6 +20,7 @@ from msdask.terminal import Quiet, err, out
 
 if TYPE_CHECKING:
     from msdask.data import PatchLoader
+    from msdask.inference import ScaleEstimate
     from msdask.training import Split
 
 __all__ = ["Mpp", "estimated", "predict", "slides_with_scale", "test", "train"]
@@ -246,7 +247,8 @@ def scale_predict(
             table.to_csv(output, index=False)
         except OSError as error:
             raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
-        out.print(f"{output}: {len(table)} images", markup=False)
+        failed = int(table["error"].astype(bool).sum())
+        out.print(f"{output}: {len(table)} images{f', {failed} failed' if failed else ''}", markup=False)
     else:
         out.print(table.drop(columns="error").to_csv(index=False, float_format="%.4g").rstrip(), markup=False)
     return 1 if table["error"].astype(bool).any() else 0
@@ -258,13 +260,16 @@ def estimated(slide: str | os.PathLike[str], mpp: float | Literal["estimate"] | 
         return mpp
     from msdask.inference import estimate_scale
 
-    found = estimate_scale(slide)
-    err.print(
-        f"{os.fspath(slide)}: {found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector "
-        f"(spread {found.spread:.0%} over {found.n_crops} crops)",
-        markup=False,
-    )
-    return float(found.mpp)
+    found: ScaleEstimate = estimate_scale(slide)
+    stated = Slide(slide).mpp
+    beside = f"; the file states {stated:g} um/px" if stated is not None else ""
+    err.print(f"{os.fspath(slide)}: {_said(found)}{beside}", markup=False)
+    return found.mpp
+
+
+def _said(found: ScaleEstimate) -> str:
+    spread = f"spread {found.spread:.0%} over {found.n_crops} crops" if found.n_crops > 1 else "a single crop"
+    return f"{found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector ({spread})"
 
 
 def slides_with_scale(slides: str, mpp: float | Literal["estimate"] | None) -> list[SlideRow] | str:
@@ -273,25 +278,40 @@ def slides_with_scale(slides: str, mpp: float | Literal["estimate"] | None) -> l
         return slides
     rows = []
     for row in read_slides(slides):
-        if row.mpp is None and row.magnification is None:
-            try:
-                is_unknown = Slide(row.path).mpp is None
-                row = replace(row, mpp=estimated(row.path, mpp)) if is_unknown else row
-            except MsdaskError:
-                pass  # the extraction reports what is wrong with it, and the other slides go on
-        rows.append(row)
+        try:
+            rows.append(_with_scale(row, mpp))
+        except MsdaskError as error:  # the extraction reports what is wrong with it, and the others go on
+            if mpp == "estimate":
+                err.print(f"{row.path}: its scale cannot be estimated: {error}", markup=False)
+            rows.append(row)
     return rows
+
+
+def _with_scale(row: SlideRow, mpp: float | Literal["estimate"]) -> SlideRow:
+    from msdask.inference import estimate_scale
+
+    if row.mpp is not None or row.magnification is not None or Slide(row.path).mpp is not None:
+        return row
+    if mpp != "estimate":
+        return replace(row, mpp=mpp)
+    found: ScaleEstimate = estimate_scale(row.path)
+    err.print(f"{row.path}: {_said(found)}", markup=False)
+    # kept with the slide: whoever reads the store must be able to tell an estimate from a scale that was stated
+    return replace(row, mpp=found.mpp, cohort={**row.cohort, "scale_estimate": _said(found)})
 
 
 def _sets(store: Path, magnifications: Sequence[float] | None) -> list[PatchSet]:
     """Grid sets of a store, one a magnification."""
     opened = ms.PatchStore(store)
+    if not len(opened):
+        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
     grids = [s for s in opened.values() if s.spec.mode == "grid"]
     wanted = [s for s in grids if magnifications is None or s.spec.magnifications[0] in magnifications]
     if len({s.spec.magnifications[0] for s in wanted}) < 2:
         raise SpecError(
-            f"'{store}' has grid sets at {sorted(s.spec.magnifications[0] for s in grids)}: a scale detector needs two "
-            "or more magnifications: msdask extract SLIDES -o STORE --mode grid -m 40 30 20 15 10 8 5"
+            f"'{store}' has grid sets at {sorted(s.spec.magnifications[0] for s in grids)}"
+            f"{f', asked for {sorted(magnifications)}' if magnifications is not None else ''}: a scale detector needs "
+            "two or more magnifications: msdask extract SLIDES -o STORE --mode grid -m 40 30 20 15 10 8 5"
         )
     return wanted
 

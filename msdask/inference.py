@@ -36,6 +36,10 @@ MIN_SIDE = 48
 DEFAULT_CROP = 96
 MAX_CROPS = 64
 MIN_TISSUE = 0.5
+_GLASS = 200
+"""Glass has no channel below this."""
+_LEAST_STAINED = 0.02
+"""Share of a crop's px that are no glass, below which it shows no tissue."""
 _THUMBNAIL = 1024
 _LATTICE = 64
 """At most so many positions a side are looked at."""
@@ -107,7 +111,8 @@ def estimate_scale(
     Raises
     ------
     SlideError
-        The one image cannot be read or is too small; of many, such an image becomes a row with an error.
+        The one image cannot be read, is too small or shows no tissue; of many, such an image becomes a row with an
+        error.
     MsdaskError
         The model cannot be loaded.
 
@@ -264,14 +269,21 @@ def _crops(image: Any, crop: int, n_crops: int) -> Image:
         slide = image if isinstance(image, Slide) else Slide(image)
         height, width = slide.shape
     if min(height, width) < MIN_SIDE:
-        raise SlideError(f"'{_path(image)}' has {width} x {height} px: expected at least {MIN_SIDE} a side")
+        raise SlideError(f"{_name(image)} has {width} x {height} px: expected at least {MIN_SIDE} a side")
     side = min(crop, height, width)
     thumbnail = slide.thumbnail(_THUMBNAIL) if slide is not None else _smaller(image)
     # The scale is what is not known: the mask's own sizes in um are taken as if the thumbnail had 8 um/px.
     origins = crop_origins((height, width), side, n_crops, tissue_from_rgb(thumbnail, mpp=8.0)).tolist()
     if slide is None:
-        return np.stack([image[y : y + side, x : x + side] for y, x in origins])
-    return np.stack([read_region(slide.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
+        crops = np.stack([image[y : y + side, x : x + side] for y, x in origins])
+    else:
+        crops = np.stack([read_region(slide.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
+    if not ((crops.min(-1) < _GLASS).mean((1, 2)) >= _LEAST_STAINED).any():
+        raise SlideError(
+            f"{_name(image)} shows no tissue in any of {len(crops)} crops of {side} px: there is nothing to estimate a "
+            "scale from"
+        )
+    return crops
 
 
 def _smaller(image: Image) -> Image:
@@ -325,6 +337,11 @@ def listed_paths(source: str | os.PathLike[str]) -> list[str]:
     if not found:
         raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
     return [cell if "://" in cell else os.fspath(path.parent / cell) for cell in found]
+
+
+def _name(image: Any) -> str:
+    path = _path(image)
+    return f"'{path}'" if path else "an image given as an array"
 
 
 def _path(image: Any) -> str:

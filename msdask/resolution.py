@@ -93,6 +93,8 @@ def _from_user(mpp: float | None, magnification: float | None, tolerance: float,
         mpp, source = magnification_to_mpp(magnification), "user magnification"
     else:
         source = "user"
+    if isinstance(mpp, str):
+        raise SpecError(f"slide '{name}': mpp={mpp!r}: expected a number of um/px, such as ms.estimate_scale(path).mpp")
     if mpp is None or not math.isfinite(mpp) or not MILLIMETRES_BELOW <= mpp <= MAX_MPP:
         raise SpecError(
             f"slide '{name}': {mpp!r} um/px: expected {MILLIMETRES_BELOW} to {MAX_MPP:g}, such as 0.25 for 40x"

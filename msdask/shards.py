@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
@@ -29,6 +30,7 @@ __all__ = [
     "Encoder",
     "check_shard",
     "encode",
+    "placed_chunks",
     "read_block",
     "read_rows",
     "repair_hint",
@@ -122,15 +124,53 @@ def _checksum(data: bytes | memoryview) -> int:
 def write_chunks(target: SlideTarget, name: str, block: int, chunks: Sequence[Chunk]) -> None:
     """`write_block` with its chunks encoded already, all of the block in their order."""
     path = target.shard_path(name, block)
-    table = np.full((target.rows * target.shape[1], 2), _EMPTY, "<u8")
     lengths = np.fromiter((len(data) + _CRC.size for data, _ in chunks), np.uint64, len(chunks))
-    table[: len(chunks), 0] = np.cumsum(lengths) - lengths
-    table[: len(chunks), 1] = lengths
+    with _writing(path):
+        storage.at(path).write(path, [*chain.from_iterable(chunks), *_index(target, lengths)])
+
+
+@contextmanager
+def placed_chunks(target: SlideTarget, name: str, block: int) -> Iterator[Callable[[int, Sequence[Chunk]], None]]:
+    """`write_chunks` in pieces, in any order and from any thread, each with the number of its first chunk.
+
+    Raw chunks go to their place in a file at once, so that writing goes on beside reading; others are kept, since where
+    they lie depends on those before them. The shard appears when the block ends; all calls must have come back by then.
+    """
+    if target.array_codec(name) != "raw" or storage.is_remote(target.path):
+        pieces: dict[int, Sequence[Chunk]] = {}
+        yield pieces.__setitem__
+        write_chunks(target, name, block, [chunk for first in sorted(pieces) for chunk in pieces[first]])
+        return
+    path, rows = target.shard_path(name, block), target.block(block)
+    size = int(np.prod(target.chunk_shape(name))) + _CRC.size
+    count = (rows.stop - rows.start) * target.shape[1]
+    with ExitStack() as stack:
+        with _writing(path):
+            write_at = stack.enter_context(storage.local().placed(path))
+
+        def put(first: int, chunks: Sequence[Chunk]) -> None:
+            with _writing(path):
+                write_at(first * size, list(chain.from_iterable(chunks)))
+
+        yield put
+        with _writing(path):
+            write_at(count * size, _index(target, np.full(count, size, np.uint64)))
+            stack.close()
+
+
+def _index(target: SlideTarget, lengths: NDArray[np.uint64]) -> list[bytes | memoryview]:
+    """A shard's end: places of all its cells, and their checksum."""
+    table = np.full((target.rows * target.shape[1], 2), _EMPTY, "<u8")
+    table[: len(lengths), 0] = np.cumsum(lengths) - lengths
+    table[: len(lengths), 1] = lengths
     index = table.tobytes()
-    # each chunk and its checksum, then the index of all cells and its own
-    parts = [*chain.from_iterable(chunks), index, _CRC.pack(google_crc32c.value(index))]
+    return [index, _CRC.pack(google_crc32c.value(index))]
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
     try:
-        storage.at(path).write(path, parts)
+        yield
     except OSError as error:
         raise StoreError(
             f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"

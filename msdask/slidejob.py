@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -162,14 +162,29 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     job, block : what to do
     readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
     """
-    chunks, measured = read_block(job, block, readers=readers, parts=parts)
-    return writing.write_chunks(job.target, block, chunks, measured)
+    with shards.placed_chunks(job.target, "image", block) as put:
+        measured = _read_parts(job, block, put, readers, parts)
+    shards.write_measured(job.target, block, measured)
+    return len(measured)
 
 
 def read_block(
     job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1
 ) -> tuple[list[shards.Chunk], NDArray[np.float32]]:
     """A block as it is stored, and its measures; valid until this thread reads another block."""
+    pieces: dict[int, Sequence[shards.Chunk]] = {}
+    measured = _read_parts(job, block, pieces.__setitem__, readers, parts)
+    return [chunk for first in sorted(pieces) for chunk in pieces[first]], measured
+
+
+def _read_parts(
+    job: BlockJob,
+    block: int,
+    put: Callable[[int, Sequence[shards.Chunk]], None],
+    readers: ThreadPoolExecutor | None,
+    parts: int,
+) -> NDArray[np.float32]:
+    """Read and measure a block; its chunks go to `put` as they get ready, in no order."""
     reader = job.slide.reader
     parts = 1 if readers is None else parts
     x0, y0, needed = _tables(
@@ -182,7 +197,7 @@ def read_block(
     image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
     measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
 
-    def read(part: slice) -> list[shards.Chunk]:
+    def read(part: slice) -> None:
         own = image[part]
         gauge, encoder = Gauge(own), shards.Encoder(job.target, "image", own)
 
@@ -192,12 +207,20 @@ def read_block(
 
         _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
         measured[part] = gauge.measured(filled)
-        return encoder.chunks
+        put(part.start * len(job.reader.plans), encoder.chunks)
 
     if readers is None or parts < 2:
-        return read(slice(None)), measured
-    slices = (slice(*edge) for edge in pairwise(_edges(len(x), parts)))
-    return list(chain.from_iterable(readers.map(read, slices))), measured
+        read(slice(0, len(x)))
+        return measured
+    futures = [readers.submit(read, slice(*edge)) for edge in pairwise(_edges(len(x), parts))]
+    try:
+        for future in futures:
+            future.result()
+    finally:  # nobody may still be reading into this thread's memory, or writing
+        for future in futures:
+            future.cancel()
+        wait([future for future in futures if not future.cancelled()])
+    return measured
 
 
 def _edges(count: int, parts: int) -> list[int]:

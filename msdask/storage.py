@@ -11,8 +11,10 @@ import re
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -198,18 +200,20 @@ class LocalFolders:
 
     def write(self, path: str, parts: Sequence[bytes | memoryview], *, sync: bool = False) -> None:
         """Write under a temporary name, gathered from the parts without joining them, and rename."""
+        with self.placed(path, sync=sync) as write_at:
+            write_at(0, parts)
+
+    @contextmanager
+    def placed(self, path: str, *, sync: bool = False) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+        """Write a file in pieces, each at its offset and from any thread; it appears, whole, when the block ends.
+
+        Every call must have come back by then. An error in the block leaves nothing behind.
+        """
         os.makedirs(os.path.dirname(path), exist_ok=True)
         part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            for first in range(0, len(parts), _MOST_PARTS):
-                some = parts[first : first + _MOST_PARTS]
-                size = sum(map(len, some))
-                done = os.writev(handle, some)
-                if done < size:  # a signal or a full disk: the rest, which raises if there is no room
-                    rest = memoryview(b"".join(some))[done:]
-                    while rest:
-                        rest = rest[os.write(handle, rest) :]
+            yield partial(_write_at, handle)
             if sync:
                 os.fsync(handle)
         except BaseException:
@@ -265,6 +269,25 @@ class LocalFolders:
 
 
 _LOCAL = LocalFolders()
+
+
+def local() -> LocalFolders:
+    """Folders of this machine."""
+    return _LOCAL
+
+
+def _write_at(handle: int, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+    """One gathered write, or as many as it takes."""
+    for first in range(0, len(parts), _MOST_PARTS):
+        some = parts[first : first + _MOST_PARTS]
+        size = sum(map(len, some))
+        done = os.pwritev(handle, some, offset)
+        if done < size:  # a signal or a full disk: the rest, which raises if there is no room
+            rest = memoryview(b"".join(some))[done:]
+            while rest:
+                written = os.pwrite(handle, rest, offset + size - len(rest))
+                rest = rest[written:]
+        offset += size
 
 
 def _sync_one(path: str) -> None:

@@ -76,7 +76,8 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     for row in rows:
         check_slide_id(row.slide_id)
     if not rows:
-        raise SlideError(f"no slides in {slides!r}: expected at least one path")
+        source = f"'{os.fspath(slides)}'" if isinstance(slides, (str, os.PathLike)) else "an empty table"
+        raise SlideError(f"no slides in {source}: expected at least one path")
     repeated = [slide_id for slide_id, n in Counter(r.slide_id for r in rows).items() if n > 1]
     if repeated:
         where = [r.path for r in rows if r.slide_id == repeated[0]]

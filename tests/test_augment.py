@@ -242,6 +242,8 @@ def test_label_maps_are_enlarged_without_new_values() -> None:
         ({"p": 1.5}, "p=1.5"),
         ({"stain": "pas"}, "stain='pas'"),
         ({"blur": -1}, "blur=-1"),
+        ({"blur": (0.5, 1)}, "blur=.*largest sigma"),
+        ({"jpeg": True}, "jpeg=True: expected .lowest, highest. quality"),
         ({"jpeg": (90, 50)}, r"jpeg=\(90, 50\)"),
     ],
 )

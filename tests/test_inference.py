@@ -83,7 +83,7 @@ def test_median_and_spread_equal_those_of_a_plain_loop(tissue):
 
 
 def test_rows_come_in_input_order_whatever_the_batch_size(tmp_path):
-    values = [200, 40, 120, 90, 160, 10]
+    values = [190, 40, 120, 90, 160, 10]
     paths = [_write(tmp_path / f"{name}.png", _plain(v)) for name, v in zip("fcaebd", values, strict=True)]
     expected = [10 * 4 ** (v / 255) for v in values]
     for batch_size in (1, 3, 100):
@@ -94,7 +94,7 @@ def test_rows_come_in_input_order_whatever_the_batch_size(tmp_path):
 
 
 def test_a_csv_is_read_in_its_order_and_a_folder_by_name(tmp_path):
-    for name, v in (("b", 200), ("a", 40)):
+    for name, v in (("b", 190), ("a", 40)):
         _write(tmp_path / f"{name}.png", _plain(v))
     (tmp_path / "list.csv").write_text("b.png\na.png\n")
     model = _reads_brightness()
@@ -108,10 +108,10 @@ def test_a_csv_is_read_in_its_order_and_a_folder_by_name(tmp_path):
 
 
 def test_a_csv_may_have_more_columns_no_header_and_one_name_twice(tmp_path):
-    for folder, v in (("x", 200), ("y", 40)):
+    for folder, v in (("x", 190), ("y", 40)):
         (tmp_path / folder).mkdir()
         _write(tmp_path / folder / "a.png", _plain(v))
-    expected = [10 * 4 ** (v / 255) for v in (40, 200)]
+    expected = [10 * 4 ** (v / 255) for v in (40, 190)]
     for text in ("y/a.png,40\nx/a.png,5\n", "label,path\n40,y/a.png\n5,x/a.png\n"):
         (tmp_path / "list.csv").write_text(text)
         found = estimate_scale(tmp_path / "list.csv", _reads_brightness())
@@ -160,6 +160,14 @@ def test_glass_is_not_looked_at(tissue):
     model = _reads_brightness()
     found = estimate_scale(image, model)
     assert found.magnification == pytest.approx(estimate_scale(tissue, model).magnification, rel=0.05)
+
+
+def test_an_image_of_glass_has_no_estimate(tmp_path):
+    glass = np.random.default_rng(0).integers(225, 250, (300, 300, 3), np.uint8)
+    with pytest.raises(SlideError, match="an image given as an array shows no tissue"):
+        estimate_scale(glass, _reads_brightness())
+    (error,) = estimate_scale([_write(tmp_path / "glass.png", glass)], _reads_brightness())["error"]
+    assert "glass.png' shows no tissue in any of" in error
 
 
 def test_no_more_crops_than_asked_for_spread_over_the_image():
@@ -289,14 +297,14 @@ def store(tmp_path_factory) -> Path:
 
 
 def test_predict_scale_writes_a_row_an_image_and_says_which_failed(stub, tmp_path, capsys):
-    for name, v in (("b", 200), ("a", 40)):
+    for name, v in (("b", 190), ("a", 40)):
         _write(tmp_path / f"{name}.png", _plain(v))
     (tmp_path / "c.png").write_bytes(b"no image")
     (tmp_path / "list.csv").write_text("b.png\nc.png\na.png\n")
     assert _run("predict", "scale", "-i", tmp_path / "list.csv", "-o", tmp_path / "out.csv") == 1
     table = pd.read_csv(tmp_path / "out.csv")
     assert [Path(p).name for p in table["path"]] == ["b.png", "c.png", "a.png"]
-    assert table["magnification"].round(2).tolist()[::2] == [round(10 * 4 ** (v / 255), 2) for v in (200, 40)]
+    assert table["magnification"].round(2).tolist()[::2] == [round(10 * 4 ** (v / 255), 2) for v in (190, 40)]
     assert "c.png" in capsys.readouterr().err
     assert _run("predict", "scale", "-i", tmp_path / "a.png") == 0
     assert capsys.readouterr().out.startswith("path,magnification,mpp,spread,n_crops")
@@ -348,3 +356,16 @@ def test_mpp_estimate_extracts_a_slide_that_lost_its_scale_and_leaves_the_others
     found = estimate_scale(tissue, _reads_brightness()).mpp
     assert patches.attrs("lost.png")["mpp"] == pytest.approx(found)
     assert patches.attrs("known.png")["mpp"] == 0.5
+    assert "by the scale detector" in patches.attrs("lost.png")["cohort"]["scale_estimate"]
+    assert "scale_estimate" not in patches.attrs("known.png")["cohort"]
+
+
+def test_mpp_estimate_says_what_the_file_states_and_why_there_is_no_estimate(stub, tmp_path, tissue, capsys):
+    Image.fromarray(tissue).save(tmp_path / "known.tif", resolution=20000, resolution_unit=3)
+    assert _run("info", tmp_path / "known.tif", "--mpp", "estimate") == 0
+    assert "the file states 0.5 um/px" in " ".join(capsys.readouterr().err.split())
+    _write(tmp_path / "tiny.png", _plain(9, (20, 20)))
+    assert (
+        _run("extract", tmp_path / "tiny.png", "-o", tmp_path / "a.zarr", "-m", 5, "--mpp", "estimate", "--quiet") == 1
+    )
+    assert "its scale cannot be estimated" in " ".join(capsys.readouterr().err.split())

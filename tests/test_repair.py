@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from msdask import damage as damage_module
 from msdask import repairing, shards
 from msdask.cli import main
 from msdask.cohort import extract, grid_specs
+from msdask.layout import SlideTarget
 from msdask.lazy import patches
 from msdask.repairing import RepairReport, repair
 from msdask.sample import SampleSlide, make_slide, write_labels, write_masks
@@ -257,16 +259,16 @@ def test_the_masks_are_those_that_were_used(kind: str, samples: list[SampleSlide
 def test_an_unfinished_slide_is_finished(
     samples: list[SampleSlide], whole: dict[Codec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shards.write_chunks
+    original = shards.placed_chunks
 
-    def failing(target: object, name: str, block: int, values: object) -> None:
+    def failing(target: SlideTarget, name: str, block: int) -> Any:
         if block == 2:
             raise OSError("no room")
-        original(target, name, block, values)  # type: ignore[arg-type]
+        return original(target, name, block)
 
     store = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_chunks", failing)
+        patch.setattr(shards, "placed_chunks", failing)
         assert not extract(samples[0].path.parent, store, GRID, progress=False).is_complete
     assert all(r.action == "blocks" for r in mended(store).repairs)
     shutil.rmtree(store / "_index", ignore_errors=True)

@@ -152,6 +152,7 @@ def test_the_user_overrides_whatever_the_file_says(found: tuple[float, float] | 
     [
         {"mpp": 0.0},
         {"mpp": -1.0},
+        {"mpp": "estimate"},
         {"mpp": math.nan},
         {"mpp": math.inf},
         {"mpp": 0.00025},
@@ -163,7 +164,7 @@ def test_the_user_overrides_whatever_the_file_says(found: tuple[float, float] | 
         {"mpp": 0.25, "magnification": 40},
     ],
 )
-def test_a_senseless_word_of_the_user_is_refused(options: dict[str, float]) -> None:
+def test_a_senseless_word_of_the_user_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         resolve((0.25, 0.25), **options)
 

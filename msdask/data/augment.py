@@ -192,6 +192,10 @@ class Augment:
             raise SpecError(f"p={p!r}: expected a probability from 0 to 1")
         if stain not in (None, "hed", "he"):
             raise SpecError(f"stain={stain!r}: expected 'hed', 'he' or None")
+        if isinstance(blur, bool) or not isinstance(blur, (int, float)):
+            raise SpecError(f"blur={blur!r}: expected the largest sigma in px, a number such as 1.5")
+        if jpeg is not None and not (isinstance(jpeg, (tuple, list)) and len(jpeg) == 2):
+            raise SpecError(f"jpeg={jpeg!r}: expected (lowest, highest) quality, such as (40, 95), or None")
         if blur < 0 or min(hed) < 0:
             raise SpecError(f"blur={blur!r}, hed={hed!r}: expected numbers not below 0")
         if jpeg is not None and not 1 <= jpeg[0] <= jpeg[1] <= 100:

@@ -53,6 +53,8 @@ class ByteSource(Protocol):
 class LocalSource:
     """A local file, read by pread: no shared position; a file cut while open reads short, mmap would kill."""
 
+    _release = staticmethod(os.close)  # `os` itself may be gone when the interpreter ends
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -79,7 +81,7 @@ class LocalSource:
         """See `ByteSource.close`."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            self._release(descriptor)
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:

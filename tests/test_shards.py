@@ -1,0 +1,126 @@
+"""Shards written in pieces, and the memory that tiles are decoded into."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msdask import layout, shards, storage
+from msdask.engines import ThreadEngine
+from msdask.errors import StoreError
+from msdask.layout import SlideTarget
+from msdask.spec import Codec
+from msdask.tilecache import TileMemory, thread_memory
+
+SIDE = 16
+
+
+def make_target(folder: Path, codec: Codec = "raw") -> SlideTarget:
+    """11 tuples of two magnifications, 6 a shard."""
+    target = SlideTarget(str(folder / "a.svs"), codec, (11, 2), 6, SIDE)
+    layout.create_shards(target, "image")
+    return target
+
+
+def pixels(target: SlideTarget, block: int) -> np.ndarray:
+    rows = target.block(block)
+    shape = (rows.stop - rows.start, target.shape[1], SIDE, SIDE, 3)
+    return np.random.default_rng(block).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless", "jpeg"])
+@pytest.mark.parametrize("block", [0, 1])
+def test_pieces_in_any_order_make_the_shard_that_is_written_at_once(codec: Codec, block: int, tmp_path: Path) -> None:
+    target = make_target(tmp_path, codec)
+    image = pixels(target, block)
+    path = Path(target.shard_path("image", block))
+    shards.write_block(target, "image", block, image)
+    whole = path.read_bytes()
+    path.unlink()
+    chunks = shards.encode(target, "image", image)
+    pieces = [(first, chunks[first : first + 4]) for first in range(0, len(chunks), 4)]
+    with shards.placed_chunks(target, "image", block) as put:
+        threads = [threading.Thread(target=put, args=piece) for piece in reversed(pieces)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not path.exists()
+    assert path.read_bytes() == whole
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless"])
+def test_an_error_between_the_pieces_leaves_nothing_behind(codec: Codec, tmp_path: Path) -> None:
+    target = make_target(tmp_path, codec)
+    chunks = shards.encode(target, "image", pixels(target, 0))
+
+    def broken() -> None:
+        with shards.placed_chunks(target, "image", 0) as put:
+            put(0, chunks[:3])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert [p for p in Path(target.path, "image").rglob("*") if p.is_file() and p.name != "zarr.json"] == []
+
+
+def test_a_piece_that_cannot_be_written_names_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = make_target(tmp_path)
+    chunks = shards.encode(target, "image", pixels(target, 0))
+
+    def full(handle: int, parts: object, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "pwritev", full)
+    with (
+        pytest.raises(StoreError, match=r"cannot write '.*image/c/0.*No space left.*run again"),
+        shards.placed_chunks(target, "image", 0) as put,
+    ):
+        put(0, chunks)
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.pwritev
+    monkeypatch.setattr(storage.os, "pwritev", lambda handle, parts, at: original(handle, [parts[0][:3]], at))
+    storage.at(str(tmp_path)).write(str(tmp_path / "file"), [b"abcdef", memoryview(b"ghi"), b""])
+    assert (tmp_path / "file").read_bytes() == b"abcdefghi"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "threads", "parts"), [(1, 1, 1), (1, 2, 8), (3, 2, 8), (11, 2, 3), (32, 2, 1), (0, 4, 16)]
+)
+def test_few_blocks_are_cut_into_parts(blocks: int, threads: int, parts: int) -> None:
+    engine = ThreadEngine(threads)
+    assert engine._parts(blocks) == parts
+    engine.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=60))
+def test_tile_memory_never_hands_out_what_is_in_use_and_keeps_its_budget(steps: list[tuple[bool, int]]) -> None:
+    memory, used = TileMemory(300), list[np.ndarray]()
+    for takes, size in steps:
+        if takes or not used:
+            tile = memory.take((size, size, 3))
+            assert tile.shape == (size, size, 3)
+            assert not any(np.shares_memory(tile, other) for other in used)
+            used.append(tile)
+        else:
+            memory.give(used.pop(size % len(used)))
+        held = [tile for free in memory._free.values() for tile in free]
+        assert sum(tile.nbytes for tile in held) == memory._bytes <= 300
+
+
+def test_each_thread_has_its_own_tile_memory() -> None:
+    found: list[TileMemory] = []
+    thread = threading.Thread(target=lambda: found.append(thread_memory()))
+    thread.start()
+    thread.join()
+    assert found[0] is not thread_memory()
+    assert thread_memory() is thread_memory()
