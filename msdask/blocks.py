@@ -193,6 +193,8 @@ class _Source:
             tile = self._shared.cache.get(key)
             if tile is not None:
                 self.tiles[row, column] = tile
+                if (row, column) in self._fetched and isinstance(self.reader, ReadsAhead):
+                    self.reader.forget(self.plan.level, (row, column))  # another part has decoded it meanwhile
                 return tile
         if self._ahead and (row, column) not in self._fetched:
             self._read_ahead((row, column))

@@ -471,6 +471,9 @@ class _ReadTiles:
     def prefetch(self, level: int, tiles: Any) -> int:
         return int(self._reader.prefetch(level, tiles))
 
+    def forget(self, level: int, tile: tuple[int, int]) -> None:
+        self._reader.forget(level, tile)
+
     @property
     def reads_ahead(self) -> bool:
         return bool(self._reader.reads_ahead)

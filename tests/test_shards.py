@@ -1,20 +1,29 @@
-"""Shards written in pieces, and the memory that tiles are decoded into."""
+"""Blocks in parts: shards written in pieces, the memory that tiles are decoded into, what a failing part leaves."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msdask import layout, shards, storage
+from msdask.blocks import PatchReader
 from msdask.engines import ThreadEngine
 from msdask.errors import StoreError
 from msdask.layout import SlideTarget
+from msdask.sample import SampleSlide
+from msdask.selection import grid
+from msdask.slide import open_slide
+from msdask.slidejob import BlockJob, begin_set, run_block
 from msdask.spec import Codec
 from msdask.tilecache import TileMemory, thread_memory
 
@@ -124,3 +133,43 @@ def test_each_thread_has_its_own_tile_memory() -> None:
     thread.join()
     assert found[0] is not thread_memory()
     assert thread_memory() is thread_memory()
+
+
+@pytest.fixture
+def job(small_slide: SampleSlide, tmp_path: Path) -> BlockJob:
+    slide = open_slide(small_slide.path)
+    return begin_set(slide, grid(slide, magnification=20, patch_size=64, min_tissue=0), str(tmp_path / "s"))
+
+
+def test_no_part_is_still_running_when_a_block_has_failed(job: BlockJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = layout.read_column(job.target.path, "x0")[0], layout.read_column(job.target.path, "y0")[0]
+    is_at_work, done = threading.Event(), list[int]()
+
+    def read(self: PatchReader, reader: Any, x0: Any, y0: Any, **options: Any) -> Any:
+        if (x0[0], y0[0]) == first:
+            assert is_at_work.wait(10)
+            raise RuntimeError("broken")
+        is_at_work.set()
+        time.sleep(0.3)
+        done.append(len(x0))
+        raise RuntimeError("late")
+
+    monkeypatch.setattr(PatchReader, "read", read)
+    with ThreadPoolExecutor(2) as readers:
+        with pytest.raises(RuntimeError, match="broken"):
+            run_block(job, 0, readers=readers, parts=2)
+        assert done, "it came back while the other part was reading into its memory"
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_nothing_that_was_read_ahead_is_left_over(small_slide: SampleSlide, parts: int, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe(f"/ahead-{parts}.svs", small_slide.path.read_bytes())
+    slide = open_slide(f"memory://ahead-{parts}.svs")
+    table = grid(slide, magnification=40, patch_size=64, min_tissue=0)
+    job = begin_set(slide, table, str(tmp_path / "s"))
+    with ThreadPoolExecutor(2) as readers:
+        for block in job.todo:
+            run_block(job, block, readers=readers, parts=parts)
+    assert slide.reader._source._held_bytes == 0  # type: ignore[attr-defined]
+    files.rm(f"/ahead-{parts}.svs")

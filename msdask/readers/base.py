@@ -114,3 +114,7 @@ class ReadsAhead(Protocol):
         Each tile is then read once without a request. Raises nothing: `read_tile` says what is wrong with a tile.
         """
         ...
+
+    def forget(self, level: int, tile: tuple[int, int]) -> None:
+        """Let go of the bytes of a (row, column) tile that was prefetched and is not needed after all."""
+        ...

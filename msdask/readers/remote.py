@@ -104,6 +104,11 @@ class RemoteSource:
                 if len(part) == size:
                     self._hold((offset, size), part, uses[offset, size])
 
+    def forget(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let go of (offset, size) ranges that were prefetched, each for one use."""
+        for offset, size in ranges:
+            self._take((offset, min(size, self.size - offset)))
+
     def close(self) -> None:
         """See `ByteSource.close`."""
         self._is_closed = True

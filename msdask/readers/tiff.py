@@ -147,6 +147,11 @@ class TiffReader:
         self._source.prefetch(ranges)
         return count
 
+    def forget(self, level: int, tile: tuple[int, int]) -> None:
+        """See `ReadsAhead.forget`."""
+        if isinstance(self._source, RemoteSource):
+            self._source.forget(self._images[level].byte_ranges(*tile))
+
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         """See `Reader.read_associated`."""
         if name not in self._associated:
