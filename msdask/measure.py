@@ -147,8 +147,8 @@ def _histogram(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _estimates(histograms: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Contrast from histograms (..., 256) of half the px, and a number that the exact contrast does not fall below.
 
-    3 % of half the px are more than 1 % of all: from sides of 6 px on the 3rd percentile of the half is no lower than the
-    1st of the whole.
+    3 % of half the px are more than 1 % of all: from sides of 6 px on the 3rd percentile of the half is no lower than
+    the 1st of the whole.
     Two gray levels are taken off for rounding.
     """
     counts = np.zeros((*histograms.shape[:-1], 257))
