@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -302,7 +303,8 @@ def test_slides_that_kill_or_hang_their_workers_are_set_aside_and_the_others_fin
     report = run(slides, tmp_path / "s.zarr", client=client, tries=2, timeout=4)
     good = ("a.svs", "c.svs", "g.svs")
     assert states(report) == {name: "complete" if name in good else "failed" for name in names}
-    assert "took longer than timeout=4 s" in report.failures["d-hang.svs"]
+    # Rarely the task of another slide, its own worker lost, comes to the one on which this one is tried alone.
+    assert re.search(r"took longer than timeout=4 s|the worker died each time", report.failures["d-hang.svs"])
     assert "more memory" in report.failures["e-memory.svs"]
     assert "'begin: f-unopenable.svs' was given up" in report.failures["f-unopenable.svs"]
     assert {o.tries for o in report.outcomes if o.state == "failed"} == {2}
