@@ -191,7 +191,13 @@ class ClusterEngine:
         # As one object: dask would look for futures and collections in every argument.
         task = partial(at_work, function, self._timeout, args, kwargs)
         future: Future[Any] = self._client.submit(
-            task, key=key, workers=where, allow_other_workers=elsewhere, priority=-trace.order, pure=False
+            task,
+            key=key,
+            workers=where,
+            # sent to a worker that has just died, it would come to the one that is kept for a task alone
+            allow_other_workers=elsewhere and not self._roster.is_someone_alone,
+            priority=-trace.order,
+            pure=False,
         )
         with self._lock:
             self._out[future] = where

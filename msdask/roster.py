@@ -73,6 +73,11 @@ class Roster:
             self._changed.notify_all()
 
     @property
+    def is_someone_alone(self) -> bool:
+        """Whether a worker is kept free of all other tasks: they must go nowhere but where they were sent."""
+        return self._reserved is not None
+
+    @property
     def is_stopped(self) -> bool:
         """Whether the run was asked to stop."""
         return isinstance(self._end, Stopped)
@@ -134,22 +139,31 @@ class Roster:
         look : brings the roster up to date: a worker that has just died must not be chosen
         """
         with self._one_alone:
-            look()
             try:
-                with self._changed:
-                    while True:
-                        self.check()
-                        busy = Counter(address for where in self._out.values() for address in where)
-                        worker = min(self._threads, key=lambda address: busy[address], default=None)
-                        self._reserved = worker
-                        if worker is not None and not busy[worker]:
-                            break
-                        self._changed.wait()
+                worker = ""
+                # What has made a worker free may have killed it, and the roster may not know that yet.
+                while worker not in self._threads:
+                    worker = self._reserve()
+                    look()
                 yield worker
             finally:
                 with self._changed:
                     self._reserved = None
                     self._changed.notify_all()
+
+    def _reserve(self) -> str:
+        """Keep others off the worker with the fewest tasks, and wait until it has none."""
+        with self._changed:
+            while True:
+                self.check()
+                busy = Counter(address for where in self._out.values() for address in where)
+                worker = min(self._threads, key=lambda address: busy[address], default=None)
+                self._reserved = worker
+                # A task whose own workers are gone may be sent to any other one, this one too.
+                has_strays = any(not where & self._threads.keys() for where in self._out.values())
+                if worker is not None and not busy[worker] and not has_strays:
+                    return worker
+                self._changed.wait()
 
     def _has_room(self, trace: JobTrace, held: int) -> bool:
         own = BLOCKS_PER_THREAD * sum(self._threads[address] for address in trace.near)
