@@ -212,11 +212,12 @@ def estimates(model: Any, images: list[Any], classes: tuple[float, ...]) -> dict
 def cmu_estimates(model: Any) -> dict[str, list[float]]:
     """Those of CMU-1, patches that are mostly glass left out."""
     from msdask.inference import magnifications_of
+    from msdask.tissue import stained_share
     from msdask.training import ScaleImage, ScaleLattice
 
     pixels, magnification = cmu()
     lattice = ScaleLattice([ScaleImage.of(pixels, magnification)], size=PATCH, side=6)
-    tissue = (lattice.crops.min(-1) < 200).mean((1, 2)) > 0.5
+    tissue = stained_share(lattice.crops) > 0.5
     values = magnifications_of(lattice.crops[tissue], model)
     truth = lattice.truth[tissue]
     return {f"{m:g}": [round(float(v), 3) for v in values[truth == m]] for m in sorted(set(truth.tolist()))}

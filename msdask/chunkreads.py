@@ -26,7 +26,7 @@ from msdask import storage
 from msdask.codecs import decoder
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.layout import SlideTarget
-from msdask.shards import repair_hint, shard_index
+from msdask.shards import index_length, repair_hint, shard_index, wrong_checksum
 
 __all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
 
@@ -36,7 +36,6 @@ FORK_REASON = (
 )
 
 _CRC_BYTES = 4
-_INDEX_CELL = 16
 _PATCHES_A_TASK = 8
 """Large enough that threads are not woken for nothing, small enough that a batch spreads over them."""
 _MAX_RUN = 64
@@ -110,7 +109,7 @@ class ShardArray:
         except FileNotFoundError:
             raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(self.target)}") from None
         rows, magnifications = self.target.block(block), self.target.shape[1]
-        index = self.target.rows * magnifications * _INDEX_CELL + _CRC_BYTES
+        index = index_length(self.target)
         chunks = (rows.stop - rows.start) * magnifications
         if self.target.array_codec(self.name) == "raw":
             expected = index + chunks * (int(np.prod(self.target.chunk_shape(self.name))) + _CRC_BYTES)
@@ -180,11 +179,7 @@ class ShardArray:
                     f"shard '{path}' cannot be read: {error}; {repair_hint(self.target)}"
                 ) from error
             if bad:
-                named = "; ".join(
-                    f"array '{self.target.array_path(self.name)}' chunk {chunk.row, chunk.column}: the checksum of its "
-                    "bytes is wrong"
-                    for chunk in bad[:3]
-                )
+                named = "; ".join(wrong_checksum(self.target, self.name, chunk.row, chunk.column) for chunk in bad[:3])
                 raise CorruptChunkError(f"{named}: {repair_hint(self.target)}")
 
     def _table(self, block: int) -> NDArray[np.int64]:

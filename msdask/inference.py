@@ -19,7 +19,7 @@ from msdask.errors import MsdaskError, SlideError, SpecError
 from msdask.extras import require
 from msdask.slide import Slide
 from msdask.table import read_slides
-from msdask.tissue import tissue_from_rgb
+from msdask.tissue import stained_share, tissue_from_rgb
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,8 +36,6 @@ MIN_SIDE = 48
 DEFAULT_CROP = 96
 MAX_CROPS = 64
 MIN_TISSUE = 0.5
-_GLASS = 200
-"""Glass has no channel below this."""
 _LEAST_STAINED = 0.02
 """Share of a crop's px that are no glass, below which it shows no tissue."""
 _THUMBNAIL = 1024
@@ -278,7 +276,7 @@ def _crops(image: Any, crop: int, n_crops: int) -> Image:
         crops = np.stack([image[y : y + side, x : x + side] for y, x in origins])
     else:
         crops = np.stack([read_region(slide.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
-    if not ((crops.min(-1) < _GLASS).mean((1, 2)) >= _LEAST_STAINED).any():
+    if not (stained_share(crops) >= _LEAST_STAINED).any():
         raise SlideError(
             f"{_name(image)} shows no tissue in any of {len(crops)} crops of {side} px: there is nothing to estimate a "
             "scale from"

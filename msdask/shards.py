@@ -30,6 +30,7 @@ __all__ = [
     "Encoder",
     "check_shard",
     "encode",
+    "index_length",
     "placed_chunks",
     "read_block",
     "read_rows",
@@ -39,6 +40,7 @@ __all__ = [
     "write_chunks",
     "write_measured",
     "written_blocks",
+    "wrong_checksum",
 ]
 
 Chunk = tuple[bytes | memoryview, bytes]
@@ -168,10 +170,10 @@ def _index(target: SlideTarget, lengths: NDArray[np.uint64]) -> list[bytes | mem
 
 
 @contextmanager
-def _writing(path: str) -> Iterator[None]:
+def _writing(path: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except errors as error:
         raise StoreError(
             f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"
         ) from error
@@ -190,13 +192,9 @@ def _shard_spec(target: SlideTarget, name: str, path: str) -> dict[str, Any]:
 
 def write_measured(target: SlideTarget, block: int, measured: NDArray[np.float32]) -> None:
     """Write a block's rows of `measured`: after its shards, since this is what says that they are there."""
-    try:
-        _array(target.array_path("measured"))[target.block(block)].write(measured).result()
-    except (ValueError, OSError) as error:
-        path = target.array_path("measured")
-        raise StoreError(
-            f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"
-        ) from error
+    path = target.array_path("measured")
+    with _writing(path, (OSError, ValueError)):  # the second is TensorStore's
+        _array(path)[target.block(block)].write(measured).result()
 
 
 def written_blocks(target: SlideTarget) -> NDArray[np.bool_]:
@@ -223,7 +221,7 @@ def shard_index(
         The shard is missing, empty, cut short, or its index is damaged.
     """
     path = path or target.shard_path(name, block)
-    length = _index_length(target)
+    length = index_length(target)
     try:
         raw, size = storage.at(path).read_end(path, length)
     except FileNotFoundError:
@@ -233,7 +231,7 @@ def shard_index(
 
 def _checked_index(target: SlideTarget, name: str, block: int, path: str, raw: bytes, size: int) -> NDArray[np.uint64]:
     """The table of a shard of `size` bytes that ends with `raw`."""
-    length = _index_length(target)
+    length = index_length(target)
     if len(raw) < length:
         raise CorruptChunkError(
             f"shard '{path}' has {size} bytes, its index alone needs {length}: {repair_hint(target)}"
@@ -257,7 +255,8 @@ def _checked_index(target: SlideTarget, name: str, block: int, path: str, raw: b
     return table
 
 
-def _index_length(target: SlideTarget) -> int:
+def index_length(target: SlideTarget) -> int:
+    """Bytes of the index at a shard's end, its checksum included."""
     return target.rows * target.shape[1] * _CELL.size + _CRC.size
 
 
@@ -269,7 +268,7 @@ def check_shard(target: SlideTarget, name: str, block: int) -> list[str]:
         return [str(error)]
     rows = target.block(block)
     return [
-        f"array '{target.array_path(name)}' chunk {rows.start + i, m}: the checksum of its bytes is wrong"
+        wrong_checksum(target, name, rows.start + i, m)
         for i in range(rows.stop - rows.start)
         for m in range(target.shape[1])
         if not _is_sound(data, *table[i, m].tolist())
@@ -283,12 +282,12 @@ def _read_shard(target: SlideTarget, name: str, block: int) -> tuple[bytes, NDAr
         data = storage.at(path).read(path)
     except FileNotFoundError:
         raise CorruptChunkError(f"shard '{path}' is missing: {repair_hint(target)}") from None
-    return data, _checked_index(target, name, block, path, data[-_index_length(target) :], len(data))
+    return data, _checked_index(target, name, block, path, data[-index_length(target) :], len(data))
 
 
 def _is_sound(data: bytes, offset: int, length: int) -> bool:
     chunk = memoryview(data)[offset : offset + length]
-    return length > 4 and google_crc32c.value(bytes(chunk[:-4])) == _CRC.unpack(chunk[-4:])[0]
+    return length > _CRC.size and _checksum(chunk[: -_CRC.size]) == _CRC.unpack(chunk[-_CRC.size :])[0]
 
 
 def read_block(target: SlideTarget, name: str, block: int) -> NDArray[np.uint8]:
@@ -315,7 +314,7 @@ def _read_remote_block(target: SlideTarget, name: str, block: int) -> NDArray[np
         for m in range(out.shape[1]):
             offset, length = table[i, m].tolist()
             if not _is_sound(data, offset, length):
-                raise _wrong_checksum(target, name, rows.start + i, m)
+                raise _damaged(target, name, rows.start + i, m)
             out[i, m] = decode(data[offset : offset + length - _CRC.size], shape)
     return out
 
@@ -391,16 +390,18 @@ def _read_encoded(target: SlideTarget, name: str, rows: NDArray[np.int64], colum
             if not data:
                 raise _diagnose(target, name, rows, ValueError(f"chunk {row, m} is missing"))
             if not _is_sound(data, 0, len(data)):
-                raise _wrong_checksum(target, name, row, m)
+                raise _damaged(target, name, row, m)
             out[i, j] = decode(data[: -_CRC.size], shape)
     return out
 
 
-def _wrong_checksum(target: SlideTarget, name: str, row: int, magnification: int) -> CorruptChunkError:
-    return CorruptChunkError(
-        f"array '{target.array_path(name)}' chunk {row, magnification}: the checksum of its bytes is wrong: "
-        f"{repair_hint(target)}"
-    )
+def wrong_checksum(target: SlideTarget, name: str, row: int, magnification: int) -> str:
+    """What is wrong with a chunk, in words."""
+    return f"array '{target.array_path(name)}' chunk {row, magnification}: the checksum of its bytes is wrong"
+
+
+def _damaged(target: SlideTarget, name: str, row: int, magnification: int) -> CorruptChunkError:
+    return CorruptChunkError(f"{wrong_checksum(target, name, row, magnification)}: {repair_hint(target)}")
 
 
 def _diagnose(target: SlideTarget, name: str, rows: NDArray[np.int64], error: Exception) -> CorruptChunkError:

@@ -186,7 +186,8 @@ def _read_parts(
 ) -> NDArray[np.float32]:
     """Read and measure a block; its chunks go to `put` as they get ready, in no order."""
     reader = job.slide.reader
-    parts = 1 if readers is None else parts
+    if readers is None:
+        parts = 1
     x0, y0, needed = _tables(
         job.target, job.reader, cast("Any", reader), parts, layout.document_time(job.target.array_path("x0"))
     )

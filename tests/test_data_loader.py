@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,21 @@ def test_batches_are_the_same_for_any_number_of_workers(cohort: Cohort, options:
     assert any((a["image"] != b["image"]).any() for a, b in zip(first, second, strict=True))
     assert next(iter(other))["image"].permute(0, 1, 3, 4, 2).is_contiguous()
     other.close()
+
+
+@pytest.mark.parametrize(("message", "is_told"), [("DataLoader worker (pid 1) is killed", False), ("no memory", True)])
+def test_a_worker_that_aborts_after_it_was_told_to_end_is_no_error(
+    cohort: Cohort, message: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = ms.data.loader(cohort[GRID], batch_size=64)
+
+    def aborted() -> None:
+        raise RuntimeError(message)
+
+    workers = SimpleNamespace(_iterator=SimpleNamespace(_shutdown_workers=aborted))
+    monkeypatch.setattr(loader, "_workers", workers)
+    with pytest.raises(RuntimeError, match=message) if is_told else nullcontext():
+        loader.close()
 
 
 def test_seeds_and_epochs_give_other_orders(cohort: Cohort) -> None:

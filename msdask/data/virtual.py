@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout, storage
+from msdask import layout, storage, tilecache
 from msdask.blocks import PatchReader
 from msdask.chunkreads import reading_pool
 from msdask.errors import SpecError, StoreError
@@ -50,17 +49,16 @@ class TileCache:
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self.max_bytes = max_bytes
-        self.hits = self.misses = self._bytes = 0
-        self._tiles: OrderedDict[_TileKey, NDArray[np.uint8]] = OrderedDict()
+        self.hits = self.misses = 0
+        self._kept = tilecache.TileCache(max_bytes)
         self._decoding: dict[_TileKey, Future[NDArray[np.uint8]]] = {}
         self._lock = threading.Lock()
 
     def get(self, key: _TileKey, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The tile of a key, decoded by `decode` if it is not there."""
         with self._lock:
-            tile = self._tiles.get(key)
+            tile = self._kept.get(key)
             if tile is not None:
-                self._tiles.move_to_end(key)
                 self.hits += 1
                 return tile
             waiting = self._decoding.get(key)
@@ -81,17 +79,14 @@ class TileCache:
             raise
         with self._lock:
             del self._decoding[key]
-            self._tiles[key] = tile
-            self._bytes += tile.nbytes
-            while self._bytes > self.max_bytes:
-                self._bytes -= self._tiles.popitem(last=False)[1].nbytes
+            self._kept.put(key, tile)
         mine.set_result(tile)
         return tile
 
     @property
     def used_bytes(self) -> int:
         """Bytes of the tiles that are held."""
-        return self._bytes
+        return self._kept.nbytes
 
     def __reduce__(self) -> tuple[type[TileCache], tuple[int]]:
         return TileCache, (self.max_bytes,)

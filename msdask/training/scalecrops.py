@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError
+from msdask.tissue import stained_share
 from msdask.training.appearance import Appearance
 from msdask.training.metrics import SCALE_CLASSES
 
@@ -21,7 +22,6 @@ __all__ = ["ScaleCrops", "ScaleImage", "ScaleLattice", "read_crop"]
 
 _PREFETCH = 3
 _TRIES = 8
-_GLASS = 200
 _REDUCTIONS = 3
 """Exact halvings of an image that are kept, so that a coarse crop need not read all of its pixels."""
 
@@ -200,7 +200,7 @@ class ScaleCrops:
         """A crop from anywhere in the image where there is tissue."""
         for _ in range(_TRIES):
             crop = read_crop(image, rng.random(), rng.random(), magnification=magnification, size=size)
-            if self.min_tissue <= 0 or (crop.min(-1) < _GLASS).mean() >= self.min_tissue:
+            if self.min_tissue <= 0 or stained_share(crop) >= self.min_tissue:
                 break
         return crop
 
