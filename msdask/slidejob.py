@@ -198,9 +198,9 @@ def _read_parts(
     reader = job.slide.reader
     if readers is None:
         parts = 1
-    x0, y0, needed = _tables(
-        job.target, job.reader, cast("Any", reader), parts, layout.document_time(job.target.array_path("x0"))
-    )
+    state = layout.document_time(job.target.array_path("x0"))
+    with _tables_lock:  # a slide's first blocks begin together: one of them reads
+        x0, y0, needed = _tables(job.target, job.reader, cast("Any", reader), parts, state)
     rows = job.target.block(block)
     x, y = x0[rows], y0[rows]
     shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
@@ -218,7 +218,7 @@ def _read_parts(
 
         def after(i: int) -> None:
             nonlocal first, gauge, encoder
-            gauge.add(i - first)
+            gauge.add()
             encoder.add(i - first)
             end = i + 1
             if end - first == len(gauge):
@@ -267,6 +267,9 @@ def _buffer(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     if held is None or held.size < size:
         held = _scratch.buffer = np.empty(size, np.uint8)
     return held[:size].reshape(shape)
+
+
+_tables_lock = threading.Lock()
 
 
 @lru_cache(maxsize=16)
