@@ -200,7 +200,9 @@ def scale_test(
         slides: Sequence[str] = _slides(sets)
     else:
         own = run / "lists" if run is not None and lists is None and ratios is None else None
-        slides = _split(sets, own if own is not None and own.is_dir() else lists, ratios, seed).test
+        lists = own if own is not None and own.is_dir() else lists
+        is_given = lists is not None or ratios is not None
+        slides = _split(sets, lists, ratios, seed).test if is_given else _stored_split(sets)["test"]
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
     found = evaluate(
@@ -324,22 +326,30 @@ def _split(sets: Sequence[PatchSet], lists: Path | None, ratios: Sequence[float]
     from msdask.training import splits
 
     slides = _slides(sets)
+    if lists is not None and ratios is not None:
+        raise SpecError(f"--lists {lists} and --ratios: each says which slides are for training; give one of them")
     if lists is not None:
         return splits(slides, lists=lists)[0]
     if ratios is not None:
         return splits(slides, ratios=ratios, seed=seed)[0]
-    stored: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for slide in slides:
-        (holder, *_) = (s for s in sets if slide in s.slides)
-        name = str(holder.attrs(slide).get("cohort", {}).get("split", ""))
-        if name in stored:
-            stored[name].append(slide)
+    stored = _stored_split(sets)
     if not stored["train"] or not stored["valid"]:
         raise SpecError(
             "the slides have no split, or none for training or validation: extract from a table with a column 'split' "
             "(train, valid, test), or give --lists or --ratios"
         )
     return splits(slides, lists=stored)[0]
+
+
+def _stored_split(sets: Sequence[PatchSet]) -> dict[str, list[str]]:
+    """Slides of each part, as the cohort's table said when they were extracted."""
+    stored: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for slide in _slides(sets):
+        (holder, *_) = (s for s in sets if slide in s.slides)
+        name = str(holder.attrs(slide).get("cohort", {}).get("split", ""))
+        if name in stored:
+            stored[name].append(slide)
+    return stored
 
 
 def _in_order(sets: Sequence[PatchSet], slides: Sequence[str], batch_size: int) -> PatchLoader:

@@ -209,6 +209,8 @@ def test_an_empty_dataset_is_refused(cohort: Cohort) -> None:
 def test_arguments_that_make_no_sense_are_refused(cohort: Cohort) -> None:
     with pytest.raises(SpecError, match="balanced='classes'"):
         ms.data.loader(cohort[GRID], batch_size=8, balanced="classes")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"batch_size=1\.5: expected a whole number"):
+        ms.data.loader(cohort[GRID], batch_size=1.5)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="prefetch=0"):
         ms.data.loader(cohort[GRID], batch_size=8, prefetch=0)
     with pytest.raises(SpecError, match="splits= to the PatchDataset"):

@@ -324,6 +324,22 @@ def test_train_scale_leaves_a_run_that_test_and_predict_take(store, tmp_path, ca
     assert "holds a training run already" in capsys.readouterr().err
 
 
+def test_a_cohort_of_test_slides_alone_is_enough_to_test_on(stub, store, tmp_path, capsys):
+    lines = (store.parent / "slides.csv").read_text().splitlines()
+    (store.parent / "test.csv").write_text("\n".join([lines[0], lines[3]]) + "\n")
+    common = ("-t", store.parent / "masks", "-m", 20, 10, "--mode", "grid", "-s", 64, "-p", 1, "--quiet")
+    assert _run("extract", store.parent / "test.csv", "-o", tmp_path / "other.zarr", *common) == 0
+    assert _run("test", "scale", "-i", tmp_path / "other.zarr", "-p", "default", "--quiet") == 0
+    assert _run("train", "scale", "-i", tmp_path / "other.zarr", "-o", tmp_path / "run") == 1
+    assert "none for training or validation" in " ".join(capsys.readouterr().err.split())
+
+
+def test_lists_and_ratios_at_once_are_refused(store, tmp_path, capsys):
+    both = ("--lists", tmp_path, "--ratios", 1, 1, 1)
+    assert _run("train", "scale", "-i", store, "-o", tmp_path / "run", *both) == 1
+    assert "give one of them" in " ".join(capsys.readouterr().err.split())
+
+
 def test_exact_scales_are_read_from_the_slides(store, tmp_path):
     common = ("-c", "scalenet", "-e", 1, "-b", 32, "-f", 0, "--scale-augment", "exact", "--ratios", 1, 1, 1, "--quiet")
     assert _run("train", "scale", "-i", store, "-o", tmp_path / "run", *common) == 0

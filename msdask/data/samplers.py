@@ -123,6 +123,9 @@ class EpochOrder:
         def refuse(name: str, expected: str) -> None:
             raise SpecError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
+        for name in ("batch_size", "mix", "seed", "rank", "world_size"):
+            if not isinstance(getattr(self, name), (int, np.integer)):
+                refuse(name, "a whole number")
         if self.batch_size < 1:
             refuse("batch_size", "at least 1")
         if self.mix < 1:
