@@ -28,7 +28,7 @@ from msdask.layout import SlideTarget
 from msdask.lazy import block_rows, mean_of_tissue, planned
 from msdask.linking import link_upper_regions
 from msdask.maskfiles import find_mask, read_tissue_mask
-from msdask.measure import MEASURES, Gauge
+from msdask.measure import MEASURES, measure
 from msdask.readers.base import Reader
 from msdask.scale import magnification_to_mpp
 from msdask.selection import select
@@ -214,19 +214,16 @@ def _read_parts(
         count = part.stop - part.start
         own = _buffer((min(ring, count), *shape)) if whole is None else whole[part]
         first = 0
-        gauge, encoder = Gauge(own), shards.Encoder(job.target, "image", own)
+        encoder = shards.Encoder(job.target, "image", own)
 
         def after(i: int) -> None:
-            nonlocal first, gauge, encoder
-            gauge.add()
+            nonlocal first, encoder
             encoder.add(i - first)
             end = i + 1
-            if end - first == len(gauge):
-                measured[part.start + first : part.start + end] = gauge.measured()
+            if end - first == len(own) or end == count:
+                measured[part.start + first : part.start + end] = measure(own[: end - first])
                 put((part.start + first) * shape[0], encoder.chunks)
-                first = end
-                left = own[: count - end]
-                gauge, encoder = Gauge(left), shards.Encoder(job.target, "image", left)
+                first, encoder = end, shards.Encoder(job.target, "image", own)
 
         _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
         measured[part, :, MEASURES.index("filled")] = filled

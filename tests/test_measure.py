@@ -109,6 +109,24 @@ def test_measures_come_in_their_order_and_from_their_own_patch() -> None:
     assert np.isfinite(measure(image)).all()
 
 
+@pytest.mark.parametrize(("count", "height", "width"), [(5, 7, 9), (3, 31, 20), (300, 6, 6), (11, 300, 500)])
+def test_measures_of_many_images_are_those_of_each(count: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(1)
+    low = rng.integers(0, 100, (count, 1, 1, 1, 1))
+    image = (low + rng.integers(0, 150, (count, 1, height, width, 3))).astype(np.uint8)
+    measured = measure(image)
+    each = np.concatenate([measure(image[i : i + 1]) for i in range(count)])
+    np.testing.assert_array_equal(measured, each)
+    exact = [exact_contrast(pixels) for pixels in image[:20, 0]]
+    np.testing.assert_allclose(measured[:20, 0, MEASURES.index("contrast")], exact, atol=0.2 if height < 10 else 0.02)
+
+
+def test_sums_of_large_patches_do_not_overflow() -> None:
+    image = np.full((1, 1, 1800, 1800, 3), 250, np.uint8)
+    assert image.sum() > 2**31
+    assert measure(image)[0, 0, MEASURES.index("brightness")] == 250
+
+
 def test_an_empty_block_has_no_measures() -> None:
     assert measure(np.empty((0, 2, 8, 8, 3), np.uint8)).shape == (0, 2, len(MEASURES))
     assert keep(np.empty((0, 2, len(MEASURES)), np.float32), 150.0).shape == (0,)
