@@ -35,6 +35,7 @@ EXACT_BELOW = 0.1
 _AT_ONCE_BYTES = 4 * 2**20
 """Pixels looked at in one go: each call lets go of the interpreter's lock, and threads wait for each other there."""
 _MOST_AT_ONCE = 255
+"""Images that a byte can number."""
 _QUANTILES = np.array([0.01, 0.99, 0.03, 0.97])
 """What contrast is made of, and the bounds of it that half the px give."""
 
@@ -94,10 +95,11 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     images = image.reshape(-1, *image.shape[2:])
     step = min(_MOST_AT_ONCE, max(1, _AT_ONCE_BYTES // images[0].size))
     some = [images[first : first + step] for first in range(0, len(images), step)]
-    values, bounds = _estimates(np.concatenate([_histograms(pixels) for pixels in some]))
+    seen = [(_sums(pixels), _histograms(pixels)) for pixels in some]
+    sums, histograms = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    values, bounds = _estimates(histograms)
     for i in np.flatnonzero(bounds < EXACT_BELOW).tolist():  # the rare ones near a verdict, one at a time
         values[i] = _exact_contrast(images[i])
-    sums = np.concatenate([_sums(pixels) for pixels in some])
     measured[..., 0] = (sums / images[0].size).reshape(image.shape[:2])
     measured[..., 1] = _on_its_side(values).reshape(image.shape[:2])
     if filled is not None:

@@ -27,7 +27,6 @@ from msdask.layout import SlideTarget
 
 __all__ = [
     "Chunk",
-    "Encoder",
     "check_shard",
     "encode",
     "index_length",
@@ -92,30 +91,9 @@ def write_block(target: SlideTarget, name: str, block: int, values: NDArray[np.u
 
 def encode(target: SlideTarget, name: str, values: NDArray[np.uint8]) -> list[Chunk]:
     """Patches as the inner chunks that are stored: those of `raw` are views of `values`, not copies."""
-    encoder = Encoder(target, name, values)
-    for i in range(len(values)):
-        encoder.add(i)
-    return encoder.chunks
-
-
-class Encoder:
-    """`encode` patch by patch, for whoever has each of them in the processor's cache already.
-
-    Attributes
-    ----------
-    chunks : of the patches that were added
-    """
-
-    def __init__(self, target: SlideTarget, name: str, values: NDArray[np.uint8]) -> None:
-        self.chunks: list[Chunk] = []
-        self._values = values
-        self._encode = encoder(target.array_codec(name))
-
-    def add(self, patch: int) -> None:
-        """Encode a patch at all magnifications, in order."""
-        for values in self._values[patch]:
-            data = self._encode(values)
-            self.chunks.append((data, _CRC.pack(_checksum(data))))
+    encode_one = encoder(target.array_codec(name))
+    data = [encode_one(chunk) for patch in values for chunk in patch]
+    return [(chunk, _CRC.pack(_checksum(chunk))) for chunk in data]
 
 
 def _checksum(data: bytes | memoryview) -> int:

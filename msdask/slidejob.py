@@ -214,16 +214,15 @@ def _read_parts(
         count = part.stop - part.start
         own = _buffer((min(ring, count), *shape)) if whole is None else whole[part]
         first = 0
-        encoder = shards.Encoder(job.target, "image", own)
 
         def after(i: int) -> None:
-            nonlocal first, encoder
-            encoder.add(i - first)
+            nonlocal first
             end = i + 1
             if end - first == len(own) or end == count:
-                measured[part.start + first : part.start + end] = measure(own[: end - first])
-                put((part.start + first) * shape[0], encoder.chunks)
-                first, encoder = end, shards.Encoder(job.target, "image", own)
+                pixels = own[: end - first]
+                measured[part.start + first : part.start + end] = measure(pixels)
+                put((part.start + first) * shape[0], shards.encode(job.target, "image", pixels))
+                first = end
 
         _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
         measured[part, :, MEASURES.index("filled")] = filled
