@@ -12,14 +12,15 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 STAMP  := $(VENV)/.made-from
 LINK   := $(VENV)/.linked-to
 
-.PHONY: help install test test-slow demo lint format types notebooks bench clean
+.PHONY: help install test test-slow demo lint format types map notebooks bench clean
 
 help:
 	@echo "make test        set up, run all tests but the slow ones"
 	@echo "make demo        set up, make sample slides, extract patches, write a report to $(DEMO)/"
 	@echo "make test-slow   only the slow tests"
-	@echo "make lint        ruff check and format --check   (make format: apply them)"
+	@echo "make lint        ruff, the import rules, the sizes of files and functions   (make format: ruff, applied)"
 	@echo "make types       mypy"
+	@echo "make map         draw docs/images/rooms.svg, the picture of the rooms"
 	@echo "make notebooks   execute notebooks/*.ipynb, fail on an error"
 	@echo "make bench       benchmarks/extract.py"
 	@echo "make clean       remove $(VENV), $(DEMO)/ and caches"
@@ -58,6 +59,8 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python docs/rooms.py --check
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -65,6 +68,10 @@ format: install
 
 types: install
 	$(BIN)/mypy
+
+# The picture of the rooms in docs/architecture.md.
+map: install
+	$(BIN)/python docs/rooms.py
 
 # Executed, not changed: the outputs that are committed stay as they are.
 notebooks: install

@@ -20,8 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import msdask as ms
-from msdask.codecs import decoder, encoder
 from msdask.spec import Codec
+from msdask.store.codecs import decoder, encoder
 
 DATA = Path(os.environ.get("MSDASK_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
 

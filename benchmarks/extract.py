@@ -37,12 +37,12 @@ from hs2p_peer import hs2p_writes
 from verdict import TUPLES, Check, Rates, checks_of_rates, machine, report
 
 import msdask as ms
-from msdask.engines import ThreadEngine
-from msdask.lazy import read_plans
-from msdask.slide import Slide
-from msdask.slidejob import begin_set, run_block
+from msdask.cutting.lazy_patches import read_plans
+from msdask.engines.threads import ThreadEngine
+from msdask.extraction.slide_job import begin_set, run_block
+from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.writing import commit
+from msdask.store.writing import commit
 
 MAGNIFICATIONS = (40.0, 20.0, 15.0, 10.0, 5.0)
 TUPLE = (20.0, 10.0, 5.0)
@@ -110,7 +110,7 @@ def benchmark_slide(folder: Path, side: int) -> str:
     """Path of the slide of this size, made if it is not there."""
     path = folder / f"slide-{side}.svs"
     if not path.exists():
-        from msdask.sample import make_slide
+        from msdask.sample.slides import make_slide
 
         print(f"making a slide of {side:,} x {side:,} px", file=sys.stderr)
         part = path.with_name(f"part-{path.name}")

@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py --seconds 600
     python benchmarks/fuzz.py --seconds 60 --only slide-ndpi.tiff --first 5000
 
-The tests run a fixed few thousand of the same cases (tests/test_fuzz.py). A case is a subject and a seed: put one
+The tests run a fixed few thousand of the same cases (tests/whole/test_fuzz.py). A case is a subject and a seed: put one
 that finds a bug into `REGRESSIONS` there.
 """
 
@@ -25,8 +25,8 @@ tests = ModuleType("tests")  # the folder, whatever else is installed under that
 tests.__path__ = [str(REPOSITORY / "tests")]
 sys.modules["tests"] = tests
 
-from tests.fuzz_corpus import SUBJECTS, make_corpus  # noqa: E402
-from tests.fuzzing import Verdict, Watchdog  # noqa: E402
+from tests.tools.fuzz_corpus import SUBJECTS, make_corpus  # noqa: E402
+from tests.tools.fuzzing import Verdict, Watchdog  # noqa: E402
 
 
 def cases(subjects: Sequence[str], first: int, seconds: float) -> Iterator[tuple[str, int]]:

@@ -32,10 +32,10 @@ from fresh import _child, _peak_mib
 from verdict import machine
 
 import msdask as ms
-from msdask.lazy import block_rows, read_plans
-from msdask.slidejob import IN_HAND_BYTES
+from msdask.cutting.lazy_patches import block_rows, read_plans
+from msdask.cutting.tile_cache import PROCESS_BUDGET
+from msdask.extraction.slide_job import IN_HAND_BYTES
 from msdask.spec import ExtractionSpec
-from msdask.tilecache import PROCESS_BUDGET
 
 CASES = {"40x": ("grid", (40.0,)), "20x": ("grid", (20.0,)), "tuples": ("centroids", (20.0, 10.0, 5.0))}
 SLACK, SLACK_MIB = 1.25, 32.0
@@ -138,8 +138,8 @@ def _forget_peak() -> float:
 
 def child(path: str, case: str, threads: int, store: str) -> None:
     """Extract, and print the peak; imports come first."""
-    from msdask.cohort import extract
-    from msdask.sample import make_slide
+    from msdask.extraction.cohort import extract
+    from msdask.sample.slides import make_slide
 
     with tempfile.TemporaryDirectory() as folder:  # the first extraction imports and compiles
         small = make_slide(Path(folder, "small.svs"), size=(512, 512), threads=1).path
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for side in given.sides:
         path = given.folder / f"slide-{side}.svs"
         if not path.exists():
-            from msdask.sample import make_slide
+            from msdask.sample.slides import make_slide
 
             part = path.with_name(f"part-{path.name}")
             make_slide(part, size=(side, side))

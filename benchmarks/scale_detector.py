@@ -127,7 +127,7 @@ def run(turn: Turn, work: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     from msdask.models import ScaleRegressor
     from msdask.training import Appearance, Recipe, ScaleCrops, ScaleLattice, ScaleTask, fit
-    from msdask.training.metrics import SCALE_CLASSES
+    from msdask.training.scale_metrics import SCALE_CLASSES
 
     wall, cpu = time.perf_counter(), time.process_time()
     if turn.is_free:
@@ -201,7 +201,7 @@ def about(turn: Turn, classes: tuple[float, ...]) -> dict[str, Any]:
 
 def estimates(model: Any, images: list[Any], classes: tuple[float, ...]) -> dict[str, list[float]]:
     """Estimated magnification of 4 x 4 patches of each magnification, by stated magnification."""
-    from msdask.inference import magnifications_of
+    from msdask.inference.scale import magnifications_of
     from msdask.training import ScaleLattice
 
     lattice = ScaleLattice(images, size=PATCH, magnifications=classes)
@@ -211,8 +211,8 @@ def estimates(model: Any, images: list[Any], classes: tuple[float, ...]) -> dict
 
 def cmu_estimates(model: Any) -> dict[str, list[float]]:
     """Those of CMU-1, patches that are mostly glass left out."""
-    from msdask.inference import magnifications_of
-    from msdask.tissue import stained_share
+    from msdask.inference.scale import magnifications_of
+    from msdask.masks.tissue import stained_share
     from msdask.training import ScaleImage, ScaleLattice
 
     pixels, magnification = cmu()
@@ -225,7 +225,7 @@ def cmu_estimates(model: Any) -> dict[str, list[float]]:
 
 def release(work: Path) -> None:
     """Copy the two models that come with msdask."""
-    from msdask.weights import RELEASED, load_model, save_model
+    from msdask.models.files import RELEASED, load_model, save_model
 
     for name, stem in RELEASED.items():
         model, described = load_model(work / name)

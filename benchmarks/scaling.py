@@ -38,12 +38,12 @@ from scaling_tables import Timing, draw, markdown_counts, markdown_times, write_
 from verdict import machine
 
 import msdask as ms
-from msdask.cluster import local_cluster
-from msdask.lazy import read_plans
-from msdask.slide import Slide
+from msdask.cutting.lazy_patches import read_plans
+from msdask.cutting.tile_cache import process_cache
+from msdask.engines.dask_cluster import local_cluster
+from msdask.extraction.slide_table import SlideRow, read_slides
+from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.table import SlideRow, read_slides
-from msdask.tilecache import process_cache
 
 PATCH_SIZE = 224
 ROWS = {
@@ -79,7 +79,7 @@ def generated_cohort(folder: Path, *, count: int, side: int) -> Cohort:
     """Slides of `side` x `side` px at 40x, with tissue masks and annotated masks; made if they are not there."""
     made = folder / f"cohort-{count}-{side}"
     if not (made / "slides.csv").exists():
-        from msdask.sample import make_cohort
+        from msdask.sample.slides import make_cohort
 
         print(f"making {count} slides of {side:,} x {side:,} px", file=sys.stderr)
         part = made.with_name(f"part-{made.name}")
@@ -131,7 +131,7 @@ class Floor:
     def __init__(self, cohort: Cohort, kind: str, row: str) -> None:
         import peers
 
-        from msdask.slidejob import MaskSource, plan_slide
+        from msdask.extraction.slide_job import MaskSource, plan_slide
 
         self._peers = peers
         self._work = []

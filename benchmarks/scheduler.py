@@ -37,11 +37,11 @@ import scheduler_jobs
 from verdict import machine
 
 import msdask as ms
-from msdask import cohort
+from msdask.extraction import cohort
+from msdask.extraction.slide_table import SlideRow
 from msdask.progress import Progress
-from msdask.sample import make_slide
+from msdask.sample.slides import make_slide
 from msdask.spec import ExtractionSpec
-from msdask.table import SlideRow
 
 GOAL = 100_000
 SPEC = ExtractionSpec("grid", (20.0,), patch_size=224)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from msdask.layout import SlideTarget
-from msdask.lazy import block_rows, planned
-from msdask.selection import select
-from msdask.slide import Slide
-from msdask.slidejob import BlockJob
+from msdask.cutting.lazy_patches import block_rows, planned
+from msdask.extraction.slide_job import BlockJob
+from msdask.extraction.slide_table import SlideRow
+from msdask.selection.select import select
+from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.table import SlideRow
+from msdask.store.layout import SlideTarget
 
 __all__ = ["begin_slide", "commit_slide", "run_block"]
 

@@ -39,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from verdict import machine
 
 import msdask as ms
-from msdask import shards
 from msdask.data import Augment, PatchDataset
-from msdask.patchset import PatchSet
+from msdask.store import shards
+from msdask.store.patch_set import PatchSet
 
 BATCH, SIZE = 64, 224
 TUPLE = (40.0, 20.0, 10.0)
@@ -91,7 +91,7 @@ def endless(make: Callable[[], Any]) -> Batches:
 
 def random_batches(labels: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Class-balanced batches of indices without end."""
-    from msdask.data.samplers import balanced_draws
+    from msdask.data.order import balanced_draws
 
     random = np.random.default_rng(1)
     while True:

@@ -1,50 +1,32 @@
-"""What a notebook shows of a slide: one small table, and a picture where it is cheap."""
+"""What a notebook shows of an object: a title, one small table, and a picture where it is cheap."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from msdask.slide import Slide
-
-__all__ = ["slide_html"]
+__all__ = ["facts_html"]
 
 _PICTURE_SIZE = 320
 
 
-def slide_html(slide: Slide, title: str, picture: NDArray[np.uint8] | None) -> str:
-    """HTML of a slide: name, size, scale, levels, warnings, picture."""
-    height, width = slide.shape
-    rows = [("size", f"{width:,} x {height:,} px")]
-    if slide.mpp is None:
-        rows.append(("scale", escape(slide.scale.problem)))
-    else:
-        used = slide.mpp_used
-        snapped = f", planned as {used:g}" if used != slide.mpp else ""
-        rows.append(
-            (
-                "scale",
-                f"{slide.mpp:g} um/px{snapped} ({10 / used:g}x; {escape(str(slide.mpp_source))}, {slide.quality})",
-            )
-        )
-        rows.append(("extent", f"{width * used / 1000:.2f} x {height * used / 1000:.2f} mm"))
-    if slide.objective_power:
-        rows.append(("objective", f"{slide.objective_power:g}x"))
-    levels = ", ".join(f"{i.shape[1]:,} x {i.shape[0]:,} (1/{i.downsample:g})" for i in slide.level_infos)
-    rows.append(("levels", levels))
-    rows.append(("format", escape(f"{slide.format}, {slide.vendor}")))
-    if slide.associated:
-        rows.append(("associated", escape(", ".join(slide.associated))))
-    rows.extend(("warning", escape(w)) for w in slide.warnings)
+def facts_html(title: str, facts: Sequence[tuple[str, str]], picture: NDArray[np.uint8] | None = None) -> str:
+    """HTML of an object: its title, its facts as a table, its picture; all text is escaped.
+
+    Parameters
+    ----------
+    facts : (name, value), in the order shown
+    picture : (y, x, 3) uint8; made small
+    """
+    title = escape(title)
     cells = "".join(
-        f"<tr><th style='text-align:left'>{key}</th><td style='text-align:left'>{value}</td></tr>"
-        for key, value in rows
+        f"<tr><th style='text-align:left'>{escape(key)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+        for key, value in facts
     )
     image = (
         f"<img alt='{title}' src='{_data_url(picture)}' style='max-height:{_PICTURE_SIZE}px'>"

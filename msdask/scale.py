@@ -27,6 +27,9 @@ __all__ = [
 NOMINAL_MPP = (0.125, 0.25, 0.5, 1.0)
 """Pixel sizes (um/px) that scanners aim at: 80x, 40x, 20x, 10x."""
 
+SCALE_CLASSES = (5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0)
+"""Magnifications of the original's scale detector."""
+
 _SLACK = 1e-9
 """Added to tolerances, so that a value on the bound (0.2375 = 0.25 - 5 %) is inside whatever its last bit says."""
 

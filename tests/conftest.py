@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from msdask.sample import SampleSlide, make_slide
+from msdask.sample.slides import SampleSlide, make_slide
 
-collect_ignore = ["fuzz_corpus.py", "fuzz_judges.py", "fuzz_mutations.py", "fuzzing.py"]
-"""Programs of the fuzz suite, which run as processes of their own; no tests."""
+collect_ignore = ["tools"]
+"""What tests use; among it programs of the fuzz suite, which run as processes of their own."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

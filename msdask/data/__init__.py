@@ -1,4 +1,4 @@
-"""Patches into PyTorch: datasets, order, loader and augmentation; see docs/loaders.md for which one when."""
+"""Data: patches into PyTorch; datasets, order, loader and augmentation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ require("msdask.data")
 
 from msdask.data.augment import Augment, ScaleAugment  # noqa: E402  (a clear error about torch goes first)
 from msdask.data.dataset import PatchDataset  # noqa: E402
-from msdask.data.iterable import PatchStream  # noqa: E402
 from msdask.data.loader import PatchLoader, loader  # noqa: E402
-from msdask.data.samplers import EpochOrder  # noqa: E402
+from msdask.data.order import EpochOrder  # noqa: E402
+from msdask.data.stream import PatchStream  # noqa: E402
 from msdask.data.virtual import VirtualSet  # noqa: E402
 
 __all__ = [

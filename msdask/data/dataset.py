@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from msdask.data.augment import ScaleAugment
-from msdask.data.pixels import PixelSource, StoredPixels
+from msdask.data.pixel_source import PixelSource, StoredPixels
 from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
-from msdask.patchset import PatchSet
+from msdask.store.patch_set import PatchSet
 
 __all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images", "as_pixels"]
 

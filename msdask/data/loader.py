@@ -15,10 +15,10 @@ from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from msdask.chunkreads import FORK_REASON
 from msdask.data.dataset import Batch, PatchDataset, Reading, Sets, Transform
-from msdask.data.samplers import EpochOrder, Shuffle
+from msdask.data.order import EpochOrder, Shuffle
 from msdask.errors import SpecError
+from msdask.store.random_reads import FORK_REASON
 
 __all__ = ["PatchLoader", "loader"]
 

@@ -13,18 +13,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask import layout, storage, tilecache
-from msdask.blocks import PatchReader
-from msdask.chunkreads import reading_pool
+from msdask.cutting import tile_cache as tilecache
+from msdask.cutting.block_reader import PatchReader
+from msdask.cutting.lazy_patches import planned
 from msdask.errors import SpecError, StoreError
-from msdask.lazy import planned
-from msdask.patchset import PatchSet
+from msdask.extraction.slide_job import MaskSource, plan_slide
+from msdask.extraction.slide_table import Slides, read_slides
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
 from msdask.scale import footprint, plan_read
-from msdask.slide import Slide
-from msdask.slidejob import MaskSource, plan_slide
+from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.table import Slides, read_slides
+from msdask.storage import places
+from msdask.store import layout
+from msdask.store.patch_set import PatchSet
+from msdask.store.random_reads import reading_pool
 
 __all__ = ["TileCache", "VirtualSet"]
 
@@ -238,7 +240,7 @@ class VirtualSet:
         """
         opened, tables, cohort = {}, {}, {}
         for slide_id in patch_set.slides:
-            attrs, path = patch_set.attrs(slide_id), storage.join(patch_set.path, slide_id)
+            attrs, path = patch_set.attrs(slide_id), places.join(patch_set.path, slide_id)
             source = (slides or {}).get(slide_id, attrs["source"])
             slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
             if slide.fingerprint() != attrs["fingerprint"]:
@@ -300,7 +302,7 @@ class VirtualSet:
         return 10.0 / (slide.mpp or slide.mpp_used)
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
-        """See `msdask.data.pixels.PixelSource`."""
+        """See `msdask.data.pixel_source.PixelSource`."""
         if list(names) != ["image"]:
             raise SpecError(f"virtual set '{self.name}' has no {list(names)[1:]}: store the set to stream label maps")
         return _BLOCK_ROWS
@@ -315,7 +317,7 @@ class VirtualSet:
         places: NDArray[np.int64],
         columns: Sequence[int],
     ) -> list[Future[None]]:
-        """See `msdask.data.pixels.PixelSource`."""
+        """See `msdask.data.pixel_source.PixelSource`."""
         part, wanted = self._slides[slide_id], list(columns)
         plans, footprints = part.reader.plans, part.reader.footprints
         reader = replace(

@@ -1,4 +1,4 @@
-"""The networks: nn.Modules and nothing else. Importing this needs PyTorch (`pip install msdask[torch]`)."""
+"""Models: networks, their registry, and their files."""
 
 # ruff: noqa: E402 - a clear error about a missing PyTorch goes first
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Slide readers: one file a format family behind one small protocol, chosen by content, never by the file's ending."""
+"""Readers: one file a slide format behind one small protocol, chosen by content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 
 from msdask.errors import SlideError, SpecError
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
-from msdask.readers.source import ByteSource, open_source
+from msdask.storage.source import ByteSource, open_source
 
 __all__ = ["BACKENDS", "Backend", "LevelInfo", "Reader", "SlideMetadata", "open_reader"]
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from msdask.errors import SlideError, SpecError, TileError
 from msdask.readers.base import LevelInfo, SlideMetadata
-from msdask.readers.pixels import by_rows, gray_to_rgb, over_white, to_uint8
-from msdask.readers.source import ByteSource, SourceFile, fingerprint
+from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_white, to_uint8
+from msdask.storage.source import ByteSource, SourceFile, fingerprint
 
 __all__ = ["IMAGE_ERRORS", "MAX_DECODED_BYTES", "ImageReader", "check_png_rows", "image_format", "open_image"]
 

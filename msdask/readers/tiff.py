@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError
 from msdask.readers.base import LevelInfo, SlideMetadata
-from msdask.readers.remote import READ_AHEAD, RemoteSource
-from msdask.readers.source import ByteSource, SourceFile, fingerprint
-from msdask.readers.tiffmeta import check_xml, read_metadata, vendor_of
-from msdask.readers.tiffpage import PARSE_ERRORS, TiffImage
+from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
+from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
+from msdask.storage.ranges import READ_AHEAD, RemoteSource
+from msdask.storage.source import ByteSource, SourceFile, fingerprint
 
 __all__ = ["TiffReader", "is_tiff", "stored_downsample"]
 

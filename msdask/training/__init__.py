@@ -1,4 +1,4 @@
-"""Training, written once: one recipe, one `fit`, one `evaluate`, one layout of run folders, for every model.
+"""Training: written once; one recipe, one `fit`, one `evaluate`, one layout of run folders, for every model.
 
 Importing this needs PyTorch and Lightning (`pip install msdask[torch]`).
 """
@@ -10,12 +10,12 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
-from msdask.training.appearance import Appearance
+from msdask.data.appearance import Appearance
+from msdask.data.scale_crops import ScaleCrops, ScaleImage, ScaleLattice
 from msdask.training.fit import FitResult, evaluate, fit
-from msdask.training.metrics import SCALE_CLASSES, scale_metrics
 from msdask.training.recipe import Recipe
-from msdask.training.scalecrops import ScaleCrops, ScaleImage, ScaleLattice
-from msdask.training.scaletask import ScaleTask
+from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
+from msdask.training.scale_task import ScaleTask
 from msdask.training.splits import Split, splits
 from msdask.training.task import Task
 

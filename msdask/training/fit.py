@@ -18,12 +18,12 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from msdask.errors import MsdaskError
-from msdask.training.curves import draw_curves
+from msdask.models.files import save_model
+from msdask.plots.curves import draw_curves
 from msdask.training.module import TaskModule
 from msdask.training.recipe import Recipe
-from msdask.training.runs import EpochLog, LastCheckpoint, RandomState, RunFolder
+from msdask.training.run_folder import EpochLog, LastCheckpoint, RandomState, RunFolder
 from msdask.training.task import Batch, Task
-from msdask.weights import save_model
 
 __all__ = ["FitResult", "evaluate", "fit"]
 

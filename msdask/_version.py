@@ -1,0 +1,3 @@
+"""Version of msdask."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Cutting: from a slide and a selection to pixels, each tile decoded once, each patch measured."""

@@ -1,0 +1,109 @@
+"""Where a dataset's pixels come from: the protocol, and the stored patch set behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask.errors import SpecError
+from msdask.spec import ExtractionSpec
+from msdask.storage import places
+from msdask.store import layout
+from msdask.store.patch_set import PatchSet
+from msdask.store.random_reads import ShardArray
+
+__all__ = ["PixelSource", "StoredPixels"]
+
+
+class PixelSource(Protocol):
+    """A patch set as datasets see it, stored or virtual."""
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        ...
+
+    @property
+    def spec(self) -> ExtractionSpec:
+        """What the set was made with."""
+        ...
+
+    def index(self) -> xr.Dataset:
+        """Columns of all patches, as `PatchSet.index` gives them."""
+        ...
+
+    def attrs(self, slide_id: str) -> dict[str, Any]:
+        """Facts of a slide; mpp and mpp_used are among them."""
+        ...
+
+    def labels(self, slide_id: str) -> NDArray[np.int16]:
+        """(patch, magnification) int16, 0-based class, -1 none."""
+        ...
+
+    def open(self, slide_id: str, names: Sequence[str]) -> int:
+        """Make ready to read arrays of a slide ("image", "label_map"); gives the patches of one of its blocks."""
+        ...
+
+    def begin(
+        self,
+        slide_id: str,
+        name: str,
+        rows: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        places: NDArray[np.int64],
+        columns: Sequence[int],
+    ) -> list[Future[None]]:
+        """Begin to read rows of an array into ``out[places]``; they are there when every future is done."""
+        ...
+
+
+class StoredPixels:
+    """A patch set in a store, its patches read one by one from its shards."""
+
+    def __init__(self, patch_set: PatchSet) -> None:
+        self._set = patch_set
+        self.name = patch_set.name
+        self.spec = patch_set.spec
+        self._arrays: dict[tuple[str, str], ShardArray] = {}
+
+    def index(self) -> xr.Dataset:
+        """See `PixelSource.index`."""
+        return self._set.index()
+
+    def attrs(self, slide_id: str) -> dict[str, Any]:
+        """See `PixelSource.attrs`."""
+        return self._set.attrs(slide_id)
+
+    def labels(self, slide_id: str) -> NDArray[np.int16]:
+        """See `PixelSource.labels`."""
+        return layout.read_column(places.join(self._set.path, slide_id), "label")
+
+    def open(self, slide_id: str, names: Sequence[str]) -> int:
+        """See `PixelSource.open`; checks that every shard is there."""
+        target = self._set.target(slide_id)
+        for name in names:
+            if name != "image" and not layout.has_document(target.array_path(name)):
+                raise SpecError(
+                    f"slide '{slide_id}' of '{self.name}' has no {name}: write it with labels= given to msdask.patches"
+                )
+            self._arrays[slide_id, name] = ShardArray(target, name)
+        return target.rows
+
+    def begin(
+        self,
+        slide_id: str,
+        name: str,
+        rows: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        places: NDArray[np.int64],
+        columns: Sequence[int],
+    ) -> list[Future[None]]:
+        """See `PixelSource.begin`."""
+        return self._arrays[slide_id, name].begin(rows, out, places=places, columns=columns)

@@ -1,0 +1,1 @@
+"""Engines: where blocks of jobs are computed; one file an engine behind one protocol."""

@@ -1,0 +1,411 @@
+"""Blocks of jobs on a Dask cluster: near few workers, bounded in number, and again elsewhere when a worker is lost."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msdask.engines.deadline import deadline
+from msdask.engines.placement import MOST_JOBS, Roster
+from msdask.engines.threads import BlockFunction, J, JobTrace, P, Stopped, T
+from msdask.errors import MsdaskError, WorkerLostError
+
+if TYPE_CHECKING:
+    from distributed import Client as Client
+    from distributed import Future
+
+__all__ = ["ClusterEngine", "local_cluster"]
+
+_LOOK = 1.0
+"""Seconds between two looks at who is alive."""
+
+
+class _Lost(Exception):
+    """A task was lost with its worker."""
+
+
+class _Stranded(_Lost):
+    """A task was sent to workers that were gone when it came, and has not run."""
+
+
+class ClusterEngine:
+    """Runs tasks on the workers of a Dask cluster, which must reach the data by the same paths.
+
+    A task whose worker dies (killed, out of memory, beyond `timeout`) is run again elsewhere: by the scheduler as often
+    as its `allowed-failures` says, then from here, alone on a worker, so that its neighbours are not blamed with it.
+
+    Parameters
+    ----------
+    client : connected; it stays the caller's
+    jobs : how many there will be
+    tries : of a task before its job fails with WorkerLostError
+    timeout : seconds that a task may take; then its worker process ends itself (a nanny starts it again). None: any
+    patience : seconds without any worker after which everything that is left fails
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        jobs: int = MOST_JOBS,
+        tries: int = 3,
+        timeout: float | None = None,
+        patience: float = 600.0,
+    ) -> None:
+        self._client = client
+        self._tries = max(1, tries)
+        self._timeout = timeout
+        self._patience = patience
+        self._name = uuid.uuid4().hex[:6]
+        self._numbers = itertools.count()
+        self._roster = Roster(jobs)
+        self._out: dict[Future[Any], list[str]] = {}
+        self._stranded: set[str] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._look()
+        self._watcher = threading.Thread(target=self._watch, name="msdask-watch", daemon=True)
+        self._watcher.start()
+
+    @property
+    def jobs_in_flight(self) -> int:
+        """Grows and shrinks with the cluster."""
+        return self._roster.jobs_in_flight
+
+    @contextmanager
+    def job(self, order: int) -> Iterator[JobTrace]:
+        """A job, near the workers that have the fewest."""
+        trace = JobTrace(order)
+        try:
+            yield trace
+        finally:
+            self._roster.job_done(trace)
+
+    def call(self, label: str, trace: JobTrace, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function, on a worker."""
+        while True:
+            token = object()
+            where = self._roster.enter(token, trace)
+            future = self._send(label, trace, where or [], True, function, args, kwargs)
+            try:
+                result: T = self._result(future, trace)
+                return result
+            except _Stranded:
+                continue
+            except _Lost:
+                break
+            finally:
+                self._forget(future, token)
+        alone: T = self._run_alone(label, trace, function, args, kwargs)
+        return alone
+
+    def run(
+        self,
+        function: BlockFunction[J],
+        job: J,
+        blocks: Sequence[int],
+        on_block: Callable[[int], None],
+        *,
+        label: str,
+        trace: JobTrace | None = None,
+    ) -> None:
+        """Every block as a task of its own; a few for each thread of the job's workers are out at once."""
+        from distributed import as_completed
+
+        trace = trace or JobTrace()
+        waiting, lost = deque(blocks), list[int]()
+        out: dict[Future[Any], int] = {}
+        ready = as_completed()
+        failure: BaseException | None = None
+        while out or ((waiting or lost) and failure is None):
+            if lost and not out:
+                block = lost.pop()
+                on_block(self._run_alone(f"{label}/{block}", trace, function, (job, block), {}))
+                continue
+            while waiting and not lost and failure is None:
+                token = waiting[0]
+                key = (label, token)
+                where = self._roster.enter(key, trace, held=len(out))
+                if where is None:
+                    break
+                block = waiting.popleft()
+                future = self._send(f"{label}/{block}", trace, where, True, function, (job, block), {})
+                out[future] = block
+                ready.add(future)
+            future = next(ready)
+            block = out.pop(future)
+            try:
+                on_block(self._result(future, trace))
+            except _Stranded:
+                waiting.append(block)
+            except _Lost:
+                lost.append(block)
+            except Stopped:
+                raise
+            except Exception as error:  # no other block of the job may still be running when it is let go of
+                failure = failure or error
+            finally:
+                self._forget(future, (label, block))
+        if failure is not None:
+            raise failure
+
+    def facts(self) -> dict[str, Any]:
+        """Scheduler, and workers and threads there are now."""
+        workers = self._roster.workers
+        address = self._client.scheduler.address if self._client.scheduler is not None else ""
+        return {"kind": "cluster", "scheduler": address, "workers": len(workers), "threads": sum(workers.values())}
+
+    def stop(self) -> None:
+        """Cancel what has not begun."""
+        self._roster.end(Stopped())
+        with self._lock:
+            out = list(self._out)
+        self._client.cancel(out)
+
+    def close(self) -> None:
+        """Stop looking at the cluster; the client belongs to the caller."""
+        self._closed.set()
+        self._watcher.join()
+
+    def _send(
+        self,
+        label: str,
+        trace: JobTrace,
+        where: list[str],
+        elsewhere: bool,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        # What stands before the first "-" is what the dashboard groups by, and the scheduler never forgets a group:
+        # steps, of which there are few, and never slides.
+        step, _, what = label.partition(": ")
+        key = f"{step}-{self._name}.{next(self._numbers)}/{what}"
+        # As one object: dask would look for futures and collections in every argument.
+        task = partial(at_work, function, self._timeout, args, kwargs)
+        future: Future[Any] = self._client.submit(
+            task,
+            key=key,
+            workers=where,
+            # sent to a worker that has just died, it would come to the one that is kept for a task alone
+            allow_other_workers=elsewhere and not self._roster.is_someone_alone,
+            priority=-trace.order,
+            pure=False,
+        )
+        with self._lock:
+            self._out[future] = where
+        return future
+
+    def _result(self, future: Future[Any], trace: JobTrace, timeout: float | None = None) -> Any:
+        """What a task gave.
+
+        Raises
+        ------
+        _Lost
+            It was lost with its worker, or had no memory.
+        TimeoutError
+            `timeout` seconds are over and it is not done.
+        """
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            value, worker, failure = future.result(timeout)
+        except KilledWorker as error:
+            trace.workers.add(error.last_worker.address)
+            raise _Lost from error
+        except CancelledError as error:
+            self._roster.check()
+            raise (_Stranded if future.key in self._stranded else _Lost) from error
+        trace.workers.add(worker)
+        if isinstance(failure, MemoryError):
+            raise _Lost from failure
+        if failure is not None:
+            raise failure
+        return value
+
+    def _run_alone(
+        self, label: str, trace: JobTrace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A task that was lost before, on a worker of its own.
+
+        Raises
+        ------
+        WorkerLostError
+            That died as well, each time.
+        """
+        how = "died"
+        for number in range(2, self._tries + 1):
+            trace.tries = max(trace.tries, number)
+            with self._roster.alone(self._look) as worker:
+                started = time.monotonic()
+                future = self._send(f"{label}, try {number}", trace, [worker], False, function, args, kwargs)
+                try:
+                    return self._result_from(future, worker, trace)
+                except _Lost:
+                    trace.workers.add(worker)
+                    late = self._timeout is not None and time.monotonic() - started >= self._timeout
+                    how = f"took longer than timeout={self._timeout:g} s" if late else "died"
+                finally:
+                    self._forget(future, None)
+        where = ", ".join(sorted(trace.workers)) or "unknown"
+        hint = (
+            "give it more time, or look at the file"
+            if how != "died"
+            else "a crash in a native library or more memory than a worker has, see the logs of the workers"
+        )
+        raise WorkerLostError(
+            f"'{label}' was given up after {self._tries} tries: the worker {how} each time it ran ({where}); {hint}"
+        )
+
+    def _result_from(self, future: Future[Any], worker: str, trace: JobTrace) -> Any:
+        """As `_result`, of a task that may run on one worker only: it is lost as soon as that one is gone."""
+        while True:
+            try:
+                return self._result(future, trace, timeout=_LOOK / 2)
+            except TimeoutError:
+                if future.done():  # the function's own
+                    raise
+            self._roster.check()
+            if worker not in self._roster.workers:
+                raise _Lost
+
+    def _forget(self, future: Future[Any], token: object) -> None:
+        with self._lock:
+            self._out.pop(future, None)
+            self._stranded.discard(future.key)
+        if not future.done():
+            future.cancel()
+        future.release()
+        if token is not None:
+            self._roster.leave(token)
+
+    def _look(self) -> dict[str, int]:
+        """See who takes tasks now: address -> threads."""
+        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        alive = {a: int(w["nthreads"]) for a, w in workers.items() if w.get("status", "running") == "running"}
+        self._roster.update(alive)
+        return alive
+
+    def _free_stranded(self, alive: Mapping[str, int]) -> None:
+        """Take back what dask would never run.
+
+        A task whose workers are all gone when it comes, with no other there, waits for them alone: workers that come
+        later do not get it, although it may run anywhere.
+        """
+        with self._lock:
+            waiting = [f for f, where in self._out.items() if not f.done() and not alive.keys() & set(where)]
+        if not waiting:
+            return
+        running = {key for keys in self._client.processing().values() for key in keys}
+        stranded = [f for f in waiting if f.key not in running and not f.done()]
+        self._stranded.update(str(f.key) for f in stranded)
+        self._client.cancel(stranded)
+
+    def _watch(self) -> None:
+        """Keep the roster up to date; end everything where the cluster is gone."""
+        since = time.monotonic()
+        while not self._closed.wait(_LOOK):
+            try:
+                alive = self._look()
+                self._free_stranded(alive)
+            except Exception:  # whatever it is: the scheduler does not answer
+                alive = {}
+            if alive:
+                since = time.monotonic()
+            elif time.monotonic() - since > self._patience or self._client.status in ("closed", "closing"):
+                self._roster.end(
+                    MsdaskError(
+                        f"the cluster has had no worker for {time.monotonic() - since:.0f} s, or its scheduler is "
+                        "gone: start them, then run the same command again"
+                    )
+                )
+                return
+
+
+def at_work(
+    function: Callable[..., T], timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[T | None, str, Exception | None]:
+    """What a worker does: the function, within its time.
+
+    Returns
+    -------
+    value : what it gave
+    worker : address
+    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
+        a traceback, and an error that cannot be pickled would leave the client waiting
+    """
+    from distributed import get_worker
+
+    value, failure = None, None
+    try:
+        with _own_threads(), deadline(timeout):
+            value = function(*args, **kwargs)
+    except Exception as error:
+        failure = _portable(error)
+    return value, str(get_worker().address), failure
+
+
+_own_setting = ExitStack()
+_using_own = 0
+_own_lock = threading.Lock()
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """What a task computes with dask is computed in its own thread: dask would send it to the cluster as new tasks.
+
+    Counted, since dask's setting is one for all threads of a process.
+    """
+    import dask
+
+    global _using_own
+    with _own_lock:
+        if _using_own == 0:
+            _own_setting.enter_context(dask.config.set(scheduler="synchronous"))
+        _using_own += 1
+    try:
+        yield
+    finally:
+        with _own_lock:
+            _using_own -= 1
+            if _using_own == 0:
+                _own_setting.close()
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can travel, without its traceback."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Client]:
+    """A client of so many single-threaded worker processes on this machine, dashboard and all on 127.0.0.1."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # Each loss comes straight back to the engine, which counts the tries.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

@@ -1,0 +1,184 @@
+"""Who works where: the live workers of a cluster, which job is near which of them, and how much is out."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from msdask.engines.threads import JobTrace, Stopped
+
+__all__ = ["BLOCKS_PER_THREAD", "Roster"]
+
+BLOCKS_PER_THREAD = 3
+"""Blocks that are out for each thread of a worker: one that runs, one that follows without a pause, one on its way."""
+
+WORKERS_PER_JOB = 2
+"""Workers that a job's tasks are sent to where there are enough jobs: what they share is read by few."""
+
+MOST_JOBS = 128
+"""Jobs in flight, whatever the size of the cluster: each costs the client a thread."""
+
+
+class Roster:
+    """Admits tasks: bounded in number, jobs of a lower order first, each near its job's workers.
+
+    Pure bookkeeping: it never talks to a cluster, and is told who is alive.
+
+    Parameters
+    ----------
+    jobs : how many there will be; with fewer than workers, a job has more of them
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = max(1, jobs)
+        self._threads: dict[str, int] = {}
+        self._near: Counter[str] = Counter()
+        self._out: dict[object, frozenset[str]] = {}
+        self._blocks: set[object] = set()
+        self._queue: Counter[int] = Counter()
+        self._reserved: str | None = None
+        self._one_alone = threading.Lock()
+        self._changed = threading.Condition()
+        self._end: Exception | None = None
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Address -> threads of the live workers."""
+        return self._threads
+
+    @property
+    def spread(self) -> int:
+        """How many workers a job is near."""
+        count = len(self._threads)
+        return min(count, max(WORKERS_PER_JOB, -(-2 * count // self._jobs), -(-2 * count // MOST_JOBS)))
+
+    @property
+    def jobs_in_flight(self) -> int:
+        """Jobs at once: two for each group of workers, so that one may begin or end while the other's blocks run."""
+        return max(2, min(MOST_JOBS, 2 * -(-len(self._threads) // max(1, self.spread))))
+
+    def update(self, workers: Mapping[str, int]) -> None:
+        """These are alive now, with so many threads each."""
+        with self._changed:
+            if self._threads != workers:
+                self._threads = dict(workers)
+                self._changed.notify_all()
+
+    def end(self, reason: Exception) -> None:
+        """From now on whoever asks gets `reason`."""
+        with self._changed:
+            self._end = self._end or reason
+            self._changed.notify_all()
+
+    @property
+    def is_someone_alone(self) -> bool:
+        """Whether a worker is kept free of all other tasks: they must go nowhere but where they were sent."""
+        return self._reserved is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the run was asked to stop."""
+        return isinstance(self._end, Stopped)
+
+    def check(self) -> None:
+        """Raise what the roster was ended with."""
+        if self._end is not None:
+            raise self._end
+
+    def enter(self, token: object, trace: JobTrace, *, held: int | None = None) -> list[str] | None:
+        """Where a task may be sent to, once there is room; it is out until `leave(token)`.
+
+        Parameters
+        ----------
+        token : names the task
+        trace : of its job
+        held : blocks of this job that are out; with some, None comes back instead of waiting. None: the task is no
+            block, and is always admitted
+        """
+        with self._changed:
+            self._queue[trace.order] += 1
+            try:
+                while True:
+                    self.check()
+                    where = self._open_to(trace)
+                    if where and (held is None or self._has_room(trace, held)):
+                        self._out[token] = frozenset(where)
+                        if held is not None:
+                            self._blocks.add(token)
+                        return where
+                    if held:
+                        return None
+                    self._changed.wait()
+            finally:
+                self._queue[trace.order] -= 1
+                if not self._queue[trace.order]:
+                    del self._queue[trace.order]
+                self._changed.notify_all()
+
+    def leave(self, token: object) -> None:
+        """A task is back."""
+        with self._changed:
+            self._out.pop(token, None)
+            self._blocks.discard(token)
+            self._changed.notify_all()
+
+    def job_done(self, trace: JobTrace) -> None:
+        """A job needs its workers no more."""
+        with self._changed:
+            self._near.subtract(trace.near)
+            trace.near.clear()
+
+    @contextmanager
+    def alone(self, look: Callable[[], object] = lambda: None) -> Iterator[str]:
+        """A worker that nothing else of ours is on: what dies there is to blame itself.
+
+        Parameters
+        ----------
+        look : brings the roster up to date: a worker that has just died must not be chosen
+        """
+        with self._one_alone:
+            try:
+                worker = ""
+                # What has made a worker free may have killed it, and the roster may not know that yet.
+                while worker not in self._threads:
+                    worker = self._reserve()
+                    look()
+                yield worker
+            finally:
+                with self._changed:
+                    self._reserved = None
+                    self._changed.notify_all()
+
+    def _reserve(self) -> str:
+        """Keep others off the worker with the fewest tasks, and wait until it has none."""
+        with self._changed:
+            while True:
+                self.check()
+                busy = Counter(address for where in self._out.values() for address in where)
+                worker = min(self._threads, key=lambda address: busy[address], default=None)
+                self._reserved = worker
+                # A task whose own workers are gone may be sent to any other one, this one too.
+                has_strays = any(not where & self._threads.keys() for where in self._out.values())
+                if worker is not None and not busy[worker] and not has_strays:
+                    return worker
+                self._changed.wait()
+
+    def _has_room(self, trace: JobTrace, held: int) -> bool:
+        own = BLOCKS_PER_THREAD * sum(self._threads[address] for address in trace.near)
+        whole = BLOCKS_PER_THREAD * sum(self._threads.values())
+        return held < own and len(self._blocks) < whole and trace.order <= min(self._queue)
+
+    def _open_to(self, trace: JobTrace) -> list[str]:
+        """The job's workers that are alive, made up to their number; without the one that is reserved."""
+        for address in [a for a in trace.near if a not in self._threads]:
+            trace.near.remove(address)
+            self._near[address] -= 1
+        while len(trace.near) < self.spread:
+            others = (a for a in self._threads if a not in trace.near)
+            nearest = min(others, key=lambda address: self._near[address])
+            trace.near.append(nearest)
+            self._near[nearest] += 1
+        free = [a for a in trace.near if a != self._reserved]
+        return free or [a for a in self._threads if a != self._reserved]

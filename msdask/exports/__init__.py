@@ -1,0 +1,1 @@
+"""Exports: from a store to other programs' files; one file a target."""

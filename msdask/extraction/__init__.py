@@ -1,0 +1,1 @@
+"""Extraction: many slides into one store, and its repair."""

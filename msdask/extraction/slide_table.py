@@ -1,0 +1,162 @@
+"""The slides of a cohort: a CSV (the seed's headerless list of paths, or with columns), a folder, or a list."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from msdask.errors import SlideError, SpecError
+from msdask.store.layout import check_slide_id
+
+__all__ = ["SlideRow", "Slides", "read_slides"]
+
+Slides: TypeAlias = (
+    str | os.PathLike[str] | pd.DataFrame | Sequence["str | os.PathLike[str] | Mapping[str, Any] | SlideRow"]
+)
+
+_OWN = ("path", "slide_id", "mask", "mpp", "magnification")
+_NOT_SLIDES = {".csv", ".json", ".txt", ".xml", ".geojson", ".md", ".html", ".log", ".zarr", ".ini"}
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRow:
+    """One slide of a cohort.
+
+    Attributes
+    ----------
+    path : file or URL
+    slide_id : names it inside the store; by default its file name
+    mask : path of its mask, or None
+    mpp, magnification : override what the file says
+    cohort : every other column of the table (split, patient, label ...)
+    """
+
+    path: str
+    slide_id: str
+    mask: str | None = None
+    mpp: float | None = None
+    magnification: float | None = None
+    cohort: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_slides(slides: Slides) -> list[SlideRow]:
+    """The slides of a cohort, in order.
+
+    Parameters
+    ----------
+    slides : a CSV file (one path a line without a header, or with a column `path` and optionally slide_id, mask, mpp,
+        magnification, split, patient, label ...; relative paths are relative to the CSV), a folder of slides, a
+        single slide, a DataFrame with such columns, or a list of paths or mappings
+
+    Raises
+    ------
+    SlideError
+        The CSV or folder is missing, empty, or has no column `path`.
+    SpecError
+        Two slides have one id; the way out is a column slide_id.
+    StoreError
+        An id that would leave the store.
+    """
+    if isinstance(slides, pd.DataFrame):
+        rows = [_row({str(k): v for k, v in record.items()}, Path()) for record in slides.to_dict("records")]
+    elif isinstance(slides, (str, os.PathLike)):
+        rows = _from_path(os.fspath(slides))
+    else:
+        rows = [
+            s if isinstance(s, SlideRow) else _row(s if isinstance(s, Mapping) else {"path": s}, Path()) for s in slides
+        ]
+    for row in rows:
+        check_slide_id(row.slide_id)
+    if not rows:
+        source = f"'{os.fspath(slides)}'" if isinstance(slides, (str, os.PathLike)) else "an empty table"
+        raise SlideError(f"no slides in {source}: expected at least one path")
+    repeated = [slide_id for slide_id, n in Counter(r.slide_id for r in rows).items() if n > 1]
+    if repeated:
+        where = [r.path for r in rows if r.slide_id == repeated[0]]
+        raise SpecError(
+            f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give "
+            "each an id of its own "
+            "in a column 'slide_id'"
+        )
+    return rows
+
+
+def _from_path(path: str) -> list[SlideRow]:
+    if "://" in path:
+        return [_row({"path": path}, Path())]
+    found = Path(path)
+    if found.is_dir():
+        files = sorted(
+            f for f in found.iterdir() if f.is_file() and f.suffix.lower() not in _NOT_SLIDES and f.name[0] != "."
+        )
+        return [_row({"path": f}, Path()) for f in files]
+    if not found.exists():
+        raise SlideError(f"'{path}' does not exist: expected a CSV of slides, a folder of slides, or a slide")
+    if found.suffix.lower() != ".csv":
+        return [_row({"path": found}, Path())]
+    return [_row(record, found.parent) for record in _records(found)]
+
+
+def _records(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            found = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
+    numbers = [number for number, line in found if any(line)]
+    lines = [line for _, line in found if any(line)]
+    if not lines:
+        raise SlideError(f"'{path}' is empty: expected one path a line, or a header with a column 'path'")
+    header = [cell.lower() for cell in lines[0]]
+    if "path" not in header:
+        if len(header) == 1 and header[0].split(";")[0].split("\t")[0] != "path":
+            return [{"path": line[0]} for line in lines]
+        raise SlideError(
+            f"'{path}' has columns {lines[0]}: expected one named 'path', separated by commas, or one path a line "
+            "without a header"
+        )
+    if repeated := sorted(name for name, n in Counter(header).items() if n > 1):
+        raise SlideError(f"'{path}' has columns {repeated} twice: expected each name once")
+    wrong = next((i for i, line in enumerate(lines) if len(line) != len(header)), None)
+    if wrong is not None:
+        raise SlideError(f"'{path}' line {numbers[wrong]}: {len(lines[wrong])} cells, the header has {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
+    values = {
+        str(k): v
+        for k, v in record.items()
+        if not (v is None or v is pd.NA or v == "" or (isinstance(v, float) and math.isnan(v)))
+    }
+    if "path" not in values:
+        raise SlideError(f"a row of the slides' table has no path: {dict(record)}")
+
+    def located(value: Any) -> str:
+        text = os.fspath(value)
+        return text if "://" in text or os.path.isabs(text) else os.path.join(base, text)
+
+    def number(name: str) -> float | None:
+        try:
+            return float(values[name]) if name in values else None
+        except (TypeError, ValueError):
+            raise SpecError(f"slide '{values['path']}': {name} is {values[name]!r}, expected a number") from None
+
+    path = located(values["path"])
+    return SlideRow(
+        path=path,
+        slide_id=str(values.get("slide_id", os.path.basename(path.rstrip("/")))),
+        mask=located(values["mask"]) if "mask" in values else None,
+        mpp=number("mpp"),
+        magnification=number("magnification"),
+        cohort={k: v.item() if hasattr(v, "item") else v for k, v in values.items() if k not in _OWN},
+    )

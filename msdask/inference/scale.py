@@ -1,0 +1,348 @@
+"""Trained models on images and slides: the scale detector, standalone."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from msdask.errors import MsdaskError, SlideError, SpecError
+from msdask.extraction.slide_table import read_slides
+from msdask.extras import require
+from msdask.masks.tissue import stained_share, tissue_from_rgb
+from msdask.slides.region import read_region
+from msdask.slides.slide import Slide
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from msdask.models import ScaleRegressor
+
+__all__ = ["ScaleEstimate", "crop_origins", "estimate_scale", "estimate_scales", "load_regressor", "magnifications_of"]
+
+Image: TypeAlias = NDArray[np.uint8]
+Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
+
+MIN_SIDE = 48
+"""Smallest side of an image that is estimated, px."""
+DEFAULT_CROP = 96
+MAX_CROPS = 64
+MIN_TISSUE = 0.5
+_LEAST_STAINED = 0.02
+"""Share of a crop's px that are no glass, below which it shows no tissue."""
+_THUMBNAIL = 1024
+_LATTICE = 64
+"""At most so many positions a side are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleEstimate:
+    """The estimated scale of one image.
+
+    Attributes
+    ----------
+    path : of the image; "" for an array
+    magnification : median over the crops
+    mpp : 10 / magnification, um/px
+    spread : half the distance from the 16th to the 84th percentile of the crops, relative to the median (0.1: most
+        crops agree within 10 %); NaN for a single crop
+    n_crops : that were looked at
+    """
+
+    path: str
+    magnification: float
+    mpp: float
+    spread: float
+    n_crops: int
+
+
+@overload
+def estimate_scale(
+    images: Slide | Image, model: Model = ..., *, n_crops: int = ..., batch_size: int = ..., augment: bool = ...
+) -> ScaleEstimate: ...
+@overload
+def estimate_scale(
+    images: str | os.PathLike[str],
+    model: Model = ...,
+    *,
+    n_crops: int = ...,
+    batch_size: int = ...,
+    augment: bool = ...,
+) -> Any: ...
+@overload
+def estimate_scale(
+    images: Sequence[Any] | pd.DataFrame,
+    model: Model = ...,
+    *,
+    n_crops: int = ...,
+    batch_size: int = ...,
+    augment: bool = ...,
+) -> pd.DataFrame: ...
+def estimate_scale(
+    images: Any, model: Model = "default", *, n_crops: int = MAX_CROPS, batch_size: int = 128, augment: bool = True
+) -> ScaleEstimate | pd.DataFrame:
+    """Estimate the magnification of images that lost it, from their pixels alone.
+
+    Parameters
+    ----------
+    images : one image - an RGB array (H, W, 3) uint8, a file, or a Slide - or many: a folder, a CSV of paths, a
+        DataFrame with a column `path`, or a sequence of arrays, files and slides
+    model : "default" (learnt from MoNuSeg, CC BY-NC-SA 4.0: not for commercial use), "free" (learnt from free data
+        only, up to 20x), a file or run folder that `msdask train scale` wrote, or a ScaleRegressor
+    n_crops : at most so many crops of an image are looked at, spread evenly over its tissue
+    batch_size : crops that go through the network at once
+    augment : average each crop's estimate over its four mirror images
+
+    Returns
+    -------
+    estimate : for one image a ScaleEstimate, with `magnification`, `mpp`, `spread`, `n_crops`; for many a table with
+        these and `path` and `error` (why an image could not be read; "" where it could), in input order
+
+    Raises
+    ------
+    SlideError
+        The one image cannot be read, is too small or shows no tissue; of many, such an image becomes a row with an
+        error.
+    MsdaskError
+        The model cannot be loaded.
+
+    Examples
+    --------
+    >>> import msdask as ms
+    >>> ms.open_slide("lost.tif", mpp=ms.estimate_scale("lost.tif").mpp)  # doctest: +SKIP
+    """
+    single = isinstance(images, (Slide, np.ndarray)) or _is_file(images)
+    if single:
+        (row,) = estimate_scales([images], model, n_crops=n_crops, batch_size=batch_size, augment=augment)
+        if isinstance(row, MsdaskError):
+            raise row
+        return row
+    named = _listed(images)
+    rows: list[dict[str, Any]] = []
+    for image, row in zip(
+        named, estimate_scales(named, model, n_crops=n_crops, batch_size=batch_size, augment=augment), strict=True
+    ):
+        if isinstance(row, MsdaskError):
+            nothing = {"magnification": np.nan, "mpp": np.nan, "spread": np.nan, "n_crops": 0}
+            rows.append({"path": _path(image), **nothing, "error": str(row)})
+        else:
+            rows.append({**asdict(row), "error": ""})
+    return pd.DataFrame(rows, columns=["path", "magnification", "mpp", "spread", "n_crops", "error"])
+
+
+def estimate_scales(
+    images: Iterable[Any],
+    model: Model = "default",
+    *,
+    n_crops: int = MAX_CROPS,
+    batch_size: int = 128,
+    augment: bool = True,
+) -> Iterable[ScaleEstimate | MsdaskError]:
+    """Estimates one by one, in the order of `images`: arrays, files or slides; see `estimate_scale`.
+
+    Yields
+    ------
+    estimate : or the error, for an image that cannot be read
+    """
+    if n_crops < 1 or batch_size < 1:
+        raise SpecError(f"n_crops={n_crops}, batch_size={batch_size}: expected whole numbers of at least 1")
+    network, crop = load_regressor(model)
+    for image in images:
+        try:
+            crops = _crops(image, crop, n_crops)
+        except (MsdaskError, OSError) as error:
+            yield error if isinstance(error, MsdaskError) else SlideError(f"'{_path(image)}': {error}")
+            continue
+        values = magnifications_of(crops, network, batch_size=batch_size, augment=augment)
+        median = float(np.median(values))
+        low, high = np.percentile(values, [16, 84])
+        spread = float((high - low) / 2 / median) if len(values) > 1 else float("nan")
+        yield ScaleEstimate(_path(image), median, 10 / median, spread, len(values))
+
+
+def magnifications_of(
+    crops: Image, network: ScaleRegressor, *, batch_size: int = 128, augment: bool = True
+) -> NDArray[np.float64]:
+    """Magnification of each crop.
+
+    Parameters
+    ----------
+    crops : (n, S, S, 3) uint8
+    network : in evaluation mode; stays on its device
+    augment : average over the four mirror images, in target space
+
+    Returns
+    -------
+    magnification : (n,)
+    """
+    import torch
+
+    device = next(network.parameters()).device
+    found: list[NDArray[np.float64]] = []
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for first in range(0, len(crops), batch_size):
+            x = torch.from_numpy(np.ascontiguousarray(crops[first : first + batch_size])).to(device).permute(0, 3, 1, 2)
+            mirrors = [x, x.flip(3), x.flip(2), x.flip(2, 3)] if augment else [x]
+            output = torch.stack([network(m) for m in mirrors]).mean(0)
+            found.append(network.calibrated(output).double().cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(found)
+
+
+def crop_origins(
+    shape: tuple[int, int], crop: int, n_crops: int, tissue: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Where to cut: positions on an even lattice (neighbours overlap by half) that have tissue, evenly thinned out.
+
+    Parameters
+    ----------
+    shape : (height, width) of the image, px
+    crop : side, px, at most the shorter side of the image
+    n_crops : at most so many
+    tissue : mask of the whole image at any resolution; None: everywhere
+
+    Returns
+    -------
+    origins : (n, 2) y and x, px, in row-major order; where too little is tissue, the positions with most of it
+    """
+    sides = [np.unique(np.linspace(0, n - crop, _positions(n, crop)).round().astype(np.int64)) for n in shape]
+    y, x = (axis.ravel() for axis in np.meshgrid(*sides, indexing="ij"))
+    fraction = np.ones(len(y))
+    if tissue is not None:
+        table = np.pad(tissue.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        scale = [t / n for t, n in zip(tissue.shape, shape, strict=True)]
+        top, left = ((v * s).astype(np.int64) for v, s in zip((y, x), scale, strict=True))
+        bottom = np.maximum(top + 1, ((y + crop) * scale[0]).round().astype(np.int64))
+        right = np.maximum(left + 1, ((x + crop) * scale[1]).round().astype(np.int64))
+        total = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+        fraction = total / ((bottom - top) * (right - left))
+    chosen = np.flatnonzero(fraction >= MIN_TISSUE)
+    if not len(chosen):
+        chosen = np.sort(np.argsort(-fraction, kind="stable")[:n_crops])
+    if len(chosen) > n_crops:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, n_crops).round().astype(np.int64)]
+    return np.stack([y[chosen], x[chosen]], 1)
+
+
+def _positions(side: int, crop: int) -> int:
+    return int(min(_LATTICE, 1 + np.ceil((side - crop) / (crop / 2))))
+
+
+def load_regressor(model: Model) -> tuple[ScaleRegressor, int]:
+    """The network, and the side of the crops that it was made for."""
+    require("the scale detector")
+    from msdask.models import ScaleRegressor
+    from msdask.models.files import RELEASED, load_model, load_released
+
+    about: dict[str, Any] = {}
+    if isinstance(model, str) and model in RELEASED:
+        network, about = load_released(model)
+    elif isinstance(model, (str, os.PathLike)):
+        network, about = load_model(model)
+    else:
+        network = model
+    if not isinstance(network, ScaleRegressor):
+        raise SpecError(f"model of class {type(network).__name__}: the scale is estimated by a ScaleRegressor")
+    return network, int(about.get("crop", DEFAULT_CROP))
+
+
+def _crops(image: Any, crop: int, n_crops: int) -> Image:
+    """Crops of an image: (n, S, S, 3) uint8, S at most `crop`."""
+    slide = None
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise SpecError(f"image of shape {image.shape} and type {image.dtype}: expected (y, x, 3) uint8, RGB")
+        height, width = image.shape[:2]
+    else:
+        slide = image if isinstance(image, Slide) else Slide(image)
+        height, width = slide.shape
+    if min(height, width) < MIN_SIDE:
+        raise SlideError(f"{_name(image)} has {width} x {height} px: expected at least {MIN_SIDE} a side")
+    side = min(crop, height, width)
+    thumbnail = slide.thumbnail(_THUMBNAIL) if slide is not None else _smaller(image)
+    # The scale is what is not known: the mask's own sizes in um are taken as if the thumbnail had 8 um/px.
+    origins = crop_origins((height, width), side, n_crops, tissue_from_rgb(thumbnail, mpp=8.0)).tolist()
+    if slide is None:
+        crops = np.stack([image[y : y + side, x : x + side] for y, x in origins])
+    else:
+        crops = np.stack([read_region(slide.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
+    if not (stained_share(crops) >= _LEAST_STAINED).any():
+        raise SlideError(
+            f"{_name(image)} shows no tissue in any of {len(crops)} crops of {side} px: there is nothing to estimate a "
+            "scale from"
+        )
+    return crops
+
+
+def _smaller(image: Image) -> Image:
+    ratio = max(1.0, max(image.shape[:2]) / _THUMBNAIL)
+    size = (max(1, round(image.shape[1] / ratio)), max(1, round(image.shape[0] / ratio)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _is_file(images: Any) -> bool:
+    """Whether this is the path of one image, not of a folder or CSV."""
+    if not isinstance(images, (str, os.PathLike)):
+        return False
+    path = os.fspath(images)
+    return "://" in path or not (Path(path).is_dir() or path.lower().endswith(".csv"))
+
+
+def _listed(images: Any) -> list[Any]:
+    if isinstance(images, pd.DataFrame):
+        if "path" not in images:
+            raise SpecError(f"a table with columns {list(images.columns)}: expected one named 'path'")
+        return list(images["path"])
+    if not isinstance(images, (str, os.PathLike)):
+        return list(images)
+    return listed_paths(images)
+
+
+def listed_paths(source: str | os.PathLike[str]) -> list[str]:
+    """Paths of the images in a folder (by name) or a CSV (in its order), or the one image itself.
+
+    Parameters
+    ----------
+    source : of a CSV, the column `path` is taken, or the first one where it has no header; relative paths are relative
+        to the CSV, and unlike in a cohort several images may have one name
+
+    Raises
+    ------
+    SlideError
+        There is no such file or folder, or no image is listed.
+    """
+    path = Path(source)
+    if _is_file(source) or not path.is_file():
+        return [row.path for row in read_slides(source)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(map(str.strip, line))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
+    header = [cell.lower() for cell in lines[0]] if lines else []
+    column = header.index("path") if "path" in header else 0
+    found = [line[column] for line in lines[1 if "path" in header else 0 :] if len(line) > column and line[column]]
+    if not found:
+        raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
+    return [cell if "://" in cell else os.fspath(path.parent / cell) for cell in found]
+
+
+def _name(image: Any) -> str:
+    path = _path(image)
+    return f"'{path}'" if path else "an image given as an array"
+
+
+def _path(image: Any) -> str:
+    if isinstance(image, Slide):
+        return image.path
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""

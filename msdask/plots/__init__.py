@@ -1,0 +1,5 @@
+"""Plots: figures of slides, selections, patches and trainings."""
+
+from msdask.plots.figures import LABEL_COLORS, SCALE_COLORS, patches, pyramid, scale_bar, selection
+
+__all__ = ["LABEL_COLORS", "SCALE_COLORS", "patches", "pyramid", "scale_bar", "selection"]

@@ -1,0 +1,358 @@
+"""Pictures of slides, selections and patches: each function returns a matplotlib Figure, without pyplot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from msdask.errors import SpecError
+from msdask.plots.drawing import (
+    DPI,
+    FOREGROUND,
+    LABEL_COLORS,
+    MASK,
+    REJECTED,
+    SCALE_COLORS,
+    SELECTED,
+    UNLABELED,
+    PlainFigure,
+    centered_square,
+    frame,
+    outline,
+    polygons,
+    scale_bar,
+    show,
+    squares_at,
+)
+from msdask.scale import magnification_to_mpp, mpp_to_magnification
+from msdask.spec import format_magnification
+
+__all__ = ["LABEL_COLORS", "SCALE_COLORS", "patches", "pyramid", "scale_bar", "selection"]
+
+_FILL = 0.15
+"""Opacity of a selected patch: the tissue under it stays readable."""
+
+
+class DrawableSlide(Protocol):
+    """What the figures need of a slide."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def mpp_used(self) -> float: ...
+    def thumbnail(self, max_size: int = ...) -> NDArray[np.uint8]: ...
+    def at(self, *, mpp: float | None = ...) -> xr.DataArray: ...
+
+
+def pyramid(
+    slide: DrawableSlide,
+    *,
+    magnifications: Sequence[float] | None = None,
+    center: tuple[float, float] | None = None,
+    size_px: int = 320,
+) -> Figure:
+    """The same point of a slide at several magnifications, side by side (the paper's figure 1).
+
+    Reads one window per magnification and a thumbnail. On each panel a square shows what the panel of the next higher
+    magnification covers.
+
+    Parameters
+    ----------
+    slide : with a known scale
+    magnifications : one panel each; by default the slide's own and up to four halvings of it
+    center : (x, y) in level-0 px; by default the most coloured spot of the thumbnail
+    size_px : side of a panel's window, px at its magnification
+
+    Raises
+    ------
+    MissingScaleError
+        The slide does not say how large its pixels are.
+    SpecError
+        No magnification, a window without pixels, or a center outside the slide.
+    """
+    if size_px < 8:
+        raise SpecError(f"size_px={size_px!r}: expected at least 8 px, such as 320")
+    height, width = slide.shape
+    mpp_used = slide.mpp_used
+    if magnifications is None:
+        magnifications = _halvings(mpp_to_magnification(mpp_used), min(height, width), size_px)
+    scales = sorted({float(m) for m in magnifications})
+    if not scales:
+        raise SpecError("magnifications=[]: expected one or more numbers, such as [20, 10, 5]")
+    thumbnail = slide.thumbnail(max_size=512)
+    x, y = _most_coloured(thumbnail, slide.shape) if center is None else (float(center[0]), float(center[1]))
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise SpecError(f"slide {slide.name!r}: center={center!r} lies outside its {width} x {height} level-0 px")
+
+    panel, gap, top = 2.5, 0.12, 0.5
+    shown = len(scales) + 1
+    figure = PlainFigure(figsize=(shown * panel + (shown - 1) * gap, panel + top), dpi=DPI, facecolor="white")
+    columns = GridSpec(1, shown, figure, left=0, right=1, bottom=0, top=panel / (panel + top), wspace=gap / panel)
+
+    overview = figure.add_subplot(columns[0, 0])
+    show(overview, thumbnail, extent=(0, width, height, 0))
+    overview.set_anchor("N")
+    overview.set_title("whole slide", fontsize=10, color=FOREGROUND)
+    outline(
+        overview, centered_square(x, y, size_px * magnification_to_mpp(scales[0]) / mpp_used), _scale_color(scales, 0)
+    )
+    scale_bar(overview, mpp_used)
+    for i, magnification in enumerate(scales):
+        mpp = magnification_to_mpp(magnification)
+        axes = figure.add_subplot(columns[0, i + 1])
+        show(axes, _window(slide, mpp, (x, y), size_px), extent=(0, size_px, size_px, 0))
+        axes.set_title(_scale_name(magnification), fontsize=10, color=FOREGROUND)
+        frame(axes, _scale_color(scales, i))
+        if i + 1 < len(scales):
+            side = size_px * magnification / scales[i + 1]
+            outline(axes, centered_square(size_px / 2, size_px / 2, side), _scale_color(scales, i + 1))
+        scale_bar(axes, mpp)
+    figure.suptitle(slide.name, x=0.0, y=1.0, ha="left", va="top", fontsize=11, color=FOREGROUND)
+    return figure
+
+
+def selection(
+    slide: DrawableSlide,
+    table: xr.Dataset,
+    *,
+    mask: xr.DataArray | None = None,
+    max_size: int = 1600,
+    tuples: int = 3,
+) -> Figure:
+    """Which patches were taken: thumbnail, mask, lattice and selected patches (the paper's figures 2 and 3).
+
+    Selected patches are green, or have the colour of their class where there are labels; the lattice's other positions
+    are light gray. Of a multi-center selection a few tuples are drawn with the squares of their contexts.
+
+    Parameters
+    ----------
+    slide : the slide that `table` was made for
+    table : a selection with dims (patch, magnification), level-0 px; attrs "footprint", and "start", "step" and
+        "grid_shape" for the positions that were not taken
+    mask : (y, x) bool or integer; its outline is drawn, and attrs "classes" name the labels
+    max_size : px, the thumbnail's longest side
+    tuples : how many tuples are drawn with their contexts
+    """
+    height, width = slide.shape
+    thumbnail = slide.thumbnail(max_size=max_size)
+    figure, axes = _slide_figure(thumbnail, slide.shape)
+    corner = np.stack([table["x0"].values, table["y0"].values], axis=-1).astype(float)
+    footprint = [float(side) for side in np.atleast_1d(table.attrs["footprint"])]
+    scales = [float(m) for m in np.atleast_1d(table["magnification"].values)]
+    names = [format_magnification(m) for m in scales]
+    # A line as thick as the patch is wide would hide it: thin lines on fine lattices.
+    points_per_px = axes.get_window_extent().width * 72 / figure.dpi / width
+    line = float(np.clip(0.05 * footprint[0] * points_per_px, 0.15, 1.0))
+    handles: list[Patch] = []
+
+    if mask is not None:
+        _mask_outline(axes, np.asarray(mask.values) > 0, slide.shape)
+        handles.append(Patch(facecolor="none", edgecolor=MASK, linewidth=1.2, label="mask"))
+    rejected = _rejected(table, corner[:, 0])
+    if len(rejected):
+        polygons(axes, squares_at(rejected, footprint[0]), edge=REJECTED, width=0.8 * line, gid="rejected")
+        handles.append(Patch(facecolor="none", edgecolor=REJECTED, label=f"not selected ({len(rejected):,})"))
+    for chosen, name, color in _groups(table, mask):
+        squares = squares_at(corner[chosen, 0], footprint[0])
+        polygons(axes, squares, edge=color, width=line, fill=_FILL, zorder=3, gid="selected")
+        handles.append(Patch(facecolor=(color, _FILL), edgecolor=color, label=f"{name} ({len(squares):,})"))
+
+    low, high = np.zeros(2), np.array([width, height], dtype=float)
+    shown = _spread(len(corner), tuples) if len(scales) > 1 else np.zeros(0, dtype=np.int64)
+    if len(shown):
+        for i in range(len(scales) - 1, -1, -1):
+            squares = squares_at(corner[shown, i], footprint[i])
+            color = SCALE_COLORS[i % len(SCALE_COLORS)]
+            outline(axes, squares, color, gid=f"context {names[i]}" if i else "centroid")
+            low, high = np.minimum(low, squares.min((0, 1))), np.maximum(high, squares.max((0, 1)))
+            label = f"context at {names[i]}" if i else f"centroid at {names[0]}"
+            handles.append(Patch(facecolor="none", edgecolor=color, linewidth=1.8, label=label))
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(high[1], low[1])
+    scale_bar(axes, slide.mpp_used, fraction=0.2, fontsize=10)
+    what = "tuples at " if len(scales) > 1 else "patches at "
+    axes.set_title(f"{slide.name}: {len(corner):,} {what}{', '.join(names)}", fontsize=11, loc="left", color=FOREGROUND)
+    if handles:
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.9)))
+        axes.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=columns, fontsize=9, frameon=False
+        )
+    return figure
+
+
+def patches(dataset: xr.Dataset, *, rows: Sequence[int] | NDArray[np.integer[Any]] | None = None, n: int = 6) -> Figure:
+    """A sheet of patches: one row a tuple, one column a magnification.
+
+    Computes the tuples that it shows; a lazy dataset decodes the blocks that they lie in. On the lower magnifications a
+    square shows what the patch of the highest covers.
+
+    Parameters
+    ----------
+    dataset : image (patch, magnification, y, x, channel) uint8, lazy or stored, with the coordinate magnification; x0,
+        y0, tissue and label are written beside the row where they are there
+    rows : which tuples, as positions along `patch`; by default `n` spread evenly over all
+    n : number of tuples if `rows` is not given
+    """
+    image = dataset["image"]
+    count = image.sizes["patch"]
+    picked = _spread(count, n) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
+    if len(picked) and not (-count <= picked.min() and picked.max() < count):
+        raise SpecError(f"rows={picked.tolist()}: expected positions from 0 to {count - 1}")
+    scales = [float(m) for m in np.atleast_1d(dataset["magnification"].values)]
+    size = image.sizes["x"]
+    if not len(picked):
+        figure = PlainFigure(figsize=(4, 1), dpi=DPI, facecolor="white")
+        figure.text(0.5, 0.5, "no patches", ha="center", va="center", fontsize=11, color=FOREGROUND)
+        return figure
+    pixels = image.isel(patch=picked).values
+    # Single magnifications fill a sheet row by row; tuples keep one row each.
+    columns = len(scales) if len(scales) > 1 else min(6, len(picked))
+    sheet_rows = len(picked) if len(scales) > 1 else -(-len(picked) // columns)
+    panel, gap, side, top = 1.9, 0.08, 0.95 if len(scales) > 1 else 0.0, 0.32
+    under = 0.0 if len(scales) > 1 else 0.28
+    wide = side + columns * panel + (columns - 1) * gap
+    high = top + sheet_rows * (panel + under) + (sheet_rows - 1) * gap
+    figure = PlainFigure(figsize=(wide, high), dpi=DPI, facecolor="white")
+    for k, row in enumerate(picked % count):
+        for i, magnification in enumerate(scales):
+            r, c = (k, i) if len(scales) > 1 else divmod(k, columns)
+            left = side + c * (panel + gap)
+            bottom = high - top - (r + 1) * panel - r * (gap + under)
+            axes = figure.add_axes((left / wide, bottom / high, panel / wide, panel / high))
+            show(axes, pixels[k, i], extent=(0, size, size, 0))
+            frame(axes, SCALE_COLORS[i % len(SCALE_COLORS)] if len(scales) > 1 else REJECTED)
+            if i > 0:
+                footprint = size * magnification / scales[0]
+                outline(axes, centered_square(size / 2, size / 2, footprint), SCALE_COLORS[0])
+            if r == 0 and (len(scales) > 1 or c == 0):
+                axes.set_title(_scale_name(magnification), fontsize=9, color=FOREGROUND)
+            scale_bar(axes, magnification_to_mpp(magnification), fontsize=7)
+        lines = _describe(dataset, int(row))
+        if len(scales) > 1:
+            figure.text(0, (bottom + panel / 2) / high, "\n".join(lines), fontsize=7.5, va="center", color=FOREGROUND)
+        else:
+            note = "\n".join([" ".join(lines[:1]), ", ".join(lines[1:])])
+            figure.text(left / wide, (bottom - 0.03) / high, note, fontsize=6.5, va="top", color=FOREGROUND)
+    return figure
+
+
+def _scale_name(magnification: float) -> str:
+    return f"{format_magnification(magnification)}   {magnification_to_mpp(magnification):.4g} µm/px"
+
+
+def _scale_color(ascending: Sequence[float], i: int) -> str:
+    return SCALE_COLORS[(len(ascending) - 1 - i) % len(SCALE_COLORS)]
+
+
+def _halvings(finest: float, shortest_px: int, size_px: int) -> list[float]:
+    """The slide's magnification and its halvings, as long as a window is not larger than the slide."""
+    return [finest / 2**k for k in range(5) if k == 0 or size_px * 2**k <= shortest_px]
+
+
+def _most_coloured(thumbnail: NDArray[np.uint8], shape: tuple[int, int]) -> tuple[float, float]:
+    """(x, y) in level-0 px of the spot with the strongest colour around it: tissue rather than glass or dust."""
+    colour = thumbnail.max(axis=-1).astype(np.float32) - thumbnail.min(axis=-1)
+    # A wide Gaussian, so that the middle of a piece wins over its darkest rim.
+    smooth = cv2.GaussianBlur(colour, (0, 0), sigmaX=max(1.0, min(colour.shape) / 10), borderType=cv2.BORDER_CONSTANT)
+    row, column = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
+    return float((column + 0.5) * shape[1] / colour.shape[1]), float((row + 0.5) * shape[0] / colour.shape[0])
+
+
+def _window(slide: DrawableSlide, mpp: float, center: tuple[float, float], size_px: int) -> NDArray[np.uint8]:
+    """(size_px, size_px, 3) pixels around a level-0 point; white outside the slide."""
+    image = slide.at(mpp=mpp)
+    ratio = mpp / slide.mpp_used
+    height, width = image.sizes["y"], image.sizes["x"]
+    x, y = (round(value / ratio - size_px / 2) for value in center)
+    x_in, y_in = slice(max(x, 0), min(x + size_px, width)), slice(max(y, 0), min(y + size_px, height))
+    pixels = np.full((size_px, size_px, 3), 255, dtype=np.uint8)
+    if x_in.start < x_in.stop and y_in.start < y_in.stop:
+        inside = image.isel(y=y_in, x=x_in).values
+        pixels[y_in.start - y : y_in.stop - y, x_in.start - x : x_in.stop - x] = inside
+    return pixels
+
+
+def _slide_figure(thumbnail: NDArray[np.uint8], shape: tuple[int, int]) -> tuple[Figure, Axes]:
+    """A figure about as many px large as the thumbnail; its axes are in level-0 px."""
+    scale = float(np.clip(max(thumbnail.shape[:2]) / DPI, 6.0, 13.5)) / max(shape)
+    wide, tall = max(shape[1] * scale, 3.0), max(shape[0] * scale, 1.5)
+    figure = PlainFigure(figsize=(wide, tall + 1.0), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0.0, 0.6 / (tall + 1.0), 1.0, tall / (tall + 1.0)))
+    show(axes, thumbnail, extent=(0, shape[1], shape[0], 0))
+    return figure, axes
+
+
+def _rejected(table: xr.Dataset, corner: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) origins of the lattice's positions that were not selected; none if the lattice is unknown."""
+    if not {"start", "step", "grid_shape"} <= set(table.attrs):
+        return np.zeros((0, 2))
+    rows, columns = (int(v) for v in table.attrs["grid_shape"])
+    start, step = np.asarray(table.attrs["start"], dtype=np.float64), float(table.attrs["step"])
+    cell = np.rint((corner - start) / step).astype(np.int64)
+    free = np.ones((rows, columns), dtype=bool)
+    known = ((cell >= 0) & (cell < [columns, rows])).all(axis=1)
+    free[cell[known, 1], cell[known, 0]] = False
+    y, x = np.nonzero(free)
+    origins: NDArray[np.float64] = start + np.stack([x, y], axis=-1) * step
+    return origins
+
+
+def _groups(table: xr.Dataset, mask: xr.DataArray | None) -> list[tuple[NDArray[np.bool_], str, str]]:
+    """(rows, name, colour) of what is drawn in one colour: all selected patches, or those of each class."""
+    count = table.sizes["patch"]
+    label = table["label"].values if "label" in table else np.full(count, -1)
+    label = label[:, 0] if label.ndim == 2 else label
+    if not (label >= 0).any():
+        return [(np.ones(count, dtype=bool), "selected", SELECTED)] if count else []
+    sources: list[Mapping[Any, Any]] = [table.attrs] + ([mask.attrs] if mask is not None else [])
+    classes = next((source["classes"] for source in sources if source.get("classes") is not None), ())
+    groups = []
+    for k in sorted(np.unique(label).tolist(), key=lambda k: (k < 0, k)):
+        name = "no label" if k < 0 else str(classes[k]) if k < len(classes) else f"class {k}"
+        groups.append((label == k, name, UNLABELED if k < 0 else LABEL_COLORS[k % len(LABEL_COLORS)]))
+    return groups
+
+
+def _mask_outline(axes: Axes, mask: NDArray[np.bool_], shape: tuple[int, int], longest: int = 1600) -> None:
+    reduce = max(1, -(-max(mask.shape) // longest))
+    if reduce > 1:
+        size = (-(-mask.shape[1] // reduce), -(-mask.shape[0] // reduce))
+        mask = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
+    rows, columns = mask.shape
+    # One px of background all around, so that outlines close where tissue touches the slide's edge.
+    closed = np.pad(mask.astype(np.float32), 1)
+    x = np.clip((np.arange(-1, columns + 1) + 0.5) * shape[1] / columns, 0, shape[1])
+    y = np.clip((np.arange(-1, rows + 1) + 0.5) * shape[0] / rows, 0, shape[0])
+    if mask.any():
+        axes.contour(x, y, closed, levels=[0.5], colors=[MASK], linewidths=1.2, zorder=4)
+
+
+def _spread(count: int, n: int) -> NDArray[np.int64]:
+    """At most `n` positions spread evenly over 0 ... count - 1."""
+    n = min(n, count)
+    return ((np.arange(n) + 0.5) * count / n).astype(np.int64) if n > 0 else np.zeros(0, dtype=np.int64)
+
+
+def _describe(dataset: xr.Dataset, row: int) -> list[str]:
+    """What is known of a tuple, a line each: row, position, tissue, label."""
+    lines = [f"patch {row}"]
+    one = dataset[[name for name in ("x0", "y0", "tissue", "label") if name in dataset]].isel(patch=row)
+    if "x0" in one and "y0" in one:
+        lines.append(f"x {int(one['x0'].values.flat[0])}")
+        lines.append(f"y {int(one['y0'].values.flat[0])}")
+    if "tissue" in one:
+        lines.append(f"tissue {float(one['tissue'].values):.0%}")
+    if "label" in one and int(one["label"].values.flat[0]) >= 0:
+        lines.append(f"class {int(one['label'].values.flat[0])}")
+    return lines

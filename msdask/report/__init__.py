@@ -1,0 +1,1 @@
+"""Report: what a run did, as one HTML file."""

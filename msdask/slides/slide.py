@@ -1,0 +1,378 @@
+"""Slide: a whole-slide image as lazy arrays, at its stored levels or at any physical scale."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from msdask.errors import SlideError, SpecError
+from msdask.readers import open_reader
+from msdask.readers.base import LevelInfo, Reader
+from msdask.scale import ReadPlan, magnification_to_mpp, mpp_to_magnification, plan_read
+from msdask.slides.region import OnBadTile, read_region
+from msdask.slides.resample import area_mean, source_span
+from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
+
+__all__ = ["Slide", "open_slide"]
+
+_LEVEL_CHUNK = 2048
+"""Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
+_SOURCE_CHUNK = 2048
+"""Side of what one chunk of `Slide.at` reads, px: bounds the memory of a task."""
+_REPR_PIXELS = 4_000_000
+"""A repr never decodes more than this."""
+
+
+def open_slide(
+    path: str | os.PathLike[str],
+    *,
+    mpp: float | None = None,
+    magnification: float | None = None,
+    tolerance: float = 0.05,
+    strict: bool = False,
+    backend: str | None = None,
+) -> Slide:
+    """Open a slide: reads metadata only.
+
+    Parameters
+    ----------
+    path : file or URL (s3://, https://, memory:// ... through fsspec); the format is chosen by content
+    mpp : um/px of level 0; overrides the file
+    magnification : the same as 10 / mpp; at most one of the two
+    tolerance : relative distance at which the slide's mpp counts as a nominal one (0.125, 0.25, 0.5, 1.0); 0 switches
+        it off
+    strict : raise MissingScaleError where the scale is doubtful, instead of warning
+    backend : reader to use ("tiff", "image"); None chooses
+
+    Raises
+    ------
+    SlideError
+        The file is missing, damaged or no slide; the message says which.
+    MissingScaleError
+        With `strict`, for a doubtful scale. Without, only when a physical scale is asked of a slide that has none.
+    """
+    slide = Slide(path, mpp=mpp, magnification=magnification, tolerance=tolerance, strict=strict, backend=backend)
+    for sentence in slide.warnings:
+        warnings.warn(f"slide '{slide.path}': {sentence}", UserWarning, stacklevel=2)
+    return slide
+
+
+class Slide:
+    """A whole-slide image; made by `open_slide`.
+
+    Pickles as its path and what is known of it, and opens its file again when pixels are asked for: it can travel to
+    the workers of a cluster. Safe to read from many threads.
+
+    Attributes
+    ----------
+    path : as given
+    shape : (height, width) of level 0, px
+    level_infos : shape, tile and downsample of each stored level
+    mpp, mpp_used : um/px of level 0 as stored or given, and as planned with; None where unknown
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mpp: float | None = None,
+        magnification: float | None = None,
+        tolerance: float = 0.05,
+        strict: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.tolerance = tolerance
+        self._backend = backend
+        self._on_bad_tile: OnBadTile = "raise"
+        self._associated: tuple[str, ...]
+        reader = self.reader
+        self.format: str = reader.format
+        self.level_infos: tuple[LevelInfo, ...] = reader.levels
+        self._associated = reader.associated
+        self.vendor: str = reader.metadata.vendor
+        self.objective_power: float | None = reader.metadata.objective_power
+        self.scale: SlideScale = resolve_scale(
+            reader.metadata, name=self.path, mpp=mpp, magnification=magnification, tolerance=tolerance, strict=strict
+        )
+
+    @property
+    def reader(self) -> Reader:
+        """The open reader of this process; shared by all slides of one path."""
+        return _shared_reader(self.path, self._backend, _file_state(self.path))
+
+    @property
+    def name(self) -> str:
+        """File name with its ending."""
+        return PurePosixPath(self.path.replace(os.sep, "/")).name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of level 0, px."""
+        return self.level_infos[0].shape
+
+    @property
+    def mpp(self) -> float | None:
+        """um/px of level 0 as the file or the user says it."""
+        return self.scale.mpp
+
+    @property
+    def mpp_used(self) -> float:
+        """um/px that everything on this slide is planned with.
+
+        Raises
+        ------
+        MissingScaleError
+            The file does not say, and nobody else did.
+        """
+        return self.scale.require(self.path)
+
+    @property
+    def mpp_source(self) -> str | None:
+        """Where `mpp` was read."""
+        return self.scale.source
+
+    @property
+    def quality(self) -> Quality:
+        """How far `mpp` can be trusted."""
+        return self.scale.quality
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about the scale, in sentences."""
+        return self.scale.warnings
+
+    @property
+    def magnification(self) -> float:
+        """10 / mpp_used."""
+        return mpp_to_magnification(self.mpp_used)
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """Every other fact that the file states."""
+        return self.reader.metadata.properties
+
+    @property
+    def associated(self) -> tuple[str, ...]:
+        """Names of the associated images ("label", "macro", "thumbnail"); read them with `associated_image`."""
+        return self._associated
+
+    def associated_image(self, name: str) -> NDArray[np.uint8]:
+        """Decode an associated image: (height, width, 3) uint8."""
+        if name not in self._associated:
+            raise SpecError(f"slide '{self.path}': no associated image {name!r}; it has {list(self._associated)}")
+        return self.reader.read_associated(name)
+
+    @property
+    def levels(self) -> tuple[da.Array, ...]:
+        """Stored levels as lazy dask arrays (y, x, channel) uint8, the finest first."""
+        return tuple(self._level(i) for i in range(len(self.level_infos)))
+
+    def at(
+        self, *, magnification: float | None = None, mpp: float | None = None, allow_upsampling: bool = False
+    ) -> xr.DataArray:
+        """The whole slide at one physical scale, lazily.
+
+        Area averages of the coarsest level that is fine enough; the number of px is the slide's extent over the
+        target's pixel size, rounded.
+
+        Parameters
+        ----------
+        magnification, mpp : the scale, one of the two, in terms of `mpp_used`
+        allow_upsampling : return level 0 where it is coarser than asked for, instead of refusing; see attrs["mpp"]
+
+        Returns
+        -------
+        image : DataArray (y, x, channel) uint8, with attrs "mpp" (um/px), "level", "dct_scale"
+            Coordinates y and x are centers in level-0 px.
+
+        Raises
+        ------
+        MissingScaleError
+            The slide has no scale.
+        SpecError
+            Neither or both scales given, or finer than the slide.
+        """
+        if (magnification is None) == (mpp is None):
+            raise SpecError("Slide.at: give one of magnification= and mpp=")
+        target = magnification_to_mpp(magnification) if magnification is not None else cast(float, mpp)
+        mpp_to_magnification(target)
+        ratio = target / self.mpp_used
+        if allow_upsampling and ratio < 1:
+            ratio, target = 1.0, self.mpp_used
+        image, plan = self._at_ratio(ratio)
+        return self._wrap(image, ratio, {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale})
+
+    def thumbnail(self, max_size: int = 1024) -> NDArray[np.uint8]:
+        """The whole slide within `max_size` px, computed: (height, width, 3) uint8. Needs no physical scale."""
+        image, _ = self._at_ratio(max(1.0, max(self.shape) / max_size))
+        return cast("NDArray[np.uint8]", image.compute(scheduler="threads"))
+
+    def to_datatree(self) -> xr.DataTree:
+        """Stored levels as a DataTree: one group a level, `image` (y, x, channel), lazily."""
+        groups: dict[str, xr.Dataset] = {"/": xr.Dataset(attrs=self._facts())}
+        for i, info in enumerate(self.level_infos):
+            attrs = {"downsample": info.downsample} | ({"mpp": self.mpp_used * info.downsample} if self.mpp else {})
+            groups[f"/level_{i}"] = xr.Dataset(
+                {"image": self._wrap(self._level(i), info.downsample, attrs)}, attrs=attrs
+            )
+        return xr.DataTree.from_dict(groups, name=self.name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the file's size, directories and sampled ranges: the same anywhere, without a full read."""
+        return self.reader.fingerprint()
+
+    def with_bad_tiles(self, on_bad_tile: OnBadTile) -> Slide:
+        """The same slide, whose lazy images "raise" a TileError at an unreadable tile or "fill" it white."""
+        slide = copy.copy(self)
+        slide._on_bad_tile = on_bad_tile
+        return slide
+
+    def _level(self, level: int) -> da.Array:
+        info = self.level_infos[level]
+        chunk = tuple(max(1, _LEVEL_CHUNK // t) * t if t <= _LEVEL_CHUNK else t for t in info.tile)
+        return self._lazy("level", info.shape, (chunk[0], chunk[1]), _read_level, (level,))
+
+    def _at_ratio(self, ratio: float) -> tuple[da.Array, ReadPlan]:
+        """The whole slide at `ratio` level-0 px per px."""
+        height, width = (max(1, round(n / ratio)) for n in self.shape)
+        plan = plan_read(
+            ratio,
+            downsamples=[i.downsample for i in self.level_infos],
+            dct_scales=[i.dct_scales for i in self.level_infos],
+            patch_size=max(height, width),
+        )
+        chunk = max(1, int(_SOURCE_CHUNK / plan.ratio))
+        return self._lazy("at", (height, width), (chunk, chunk), _read_at, (plan,)), plan
+
+    def _lazy(
+        self, kind: str, shape: tuple[int, int], chunk: tuple[int, int], read: Any, args: tuple[Any, ...]
+    ) -> da.Array:
+        chunks = da.core.normalize_chunks((*chunk, 3), (*shape, 3), dtype=np.uint8)
+        name = f"slide-{kind}-" + tokenize(self, args, shape, chunk)
+        y_edges, x_edges = (np.concatenate([[0], np.cumsum(c)]).tolist() for c in chunks[:2])
+        graph: dict[Any, Any] = {
+            (name, i, j, 0): (read, self, *args, (y_edges[i], y_edges[i + 1]), (x_edges[j], x_edges[j + 1]))
+            for i in range(len(chunks[0]))
+            for j in range(len(chunks[1]))
+        }
+        return da.Array(HighLevelGraph.from_collections(name, graph), name, chunks, dtype=np.uint8)
+
+    def _wrap(self, image: da.Array, ratio: float, attrs: Mapping[str, Any]) -> xr.DataArray:
+        y, x = ((np.arange(n) + 0.5) * ratio for n in image.shape[:2])
+        coords = {"y": ("y", y, {"units": "level-0 px"}), "x": ("x", x, {"units": "level-0 px"})}
+        return xr.DataArray(image, dims=("y", "x", "channel"), coords=coords, attrs=dict(attrs), name="image")
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {
+            "path": self.path,
+            "format": self.format,
+            "vendor": self.vendor,
+            "height": self.shape[0],
+            "width": self.shape[1],
+            "mpp": self.mpp,
+            "mpp_used": self.scale.mpp_used,
+            "mpp_source": self.mpp_source,
+            "mpp_quality": self.quality,
+            "objective_power": self.objective_power,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return (
+            "msdask.Slide",
+            self.path,
+            self._backend,
+            _file_state(self.path),
+            self._on_bad_tile,
+            self.scale,
+            self.level_infos,
+        )
+
+    def __repr__(self) -> str:
+        height, width = self.shape
+        scale = f"{self.mpp:g} um/px ({self.magnification:g}x, {self.mpp_source})" if self.mpp else "no scale"
+        downsamples = ", ".join(f"{i.downsample:g}" for i in self.level_infos)
+        return f"<Slide '{self.name}': {width} x {height} px, {scale}, {self.format}, levels {downsamples}>"
+
+    def _repr_html_(self) -> str:
+        from msdask.html import facts_html  # pictures are encoded only where they are shown
+
+        return facts_html(self.name, self._shown_facts(), self._small_picture())
+
+    def _shown_facts(self) -> list[tuple[str, str]]:
+        """Size, scale, levels, format and warnings, for the repr."""
+        height, width = self.shape
+        facts = [("size", f"{width:,} x {height:,} px")]
+        if self.mpp is None:
+            facts.append(("scale", self.scale.problem))
+        else:
+            used = self.mpp_used
+            snapped = f", planned as {used:g}" if used != self.mpp else ""
+            scale = f"{self.mpp:g} um/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
+            facts.append(("scale", scale))
+            facts.append(("extent", f"{width * used / 1000:.2f} x {height * used / 1000:.2f} mm"))
+        if self.objective_power:
+            facts.append(("objective", f"{self.objective_power:g}x"))
+        levels = ", ".join(f"{i.shape[1]:,} x {i.shape[0]:,} (1/{i.downsample:g})" for i in self.level_infos)
+        facts += [("levels", levels), ("format", f"{self.format}, {self.vendor}")]
+        if self.associated:
+            facts.append(("associated", ", ".join(self.associated)))
+        return facts + [("warning", w) for w in self.warnings]
+
+    def _small_picture(self) -> NDArray[np.uint8] | None:
+        """A picture for the repr, or None where that would decode more than a few million px."""
+        coarsest = self.level_infos[-1].shape
+        try:
+            if "thumbnail" in self._associated:
+                return self.associated_image("thumbnail")
+            if coarsest[0] * coarsest[1] > _REPR_PIXELS:
+                return None
+            return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
+        except SlideError:  # a damaged or moved file still has facts to show
+            return None
+
+
+def _file_state(path: str) -> tuple[int, int] | None:
+    """Size and time of a local file: a file that was replaced is opened anew."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=32)
+def _shared_reader(path: str, backend: str | None, state: tuple[int, int] | None) -> Reader:
+    """One reader a path in a process, so that a worker's hundred blocks of a slide parse its metadata once."""
+    return open_reader(path, backend=backend)
+
+
+def _read_level(slide: Slide, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    return read_region(slide.reader, level, 1, rows, columns, slide._on_bad_tile)
+
+
+def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    info = slide.level_infos[plan.level]
+    height, width = (max(1, n // plan.dct_scale) for n in info.shape)
+    ratio = plan.ratio
+    y = source_span(*rows, ratio=ratio, size=height)
+    x = source_span(*columns, ratio=ratio, size=width)
+    source = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile)
+    shape = rows[1] - rows[0], columns[1] - columns[0]
+    return area_mean(source, origin=(y[0], x[0]), first=(rows[0], columns[0]), shape=shape, ratio=ratio)

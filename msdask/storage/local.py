@@ -1,0 +1,139 @@
+"""Folders of this machine, or of a file system that it has mounted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LocalFolders", "local"]
+
+_MOST_PARTS = 1024
+"""Pieces of one gathered write: the least that POSIX systems of today take."""
+_SYNC_THREADS = 16
+
+
+class LocalFolders:
+    """Folders of this machine, or of a file system that it has mounted."""
+
+    def read(self, path: str) -> bytes:
+        """See `Storage.read`."""
+        with open(path, "rb") as stream:
+            return stream.read()
+
+    def read_end(self, path: str, length: int) -> tuple[bytes, int]:
+        """See `Storage.read_end`."""
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - length))
+            return stream.read(length), size
+
+    def size(self, path: str) -> int:
+        """See `Storage.size`."""
+        return os.path.getsize(path)
+
+    def write(self, path: str, parts: Sequence[bytes | memoryview], *, sync: bool = False) -> None:
+        """Write under a temporary name, gathered from the parts without joining them, and rename."""
+        with self.placed(path, sync=sync) as write_at:
+            write_at(0, parts)
+
+    @contextmanager
+    def placed(self, path: str, *, sync: bool = False) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+        """Write a file in pieces, each at its offset and from any thread; it appears, whole, when the block ends.
+
+        Every call must have come back by then. An error in the block leaves nothing behind.
+        """
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            yield partial(_write_at, handle)
+            if sync:
+                os.fsync(handle)
+        except BaseException:
+            os.close(handle)
+            os.unlink(part)
+            raise
+        os.close(handle)
+        os.replace(part, path)
+
+    def folders(self, path: str) -> list[str]:
+        """See `Storage.folders`."""
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir()) if os.path.isdir(path) else []
+
+    def is_folder(self, path: str) -> bool:
+        """See `Storage.is_folder`; an empty folder is one too."""
+        return os.path.isdir(path)
+
+    def remove(self, path: str) -> None:
+        """See `Storage.remove`."""
+        Path(path).unlink(missing_ok=True)
+
+    def remove_tree(self, path: str) -> None:
+        """See `Storage.remove_tree`."""
+        shutil.rmtree(path, ignore_errors=False)
+
+    def remove_leftovers(self, path: str) -> None:
+        """See `Storage.remove_leftovers`; TensorStore writes `<name>.__lock` and renames it."""
+        for pattern in ("**/*.__lock", "**/*.part"):
+            for file in Path(path).glob(pattern):
+                file.unlink(missing_ok=True)
+
+    def state(self, path: str) -> tuple[int, int]:
+        """See `Storage.state`: time of the last change, ns, and inode."""
+        found = os.stat(path)
+        return found.st_mtime_ns, found.st_ino
+
+    def sync(self, path: str) -> None:
+        """Flush every file and directory below `path` to disk: once a slide, before its commit.
+
+        Side by side, since a file system then commits many in one go: 0.02 s instead of 0.2 s for a slide of 50 files.
+        """
+        names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in (*files, ".")]
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            deque(pool.map(_sync_one, names), maxlen=0)
+
+    def may_write(self, path: str) -> bool:
+        """See `Storage.may_write`."""
+        return os.access(path, os.W_OK)
+
+    def tensorstore(self, path: str) -> dict[str, Any]:
+        """See `Storage.tensorstore`."""
+        return {"driver": "file", "path": path}
+
+
+_LOCAL = LocalFolders()
+
+
+def local() -> LocalFolders:
+    """Folders of this machine."""
+    return _LOCAL
+
+
+def _write_at(handle: int, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+    """One gathered write, or as many as it takes."""
+    for first in range(0, len(parts), _MOST_PARTS):
+        some = parts[first : first + _MOST_PARTS]
+        size = sum(map(len, some))
+        done = os.pwritev(handle, some, offset)
+        if done < size:  # a signal or a full disk: the rest, which raises if there is no room
+            rest = memoryview(b"".join(some))[done:]
+            while rest:
+                written = os.pwrite(handle, rest, offset + size - len(rest))
+                rest = rest[written:]
+        offset += size
+
+
+def _sync_one(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

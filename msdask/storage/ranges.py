@@ -1,0 +1,216 @@
+"""Files behind URLs, read by byte ranges: neighbouring ranges in one request, a few requests at a time, never whole."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from msdask.errors import StoreError
+from msdask.storage import places
+
+__all__ = ["READ_AHEAD", "ObjectSource", "RemoteSource", "UrlSource", "coalesce", "open_url"]
+
+READ_AHEAD = 32 << 20
+"""Bytes that one reader asks for at once, before it needs them."""
+_GAP = 64 << 10
+"""Bytes between two ranges that cost less to read than another request does."""
+_MOST = 8 << 20
+"""Bytes of one request: several are in flight, and one that fails costs no more."""
+_MOST_HELD = 256 << 20
+_REQUESTS = 8
+
+
+def coalesce(
+    ranges: Sequence[tuple[int, int]], *, gap: int = _GAP, most: int = _MOST
+) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Ranges that lie close to each other, put together.
+
+    Parameters
+    ----------
+    ranges : (offset, size), in any order, repeated or overlapping
+    gap : bytes between two ranges below which they are read as one
+    most : bytes of one request, unless a single range is larger
+
+    Returns
+    -------
+    requests : (offset, size, ranges inside), by offset
+
+    >>> coalesce([(0, 10), (1000, 10), (20, 5)], gap=100)
+    [(0, 25, [(0, 10), (20, 5)]), (1000, 10, [(1000, 10)])]
+    """
+    requests: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for offset, size in sorted(set(ranges)):
+        if requests:
+            start, length, inside = requests[-1]
+            end = max(start + length, offset + size)
+            if offset - (start + length) < gap and end - start <= most:
+                requests[-1] = (start, end - start, [*inside, (offset, size)])
+                continue
+        requests.append((offset, size, [(offset, size)]))
+    return requests
+
+
+class RemoteSource:
+    """A `ByteSource` where a read is a request to a server. Subclasses give `path`, `size` and `_fetch`."""
+
+    path: str
+    size: int
+
+    def __init__(self) -> None:
+        self._is_closed = False
+        self._held: OrderedDict[tuple[int, int], tuple[bytes, int]] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        """One request; the range lies inside the file. Raises OSError."""
+        raise NotImplementedError
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `ByteSource.read`; what was prefetched costs no request."""
+        size = min(size, self.size - offset)
+        if self._is_closed:
+            raise OSError("read after close")
+        if size <= 0:
+            return b""
+        held = self._take((offset, size))
+        return self._fetch(offset, size) if held is None else held
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See `ByteSource.read_many`; close ones in one request, several requests at a time."""
+        self.prefetch(ranges)
+        return [self.read(offset, size) for offset, size in ranges]
+
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Read ranges that will be asked for soon, exactly as given, and hold each until it was.
+
+        A request that fails is no error here: the read that needs its bytes will say so.
+        """
+        if self._is_closed:
+            return
+        inside = [(offset, min(size, self.size - offset)) for offset, size in ranges]
+        wanted = [(offset, size) for offset, size in inside if offset >= 0 and size > 0]
+        requests = coalesce(wanted)
+        uses: dict[tuple[int, int], int] = {}
+        for key in wanted:
+            uses[key] = uses.get(key, 0) + 1
+        for (start, _, parts), data in zip(requests, self._fetch_all(requests), strict=True):
+            for offset, size in parts:
+                part = data[offset - start : offset - start + size]
+                if len(part) == size:
+                    self._hold((offset, size), part, uses[offset, size])
+
+    def forget(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let go of (offset, size) ranges that were prefetched, each for one use."""
+        for offset, size in ranges:
+            self._take((offset, min(size, self.size - offset)))
+
+    def close(self) -> None:
+        """See `ByteSource.close`."""
+        self._is_closed = True
+        with self._lock:
+            self._held.clear()
+            self._held_bytes = 0
+
+    def _fetch_all(self, requests: Sequence[tuple[int, int, Any]]) -> list[bytes]:
+        if len(requests) < 2:
+            return [self._try_fetch(request) for request in requests]
+        with ThreadPoolExecutor(min(_REQUESTS, len(requests)), thread_name_prefix="msdask-request") as pool:
+            return list(pool.map(self._try_fetch, requests))
+
+    def _try_fetch(self, request: tuple[int, int, Any]) -> bytes:
+        try:
+            return self._fetch(request[0], request[1])
+        except OSError:
+            return b""
+
+    def _hold(self, key: tuple[int, int], data: bytes, uses: int) -> None:
+        with self._lock:
+            held = self._held.get(key)
+            if held is None:
+                self._held_bytes += len(data)
+            self._held[key] = (data, uses + (held[1] if held else 0))
+            # what a block that failed has left behind goes first
+            while self._held_bytes > _MOST_HELD:
+                self._held_bytes -= len(self._held.popitem(last=False)[1][0])
+
+    def _take(self, key: tuple[int, int]) -> bytes | None:
+        with self._lock:
+            held = self._held.pop(key, None)
+            if held is None:
+                return None
+            data, uses = held
+            if uses > 1:
+                self._held[key] = (data, uses - 1)
+            else:
+                self._held_bytes -= len(data)
+            return data
+
+
+class UrlSource(RemoteSource):
+    """A file behind any fsspec URL (http, s3, gs, memory ...)."""
+
+    def __init__(self, url: str, *, storage_options: dict[str, Any] | None = None) -> None:
+        import fsspec
+
+        super().__init__()
+        self.path = url
+        try:
+            self._fs, self._key = fsspec.core.url_to_fs(url, **(storage_options or {}))
+            info = self._fs.info(self._key)
+        except _url_errors() as error:
+            raise _as_os_error(error) from error
+        if info.get("type") == "directory":
+            raise IsADirectoryError(url)
+        if info.get("size") is None:
+            raise OSError("the server does not say how large the file is")
+        self.size = int(info["size"])
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        try:
+            data: bytes = self._fs.cat_file(self._key, start=offset, end=offset + size)
+        except _url_errors() as error:
+            raise _as_os_error(error) from error
+        if len(data) > size:  # a server that ignores Range sends everything
+            raise OSError(
+                f"asked for {size} bytes at {offset}, the server sent {len(data)}: it does not serve byte ranges"
+            )
+        return data
+
+
+class ObjectSource(RemoteSource):
+    """A file in object storage (s3, gs), by the settings of `msdask.storage`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.path = url
+        try:
+            self._bucket = places.bucket(url)
+        except StoreError as error:
+            raise OSError(str(error)) from error
+        self.size = self._bucket.size(url)
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        return self._bucket.read_range(self.path, offset, size)
+
+
+def open_url(url: str) -> RemoteSource:
+    """The file behind a URL; raises OSError where it cannot be reached."""
+    return ObjectSource(url) if places.is_remote(url) else UrlSource(url)
+
+
+def _url_errors() -> tuple[type[BaseException], ...]:
+    """What fsspec and the clients behind it raise; theirs only where they are loaded."""
+    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError, NotImplementedError]
+    for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
+        if module in sys.modules:
+            errors.append(getattr(sys.modules[module], name))
+    return tuple(errors)
+
+
+def _as_os_error(error: BaseException) -> OSError:
+    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,215 @@
+"""Where bytes come from: one small interface over local files and URLs, read by offset from any thread."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from msdask.errors import MsdaskError, SlideError
+from msdask.storage.ranges import RemoteSource, open_url
+
+__all__ = ["ByteSource", "LocalSource", "SourceFile", "fingerprint", "open_source"]
+
+_MIB = 1 << 20
+_SAMPLE = 64 << 10
+_SAMPLES = 64
+
+
+class ByteSource(Protocol):
+    """A file whose bytes can be read by offset. Thread-safe.
+
+    Attributes
+    ----------
+    path : as given by the user, or the URL
+    size : bytes
+    """
+
+    path: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`; fewer only where the file ends.
+
+        Raises
+        ------
+        OSError
+            The bytes cannot be read, or the source is closed.
+        """
+        ...
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several (offset, size) ranges, in their order."""
+        ...
+
+    def close(self) -> None:
+        """Release the file; reading afterwards raises OSError."""
+        ...
+
+
+class LocalSource:
+    """A local file, read by pread: no shared position; a file cut while open reads short, mmap would kill."""
+
+    _release = staticmethod(os.close)  # `os` itself may be gone when the interpreter ends
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `ByteSource.read`."""
+        size = min(size, self.size - offset)  # nothing is allocated by a size that only a header claims
+        if size <= 0:
+            return b""
+        data = os.pread(self._descriptor, size, offset)
+        while 0 < len(data) < size:  # network file systems and reads above 2 GiB may give less at a time
+            more = os.pread(self._descriptor, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See `ByteSource.read_many`."""
+        return [self.read(offset, size) for offset, size in ranges]
+
+    def close(self) -> None:
+        """See `ByteSource.close`."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            self._release(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+
+class SourceFile(io.RawIOBase):
+    """A ByteSource with a file position, for parsers that want a file object. Not thread-safe."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._position = 0
+        self.name = source.path
+
+    @classmethod
+    def buffered(cls, source: ByteSource) -> io.BufferedReader:
+        """A buffered file over `source`; blocks are larger where a read is a request to a server."""
+        return io.BufferedReader(cls(source), buffer_size=16 << 10 if isinstance(source, LocalSource) else 256 << 10)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Position, bytes from the start."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; beyond the end is allowed and reads nothing."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
+        if base + offset < 0:
+            raise OSError(f"seek to {base + offset}, before the file's start")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`; the number of bytes that there were."""
+        data = self._source.read(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        """Everything from the position to the end."""
+        data = self._source.read(self._position, self._source.size)
+        self._position += len(data)
+        return data
+
+
+def open_source(
+    path: str | os.PathLike[str], *, kind: str = "slide", error: type[MsdaskError] = SlideError
+) -> LocalSource | RemoteSource:
+    """Open a path or URL for reading by offset.
+
+    Parameters
+    ----------
+    path : local path, or a URL: s3:// and gs:// through obstore, all others through fsspec
+    kind : what the file is to the user, for messages: "slide", "mask"
+    error : class to raise
+
+    Raises
+    ------
+    error
+        The file is missing, a directory, empty, or cannot be reached; names the path and what to do.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise error(f"{kind} {text!r}: expected a path or URL as text")
+    try:
+        source: LocalSource | RemoteSource
+        if "://" in text:
+            source = open_url(text)
+        else:
+            # a pipe would block at open, before anything could be said about it
+            mode = os.stat(text).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(text)
+            if not stat.S_ISREG(mode):
+                raise error(f"{kind} {text!r}: is not a regular file; copy it to one first")
+            source = LocalSource(text)
+    except FileNotFoundError as failure:
+        raise error(f"{kind} {text!r}: no such file; check the path") from failure
+    except IsADirectoryError as failure:
+        raise error(f"{kind} {text!r}: is a directory, expected one file; give the path of a file in it") from failure
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        raise error(f"{kind} {text!r}: cannot be opened ({failure}); check that it exists and may be read") from failure
+    if source.size == 0:
+        source.close()
+        raise error(f"{kind} {text!r}: the file is empty (0 bytes); copy it again")
+    return source
+
+
+def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (), *, extra: Iterable[bytes] = ()) -> str:
+    """Identity of a file's content without reading all of it, the same locally and over a URL.
+
+    SHA-256 over the size, the directories (or the first KiB where there are none), `extra`, the first and last MiB,
+    and 64
+    ranges of 64 KiB at offsets that depend on the size alone.
+
+    Parameters
+    ----------
+    source : the file
+    directories : (offset, size) of the file's directories, such as a TIFF's IFDs
+    extra : facts already read from the file, such as the byte counts of its tiles
+
+    Returns
+    -------
+    digest : 64 hexadecimal digits
+
+    Raises
+    ------
+    OSError
+        The bytes cannot be read.
+    """
+    size = source.size
+    ranges = [*directories] or [(0, 1024)]
+    ranges += [(0, _MIB), (max(0, size - _MIB), _MIB)]
+    for index in range(_SAMPLES):
+        # a hash and not a random generator, whose stream a new version of a library may change
+        draw = hashlib.sha256(f"msdask fingerprint 1 {size} {index}".encode()).digest()
+        ranges.append((int.from_bytes(draw[:8], "big") % max(1, size - _SAMPLE + 1), _SAMPLE))
+    digest = hashlib.sha256(f"{size}".encode())
+    for fact in extra:
+        digest.update(len(fact).to_bytes(8, "big") + fact)
+    for part in source.read_many(ranges):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()

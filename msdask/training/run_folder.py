@@ -1,0 +1,202 @@
+"""Run folders: what a training run leaves behind, and the callbacks that write it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from msdask._version import __version__
+from msdask.errors import MsdaskError
+from msdask.training.module import TaskModule
+
+__all__ = ["EpochLog", "LastCheckpoint", "RandomState", "RunFolder", "write_json"]
+
+
+class RunFolder:
+    """Paths of one run.
+
+    hparams.json (model, task, recipe, versions), log.csv (a row an epoch), curves.png, metrics.json, model.safetensors
+    with model.json, checkpoints/best.ckpt and checkpoints/last.ckpt.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.hparams = self.path / "hparams.json"
+        self.log = self.path / "log.csv"
+        self.curves = self.path / "curves.png"
+        self.metrics = self.path / "metrics.json"
+        self.model = self.path / "model.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+
+    def begin(self, hparams: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder, or check that what is there may be gone on with.
+
+        Raises
+        ------
+        MsdaskError
+            There is a run already and `resume` is off, or it was made with other settings.
+        """
+        content = {**hparams, "versions": _versions()}
+        content = json.loads(json.dumps(content))
+        if self.last.exists() or self.model.exists():
+            if not resume:
+                raise MsdaskError(
+                    f"'{self.path}' holds a training run already: resume it (resume=True, --resume), or give another "
+                    "folder"
+                )
+            changed = _changed(json.loads(self.hparams.read_text(encoding="utf-8")), content)
+            if changed:
+                raise MsdaskError(
+                    f"'{self.path}' holds a run with other settings (differs in {', '.join(changed)}): use the same "
+                    "to resume it, or give another folder"
+                )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self.hparams, content)
+        except OSError as error:
+            raise MsdaskError(f"run folder '{self.path}' cannot be written: {error.strerror}") from error
+
+    def add_metrics(self, values: Mapping[str, Any]) -> None:
+        """Add to metrics.json."""
+        known = json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
+        write_json(self.metrics, {**known, **values})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write in one step, so that a killed run leaves no half file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "msdask": __version__,
+        **{name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")},
+    }
+
+
+_MAY_CHANGE = {"epochs", "accelerator", "devices", "strategy", "nodes", "checkpoint_every"}
+"""Settings of a recipe that a resumed run may have of its own."""
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = []
+    for group in ("model", "task", "recipe"):
+        before, after = old.get(group, {}), new.get(group, {})
+        names += [
+            f"{group}.{name}"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name) and not (group == "recipe" and name in _MAY_CHANGE)
+        ]
+    return names
+
+
+class EpochLog(Callback):
+    """Writes log.csv: a row an epoch with learning rate, training loss and all validation metrics.
+
+    Its rows travel in the checkpoints: a resumed run's log is that of an unbroken one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self._sum = 0.0
+        self._batches = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Take in a batch's loss."""
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        self._sum += float(loss) * trainer.accumulate_grad_batches
+        self._batches += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Add the epoch's row."""
+        assert isinstance(module, TaskModule)
+        row: dict[str, float] = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": self._sum / max(self._batches, 1),
+            **{f"valid_{name}": value for name, value in module.results.items()},
+        }
+        self._sum, self._batches = 0.0, 0
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            with self.path.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows and the sums of the running epoch."""
+        return {"rows": list(self.rows), "sum": self._sum, "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.rows = list(state_dict["rows"])
+        self._sum, self._batches = state_dict["sum"], state_dict["batches"]
+
+
+class LastCheckpoint(Checkpoint):
+    """What a killed run resumes from: written at the end of each epoch, and every so many steps within it.
+
+    Not at an epoch's last batch: resumed from there, Lightning would leave out the epoch's validation.
+    """
+
+    def __init__(self, path: Path, *, every: int | None) -> None:
+        self.path = path
+        self.every = every
+        self._saved = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Write within the epoch."""
+        step = trainer.global_step
+        if self.every is not None and step != self._saved and step % self.every == 0 and not trainer.is_last_batch:
+            self._saved = step
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write after validation and log."""
+        trainer.save_checkpoint(self.path)
+
+
+class RandomState(Callback):
+    """Keeps torch's random state in the checkpoints: dropout goes on where it was."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Restore, after everything else is set up."""
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["cpu"].cpu().to(torch.uint8))
+            if torch.cuda.is_available() and self._restored["cuda"]:
+                torch.cuda.set_rng_state_all([s.cpu().to(torch.uint8) for s in self._restored["cuda"]])
+            self._restored = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of the CPU and of all GPUs."""
+        return {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember for `on_train_start`."""
+        self._restored = state_dict

@@ -1,0 +1,510 @@
+"""Clusters: the same bytes on any number of workers, few and small tasks, and lost workers that stop nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask.utils import key_split
+from distributed import Client, LocalCluster
+
+from msdask.engines import dask_cluster as cluster_module
+from msdask.engines.dask_cluster import ClusterEngine
+from msdask.engines.placement import BLOCKS_PER_THREAD, Roster
+from msdask.engines.threads import JobTrace, Stopped
+from msdask.errors import MsdaskError, SpecError
+from msdask.extraction.cohort import extract, open_engine
+from msdask.extraction.outcome import ExtractionReport
+from msdask.sample.slides import SampleSlide, make_slide
+from msdask.spec import ExtractionSpec
+from msdask.store.patch_store import PatchStore
+from tests.tools.cluster_tools import dask_processes, faulty_cluster, wait_until
+from tests.tools.store_tools import tree, use_small_blocks
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GRID = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_blocks(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleSlide:
+    return make_slide(tmp_path_factory.mktemp("sample") / "a.svs", size=(1280, 1536), seed=20)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Two worker processes with the faults of `cluster_tools`."""
+    with faulty_cluster(tmp_path_factory.mktemp("cluster"), 2) as found:
+        yield found
+
+
+def cohort(sample: SampleSlide, folder: Path, *names: str) -> Path:
+    """A folder with copies of one slide under these names."""
+    folder.mkdir()
+    for name in names:
+        shutil.copy(sample.path, folder / name)
+    return folder
+
+
+def run(slides: Path, store: Path, **options: Any) -> ExtractionReport:
+    return extract(slides, store, GRID, progress=False, **options)
+
+
+def states(report: ExtractionReport) -> dict[str, str]:
+    return {o.slide_id: o.state for o in report.outcomes}
+
+
+# --- the roster: pure bookkeeping -------------------------------------------------------------------------------------
+
+
+def roster(workers: int, *, jobs: int = 100, threads: int = 1) -> Roster:
+    made = Roster(jobs)
+    made.update({f"w{i}": threads for i in range(workers)})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("workers", "jobs", "spread", "in_flight"),
+    [(1, 100, 1, 2), (2, 100, 2, 2), (8, 100, 2, 8), (8, 1, 8, 2), (8, 4, 4, 4), (1000, 10**6, 16, 126), (0, 5, 0, 2)],
+)
+def test_a_job_is_near_few_workers_and_all_workers_have_jobs(
+    workers: int, jobs: int, spread: int, in_flight: int
+) -> None:
+    found = roster(workers, jobs=jobs)
+    assert (found.spread, found.jobs_in_flight) == (spread, in_flight)
+    assert workers <= found.spread * found.jobs_in_flight
+
+
+def test_jobs_are_spread_over_the_workers() -> None:
+    found = roster(6)
+    traces = [JobTrace(i) for i in range(6)]
+    for trace in traces:
+        found.enter(trace.order, trace)
+    assert sorted(w for t in traces for w in t.near) == sorted(2 * [f"w{i}" for i in range(6)])
+    found.job_done(traces[0])
+    late = JobTrace(9)
+    found.enter("late", late)
+    assert set(late.near) == {"w0", "w1"}
+
+
+def test_blocks_out_are_bounded_by_the_threads() -> None:
+    found = roster(2, threads=2)
+    trace = JobTrace()
+    count = 0
+    while found.enter(count, trace, held=count) is not None:
+        count += 1
+    assert count == 2 * 2 * BLOCKS_PER_THREAD
+    found.leave(0)
+    assert found.enter("next", trace, held=count - 1) is not None
+
+
+def test_a_job_of_a_lower_order_goes_first() -> None:
+    found = roster(1)
+    holder = JobTrace(0)
+    for i in range(BLOCKS_PER_THREAD):
+        assert found.enter(i, holder, held=i)
+    came: list[int] = []
+    freed = threading.Semaphore(0)
+
+    def wait_for_room(order: int) -> None:
+        found.enter(f"job {order}", JobTrace(order), held=0)
+        came.append(order)
+        freed.release()
+
+    threads = [threading.Thread(target=wait_for_room, args=(order,)) for order in (5, 3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: sum(found._queue.values()) == 2)
+    for i in range(2):
+        found.leave(i)
+        assert freed.acquire(timeout=30)
+    for thread in threads:
+        thread.join()
+    assert came == [3, 5]
+
+
+def test_a_lost_worker_is_replaced_by_the_one_with_the_fewest_jobs() -> None:
+    found = roster(4)
+    first, second = JobTrace(0), JobTrace(1)
+    found.enter(0, first)
+    found.enter(1, second)
+    assert (first.near, second.near) == (["w0", "w1"], ["w2", "w3"])
+    found.update({"w1": 1, "w2": 1, "w3": 1, "w4": 1})
+    assert found.enter(2, first) == ["w1", "w4"]
+
+
+def test_alone_waits_until_nothing_else_is_there_and_keeps_others_away() -> None:
+    found = roster(1)
+    other = JobTrace(1)
+    found.enter("block", other, held=0)
+    began, let_go = threading.Event(), threading.Event()
+
+    def suspect() -> None:
+        with found.alone():
+            began.set()
+            let_go.wait(30)
+
+    thread = threading.Thread(target=suspect)
+    thread.start()
+    wait_until(lambda: found._reserved == "w0")
+    assert not began.is_set()
+    assert found.enter("second", other, held=1) is None
+    found.leave("block")
+    assert began.wait(30)
+    let_go.set()
+    thread.join()
+    assert found.enter("third", other, held=1) == ["w0"]
+
+
+def test_who_is_alone_waits_for_tasks_whose_workers_are_gone() -> None:
+    found = roster(1)
+    (gone,) = found.enter("stray", JobTrace()) or ()
+    found.update({"tcp://other": 1})
+    entered = threading.Event()
+
+    def be_alone() -> None:
+        with found.alone() as worker:
+            assert worker == "tcp://other" != gone
+            entered.set()
+
+    thread = threading.Thread(target=be_alone)
+    thread.start()
+    assert not entered.wait(0.2)  # the scheduler may send the stray to the one worker that is left
+    found.leave("stray")
+    assert entered.wait(5)
+    thread.join()
+
+
+def test_a_worker_that_died_meanwhile_is_not_the_one_to_be_alone_on() -> None:
+    found = roster(1)
+    looks: list[dict[str, int]] = [{"tcp://new": 1}, {"tcp://new": 1}]
+    with found.alone(lambda: found.update(looks.pop(0))) as worker:
+        assert worker == "tcp://new"
+    assert not looks
+
+
+def test_an_ended_roster_lets_nobody_wait() -> None:
+    found = roster(0)
+    raised: list[BaseException] = []
+
+    def wait_for_a_worker() -> None:
+        try:
+            found.enter(0, JobTrace(), held=0)
+        except Stopped as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait_for_a_worker)
+    thread.start()
+    wait_until(lambda: bool(found._queue))
+    found.end(Stopped())
+    thread.join(30)
+    assert len(raised) == 1
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": 2, "threads": 2}, {"timeout": 5.0}, {"tries": 0}, {"workers": 0}, {"workers": 1, "timeout": 0}],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(SpecError), open_engine(jobs=1, **options):
+        pass
+
+
+def test_a_cluster_without_workers_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_LOOK", 0.05)
+    with (
+        LocalCluster(n_workers=0, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address=":0") as nobody,
+        Client(nobody) as client,
+    ):
+        engine = ClusterEngine(client, patience=0.2)
+        with pytest.raises(MsdaskError, match="no worker for"), engine.job(0) as trace:
+            engine.call("step: nothing", trace, int)
+        engine.close()
+
+
+# --- what goes over the wire ------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_few_small_named_and_bounded(
+    sample: SampleSlide, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs", "d.svs", "e.svs")
+    submit = client.submit
+    sent: list[tuple[str, int, set[str], int]] = []
+    futures: list[Any] = []
+    results: list[int] = []
+    most = 0
+    gathered = ClusterEngine._result
+
+    def measured(engine: Any, *args: Any, **options: Any) -> Any:
+        results.append(len(pickle.dumps(value := gathered(engine, *args, **options))))
+        return value
+
+    def recorded(function: Any, **options: Any) -> Any:
+        nonlocal most
+        future = submit(function, **options)
+        sent.append((options["key"], len(pickle.dumps(function)), set(options["workers"]), options["priority"]))
+        futures.append(future)
+        most = max(most, sum(not f.done() for f in futures if f.key.startswith("extract")))
+        return future
+
+    monkeypatch.setattr(client, "submit", recorded)
+    monkeypatch.setattr(ClusterEngine, "_result", measured)
+    report = run(slides, tmp_path / "s.zarr", client=client)
+    assert report.is_complete
+    blocks = sum(-(-report.outcomes[0].counts["selected"] // 16) for _ in range(5))
+    assert blocks >= 5 * 3
+    assert len(sent) == blocks + 2 * 5
+    assert max(size for _, size, _, _ in sent) < 10_000
+    assert len(results) == len(sent)
+    assert max(results) < 10_000
+    assert most <= 2 * BLOCKS_PER_THREAD
+    assert {key_split(key) for key, *_ in sent} == {"begin", "extract", "commit"}
+    assert sum("/grid-20x-64/c.svs/" in key for key, *_ in sent) == blocks // 5
+    assert {priority for key, *_, priority in sent if "c.svs" in key} == {-2}
+
+
+def test_what_travels_does_not_grow_with_the_slide(sample: SampleSlide, tmp_path: Path) -> None:
+    """A block's task of a slide of many patches is as large as of a few."""
+    from msdask.extraction.slide_job import begin_set
+    from msdask.selection.select import grid
+    from msdask.slides.slide import open_slide
+
+    sizes = []
+    for size in (256, 32):
+        slide = open_slide(sample.path)
+        table = grid(slide, magnification=10, patch_size=size)
+        job = begin_set(slide, table, str(tmp_path / f"{size}"))
+        sizes.append((table.sizes["patch"], len(pickle.dumps(job.slide)) + len(pickle.dumps(job.reader))))
+    assert sizes[1][0] > 30 * sizes[0][0]
+    assert abs(sizes[1][1] - sizes[0][1]) < 200
+
+
+# --- lost workers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_changes_nothing_but_the_tries(sample: SampleSlide, client: Client, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "once.svs")
+    report = run(slides, tmp_path / "s.zarr", client=client)
+    assert states(report) == {"a.svs": "complete", "once.svs": "complete"}
+    assert {o.slide_id: o.tries for o in report.outcomes}["once.svs"] == 2
+    (slides / "once.svs.once").unlink()
+    run(slides, tmp_path / "t.zarr")
+    assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
+
+
+def test_a_slide_that_kills_its_workers_is_set_aside_and_the_others_finish(
+    sample: SampleSlide, client: Client, tmp_path: Path
+) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b-exit.svs", "c.svs")
+    report = run(slides, tmp_path / "s.zarr", client=client, tries=2)
+    assert states(report) == {"a.svs": "complete", "b-exit.svs": "failed", "c.svs": "complete"}
+    assert "'extract: grid-20x-64/b-exit.svs/1' was given up after 2 tries" in report.failures["b-exit.svs"]
+    assert "the worker died each time it ran (tcp://127.0.0.1:" in report.failures["b-exit.svs"]
+
+
+@pytest.mark.slow
+def test_slides_that_kill_or_hang_their_workers_are_set_aside_and_the_others_finish(
+    sample: SampleSlide, client: Client, tmp_path: Path
+) -> None:
+    names = ("a.svs", "b-exit.svs", "c.svs", "d-hang.svs", "e-memory.svs", "f-unopenable.svs", "g.svs")
+    slides = cohort(sample, tmp_path / "slides", *names)
+    report = run(slides, tmp_path / "s.zarr", client=client, tries=2, timeout=4)
+    good = ("a.svs", "c.svs", "g.svs")
+    assert states(report) == {name: "complete" if name in good else "failed" for name in names}
+    assert "took longer than timeout=4 s" in report.failures["d-hang.svs"]
+    assert "more memory" in report.failures["e-memory.svs"]
+    assert "'begin: f-unopenable.svs' was given up" in report.failures["f-unopenable.svs"]
+    assert {o.tries for o in report.outcomes if o.state == "failed"} == {2}
+    assert all(worker.startswith("tcp://127.0.0.1:") for o in report.outcomes for worker in o.workers)
+    assert PatchStore(tmp_path / "s.zarr")["grid-20x-64"].slides == list(good)
+    renamed = cohort(sample, tmp_path / "good", *good)
+    run(renamed, tmp_path / "t.zarr")
+    for name in good:
+        stored = tree(tmp_path / "s.zarr" / "grid-20x-64" / name)
+        undisturbed = tree(tmp_path / "t.zarr" / "grid-20x-64" / name)
+        # The path of the slide, which is another one here, stands in its document.
+        assert {k: v for k, v in stored.items() if k != "zarr.json"} == {
+            k: v for k, v in undisturbed.items() if k != "zarr.json"
+        }
+
+
+def test_an_error_of_a_slide_is_not_tried_again(sample: SampleSlide, client: Client, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "recursion.svs")
+    os.truncate(slides / "b.svs", 1000)
+    report = run(slides, tmp_path / "s.zarr", client=client)
+    assert states(report) == {"a.svs": "complete", "b.svs": "failed", "recursion.svs": "failed"}
+    # Its traceback is too deep to travel.
+    assert "RecursionError" in report.failures["recursion.svs"]
+    assert {o.tries for o in report.outcomes} == {1}
+
+
+def test_ctrl_c_on_a_cluster_leaves_what_a_rerun_finishes(
+    sample: SampleSlide, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msdask.extraction import cohort as cohort_module
+
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs", "d.svs")
+    original, calls = cohort_module.wait, []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort_module, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(slides, tmp_path / "s.zarr", client=client)
+    assert run(slides, tmp_path / "s.zarr", client=client).is_complete
+    run(slides, tmp_path / "t.zarr")
+    assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
+
+
+@pytest.mark.parametrize("holds_gil", [False, True])
+def test_a_deadline_ends_a_process_that_hangs_even_in_native_code(holds_gil: bool) -> None:
+    # A regular expression of exponential time holds the GIL for years.
+    hang = "import re; re.match('(a+)+$', 'a' * 60 + 'b')" if holds_gil else "threading.Event().wait()"
+    code = f"import threading\nfrom msdask.engines.deadline import deadline\nwith deadline(0.5):\n    {hang}"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60, capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert b"Timeout" in ended.stderr
+
+
+def test_a_deadline_that_is_met_does_nothing() -> None:
+    code = (
+        "import time\nfrom msdask.engines.deadline import deadline\nwith deadline(0.2):\n    pass\n"
+        "with deadline(30):\n    with deadline(0.2):\n        pass\n    time.sleep(0.5)\nprint('alive')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60, capture_output=True, check=False)
+    assert ended.stdout.strip() == b"alive"
+
+
+# --- determinism ------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_do_not_depend_on_threads_or_workers(sample: SampleSlide, client: Client, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs")
+    for threads in (1, 2, 8):
+        assert run(slides, tmp_path / f"{threads}.zarr", threads=threads).is_complete
+    assert run(slides, tmp_path / "cluster.zarr", client=client).is_complete
+    expected = tree(tmp_path / "1.zarr")
+    assert tree(tmp_path / "2.zarr") == tree(tmp_path / "8.zarr") == tree(tmp_path / "cluster.zarr") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_bytes_do_not_depend_on_the_number_of_workers(workers: int, sample: SampleSlide, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs")
+    run(slides, tmp_path / "threads.zarr", threads=1)
+    with faulty_cluster(tmp_path, workers) as client:
+        report = run(slides, tmp_path / "s.zarr", client=client)
+    assert report.engine["workers"] == workers
+    assert tree(tmp_path / "s.zarr") == tree(tmp_path / "threads.zarr")
+
+
+# --- real processes over TCP ------------------------------------------------------------------------------------------
+
+
+def msdask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from msdask.cli.app import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, timeout=120, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_on_a_scheduler_that_was_started_apart(sample: SampleSlide, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs")
+    arguments = ["-m", "20", "-s", "64", "-x", "0.5", "-q", "--report", tmp_path / "run.json"]
+    with dask_processes(tmp_path, 2) as processes:
+        ended = msdask("extract", slides, "-o", tmp_path / "s.zarr", *arguments, "--scheduler", processes.address)
+    assert ended.returncode == 0, ended.stderr
+    assert "dashboard: http://127.0.0.1" in ended.stderr
+    run(slides, tmp_path / "t.zarr")
+    names = ("image", "measured", "keep", "x0")
+    for name in names:
+        where = Path("grid-20x-64", "b.svs", name)
+        assert tree(tmp_path / "s.zarr" / where) == tree(tmp_path / "t.zarr" / where)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["engine"] == {"kind": "cluster", "scheduler": processes.address, "workers": 2, "threads": 2}
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_workers_of_its_own(sample: SampleSlide, tmp_path: Path) -> None:
+    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs")
+    arguments = ["-m", "20", "-s", "64", "-x", "0.5", "-q", "--workers", "2"]
+    ended = msdask("extract", slides, "-o", tmp_path / "s.zarr", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 complete" in ended.stdout
+    assert "dashboard: http://127.0.0.1" in ended.stderr
+    again = msdask("extract", slides, "-o", tmp_path / "s.zarr", *arguments, "--resume")
+    assert "2 present" in again.stdout
+
+
+def test_a_scheduler_that_is_not_there_is_a_clear_error(sample: SampleSlide, tmp_path: Path) -> None:
+    import dask
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+        from msdask.cli.terminal import open_client
+
+        with (
+            pytest.raises(MsdaskError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
+            open_client("tcp://127.0.0.1:9", None),
+        ):
+            pass
+
+
+# --- the recipes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "cores"), [("slurm", "-c 16|--cpus-per-task=16"), ("pbs", "ncpus=16")])
+def test_the_job_scripts_of_the_recipes_are_what_they_say(
+    kind: str, cores: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+    import yaml
+
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    recipe = yaml.safe_load((REPOSITORY / "docs" / "cluster" / f"{kind}.yaml").read_text())
+    defaults = set(dask.config.get(f"jobqueue.{kind}"))
+    assert set(recipe["jobqueue"][kind]) <= defaults | {"resource-spec"}
+    monkeypatch.chdir(tmp_path)  # logs
+    made = {"slurm": jobqueue.SLURMCluster, "pbs": jobqueue.PBSCluster}[kind]
+    options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    merged = dask.config.merge(dask.config.config, recipe)  # as a file in ~/.config/dask is
+    with dask.config.set(merged), made(scheduler_options=options) as cluster:
+        script = cluster.job_script()
+    assert any(text in script for text in cores.split("|"))
+    assert "--nthreads 1 " in script
+    assert "--nworkers 16 " in script
+    assert "--memory-limit 2.79GiB" in script
+    assert "--lifetime 7h50m" in script
+    assert "export OMP_NUM_THREADS=1" in script
+
+
+def test_the_recipe_for_kubernetes_has_what_its_cluster_takes() -> None:
+    import yaml
+
+    recipe = yaml.safe_load((REPOSITORY / "docs" / "cluster" / "kubernetes.yaml").read_text())
+    # Parameters of dask_kubernetes.operator.KubeCluster 2026.3.
+    known = {"name", "namespace", "image", "n_workers", "resources", "env", "worker_command", "idle_timeout"}
+    assert set(recipe) <= known
+    assert recipe["worker_command"][:3] == ["dask-worker", "--nthreads", "1"]
+    assert all(isinstance(value, str) for value in recipe["env"].values())

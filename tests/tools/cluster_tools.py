@@ -1,0 +1,161 @@
+"""What the tests of clusters share: worker processes with faults built in, and real `dask` processes on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import dask
+import psutil
+from distributed import Client
+
+from msdask.engines.dask_cluster import local_cluster
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+FAULTS = '''
+"""Loaded by every worker: small blocks, and faults that slides ask for by their names."""
+import os
+import threading
+from pathlib import Path
+
+import msdask.cutting.lazy_patches
+import msdask.extraction.slide_job as slidejob
+
+msdask.cutting.lazy_patches.MAX_PATCHES_PER_BLOCK = 16
+# Dask may load this twice.
+run_block = getattr(slidejob.run_block, "original", slidejob.run_block)
+begin_slide = getattr(slidejob.begin_slide, "original", slidejob.begin_slide)
+
+
+def faulty_block(job, block, **options):
+    name = Path(job.slide.path).name
+    if "exit" in name and block == 1:
+        os._exit(3)
+    if "hang" in name and block == 1:
+        threading.Event().wait()
+    if "memory" in name and block == 1:
+        raise MemoryError
+    if "recursion" in name and block == 1:
+        return faulty_block(job, block, **options)
+    if "once" in name and block == 1:
+        mark = Path(job.slide.path + ".once")
+        if not mark.exists():
+            mark.touch()
+            os._exit(3)
+    return run_block(job, block, **options)
+
+
+def faulty_begin(row, *args, **options):
+    if "unopenable" in Path(row.path).name:
+        os._exit(3)
+    return begin_slide(row, *args, **options)
+
+
+faulty_block.original, faulty_begin.original = run_block, begin_slide
+slidejob.run_block, slidejob.begin_slide = faulty_block, faulty_begin
+for function, name in ((faulty_block, "run_block"), (faulty_begin, "begin_slide")):
+    function.__module__, function.__qualname__ = "msdask.extraction.slide_job", name
+'''
+
+
+def write_faults(folder: Path) -> Path:
+    """The module that workers load at their start."""
+    path = folder / "faults.py"
+    path.write_text(FAULTS)
+    return path
+
+
+@contextmanager
+def faulty_cluster(folder: Path, workers: int) -> Iterator[Client]:
+    """A local cluster as `extract(workers=n)` starts it, whose workers have the faults built in."""
+    with dask.config.set({"distributed.worker.preload": [str(write_faults(folder))]}), local_cluster(workers) as client:
+        yield client
+
+
+def wait_until(fact: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Look until something is so; raises when it never is."""
+    end = time.monotonic() + seconds
+    while not fact():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not so after {seconds:g} s")
+        time.sleep(0.01)
+
+
+def _flat(options: dict[str, str]) -> list[str]:
+    return [part for option in options.items() for part in option]
+
+
+class Processes:
+    """A `dask scheduler` and some `dask worker`s: each a nanny with one single-threaded worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._preload = write_faults(folder)
+        self._stack = ExitStack()
+        self.workers: list[subprocess.Popen[bytes]] = []
+        file = folder / "scheduler.json"
+        options = {"--host": "127.0.0.1", "--port": "0", "--dashboard-address": "127.0.0.1:0"}
+        self.scheduler = self._start("scheduler", *_flat(options), "--scheduler-file", str(file))
+        wait_until(lambda: file.exists() and file.stat().st_size > 0)
+        self.scheduler_file = str(file)
+        self.client = self._stack.enter_context(Client(scheduler_file=self.scheduler_file))
+        self.address = self.client.scheduler.address
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3",
+        }
+        log = self._stack.enter_context((self._folder / f"{arguments[0]}-{time.monotonic_ns()}.log").open("wb"))
+        command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self._folder)
+
+    def add_worker(self) -> None:
+        """Start one; `wait` waits for it."""
+        options = {"--host": "127.0.0.1", "--nthreads": "1", "--memory-limit": "0", "--preload": str(self._preload)}
+        self.workers.append(self._start("worker", self.address, "--no-dashboard", *_flat(options)))
+
+    def wait(self) -> None:
+        """Until there are as many workers as nannies."""
+        alive = sum(w.poll() is None for w in self.workers)
+        wait_until(lambda: len(self.client.scheduler_info(n_workers=-1)["workers"]) == alive)
+
+    def kill(self, which: int, *, nanny: bool) -> None:
+        """End a nanny, or its worker, with SIGKILL."""
+        process = self.workers[which]
+        if nanny:
+            process.kill()
+            process.wait()
+            del self.workers[which]
+            return
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    def close(self) -> None:
+        """End everything."""
+        self._stack.close()
+        for process in (*self.workers, self.scheduler):
+            process.terminate()
+        for process in (*self.workers, self.scheduler):
+            process.wait(30)
+
+
+@contextmanager
+def dask_processes(folder: Path, workers: int) -> Iterator[Processes]:
+    """A cluster of real processes over TCP on loopback."""
+    processes = Processes(folder)
+    try:
+        for _ in range(workers):
+            processes.add_worker()
+        processes.wait()
+        yield processes
+    finally:
+        processes.close()

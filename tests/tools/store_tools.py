@@ -1,0 +1,40 @@
+"""What the tests of stores share: small selections, many blocks, and the bytes of a whole tree."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+
+from msdask.cutting.lazy_patches import patches
+from msdask.selection.select import centroids, grid
+from msdask.slides.slide import open_slide
+
+BLOCK = 16
+"""Images a block in these tests: a small slide then has several shards."""
+
+
+def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut patch sets into blocks of at most 16 images."""
+    monkeypatch.setattr("msdask.cutting.lazy_patches.MAX_PATCHES_PER_BLOCK", BLOCK)
+
+
+def lazy_grid(path: Path, *, magnification: float = 10, patch_size: int = 64, **options: Any) -> xr.Dataset:
+    """Lazy patches of a grid over the whole slide: 108 of the small slide."""
+    slide = open_slide(path)
+    return patches(slide, grid(slide, magnification=magnification, patch_size=patch_size, **options))
+
+
+def lazy_tuples(path: Path, **options: Any) -> xr.Dataset:
+    """Lazy tuples at 10x, 5x and 2.5x, whose contexts reach outside."""
+    slide = open_slide(path)
+    return patches(slide, centroids(slide, magnifications=[10, 5, 2.5], patch_size=64, **options))
+
+
+def tree(path: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file below `path`."""
+    files = sorted(f for f in path.rglob("*") if f.is_file())
+    return {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

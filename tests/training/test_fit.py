@@ -1,0 +1,521 @@
+"""Training: one way to fit, resume, log and save; the metrics; crops at exact scales."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_lightning")
+
+import msdask as ms
+from msdask.data.scale_crops import read_crop
+from msdask.errors import MsdaskError, SpecError
+from msdask.models import ScaleRegressor
+from msdask.models.files import load_model
+from msdask.training import (
+    Appearance,
+    Recipe,
+    ScaleCrops,
+    ScaleImage,
+    ScaleLattice,
+    ScaleTask,
+    evaluate,
+    fit,
+    scale_metrics,
+)
+from tests.tools.scale_tools import ListLoader, random_patches, textured_image
+
+CPU = {"accelerator": "cpu", "patience": None}
+CLASSES = np.array([5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _model(**options) -> ScaleRegressor:
+    torch.manual_seed(0)
+    return ScaleRegressor("scalenet", embedding=16, target="log2", **options)
+
+
+class Broken(Exception):
+    """What kills a run in these tests."""
+
+
+class Breaking(ListLoader):
+    """Raises after so many batches."""
+
+    def __init__(self, *arguments, after: int, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.after = after
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            if len(self.given) > self.after:
+                raise Broken
+            yield batch
+
+
+# --- fit ---
+
+
+def test_a_tiny_model_learns_32_patches_by_heart(tmp_path):
+    images, truth = random_patches(32)
+    data = ListLoader(images, truth, batch_size=16)
+    recipe = Recipe(epochs=60, lr=3e-3, optimizer="adamw", **CPU)
+    result = fit(_model(), ScaleTask("huber", delta=0.25), data, data, tmp_path / "run", recipe=recipe)
+    assert result.valid["r2"] > 0.9
+    with torch.inference_mode():
+        assert (torch.log2(result.model.magnification(images) / truth).abs() < 0.3).float().mean() > 0.9
+
+
+def test_a_run_leaves_weights_settings_log_curves_and_metrics(tmp_path):
+    data = ListLoader(*random_patches(16))
+    recipe = Recipe(epochs=3, **CPU)
+    result = fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=recipe, about={"data": "noise"})
+    hparams = json.loads((tmp_path / "run/hparams.json").read_text())
+    assert hparams["model"]["backbone"] == "scalenet"
+    assert hparams["recipe"]["epochs"] == 3
+    assert hparams["task"]["loss"] == "l1"
+    rows = list(csv.DictReader((tmp_path / "run/log.csv").open()))
+    assert [int(r["epoch"]) for r in rows] == [0, 1, 2]
+    assert {"train_loss", "valid_loss", "valid_kappa", "valid_balanced_accuracy", "lr"} <= set(rows[0])
+    assert cv2.imread(str(tmp_path / "run/curves.png")) is not None
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["best_epoch"] == result.best_epoch == min(range(3), key=lambda i: float(rows[i]["valid_loss"]))
+    loaded, about = load_model(tmp_path / "run")
+    assert about["data"] == "noise"
+    assert torch.equal(loaded(data.images), result.model(data.images))
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path):
+    data = ListLoader(*random_patches(16))
+    result = fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=Recipe(epochs=4, lr=0.3, **CPU))
+    losses = [float(r["valid_loss"]) for r in csv.DictReader((tmp_path / "run/log.csv").open())]
+    found = evaluate(result.model, ScaleTask(), data, recipe=Recipe(**CPU))
+    assert found["loss"] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_the_last_weights_are_kept_where_the_recipe_says_so(tmp_path):
+    images, truth = random_patches(16)
+    worse = list(ListLoader(images, 45 - truth))
+    recipe = Recipe(epochs=6, lr=3e-3, keep="last", **CPU)
+    result = fit(_model(), ScaleTask(), ListLoader(images, truth), worse, tmp_path / "run", recipe=recipe)
+    losses = [float(r["valid_loss"]) for r in csv.DictReader((tmp_path / "run/log.csv").open())]
+    assert result.best_epoch == 5
+    assert result.valid["loss"] == losses[-1] > min(losses)
+    assert evaluate(result.model, ScaleTask(), worse, recipe=Recipe(**CPU))["loss"] == pytest.approx(losses[-1])
+
+
+def test_training_stops_after_patience_epochs_without_a_better_validation_loss(tmp_path):
+    images, truth = random_patches(16)
+    other = ListLoader(images, 45 - truth)  # the better the training, the worse the validation
+    recipe = Recipe(epochs=40, lr=3e-3, patience=2, accelerator="cpu")
+    result = fit(_model(), ScaleTask(), ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
+    assert result.epochs == result.best_epoch + 1 + 2 < 40
+
+
+@pytest.mark.parametrize("after", [3, 4, 6])
+def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_equals_an_unbroken_one(tmp_path, after):
+    images, truth = random_patches(32)
+    recipe = Recipe(epochs=3, ema=0.9, schedule="cosine", warmup=0.1, checkpoint_every=1, **CPU)
+    task, valid = ScaleTask(), list(ListLoader(images, truth))
+    whole_loader = ListLoader(images, truth)
+    whole = fit(_model(dropout=0.3), task, whole_loader, valid, tmp_path / "whole", recipe=recipe)
+    broken, rest = Breaking(images, truth, after=after), ListLoader(images, truth)
+    with pytest.raises(Broken):
+        fit(_model(dropout=0.3), task, broken, valid, tmp_path / "broken", recipe=recipe)
+    resumed = fit(_model(dropout=0.3), task, rest, valid, tmp_path / "broken", recipe=recipe, resume=True)
+    assert broken.given[:after] + rest.given == whole_loader.given
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert (tmp_path / "broken/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+
+
+def test_a_finished_run_can_be_resumed_with_more_epochs(tmp_path):
+    images, truth = random_patches(16)
+    task, valid = ScaleTask(), list(ListLoader(images, truth))
+    whole = fit(_model(), task, ListLoader(images, truth), valid, tmp_path / "a", recipe=Recipe(epochs=4, **CPU))
+    fit(_model(), task, ListLoader(images, truth), valid, tmp_path / "b", recipe=Recipe(epochs=2, **CPU))
+    longer = fit(
+        _model(), task, ListLoader(images, truth), valid, tmp_path / "b", recipe=Recipe(epochs=4, **CPU), resume=True
+    )
+    assert longer.epochs == 4
+    assert all(torch.equal(v, longer.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+
+
+def test_a_folder_with_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path):
+    data = ListLoader(*random_patches(8))
+    fit(_model(), ScaleTask(), data, data, tmp_path, recipe=Recipe(epochs=1, **CPU))
+    with pytest.raises(MsdaskError, match="holds a training run already"):
+        fit(_model(), ScaleTask(), data, data, tmp_path, recipe=Recipe(epochs=1, **CPU))
+    with pytest.raises(MsdaskError, match=r"differs in task\.loss, recipe\.lr"):
+        fit(_model(), ScaleTask("mse"), data, data, tmp_path, recipe=Recipe(epochs=1, lr=0.1, **CPU), resume=True)
+
+
+def test_averaged_weights_are_what_is_validated_and_saved(tmp_path):
+    data = ListLoader(*random_patches(16))
+    recipe = Recipe(epochs=1, ema=0.5, lr=0.01, **CPU)
+    result = fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=recipe)
+    state = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    name = "head.1.weight"
+    assert torch.equal(result.model.state_dict()[name], state[f"averaged.{name}"])
+    assert not torch.equal(state[f"averaged.{name}"], state[f"model.{name}"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(tmp_path):
+    images, truth = random_patches(16)
+    truth[3] = math.nan
+    data = ListLoader(images, truth)
+    with pytest.raises(MsdaskError, match="loss is nan in epoch 0, batch"):
+        fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+
+
+def test_empty_loaders_are_named(tmp_path):
+    images, truth = random_patches(16)
+    with pytest.raises(MsdaskError, match="empty"):
+        evaluate(_model(), ScaleTask(), ListLoader(images[:0], truth[:0]), recipe=Recipe(**CPU))
+    with pytest.raises(MsdaskError, match="empty"):
+        fit(
+            _model(),
+            ScaleTask(),
+            ListLoader(images[:0], truth[:0]),
+            ListLoader(images, truth),
+            tmp_path / "run",
+            recipe=Recipe(epochs=1, **CPU),
+        )
+
+
+def test_mixed_precision_trains_too(tmp_path):
+    data = ListLoader(*random_patches(16))
+    result = fit(_model(), ScaleTask(), data, data, tmp_path, recipe=Recipe(epochs=2, precision="bf16", **CPU))
+    assert math.isfinite(result.valid["loss"])
+
+
+@pytest.mark.parametrize(
+    "option", [{"optimizer": "lion"}, {"schedule": "x"}, {"epochs": 0}, {"lr": 0.0}, {"ema": 1.0}, {"patience": 0}]
+)
+def test_recipes_that_make_no_sense_are_refused(option):
+    with pytest.raises(SpecError, match=next(iter(option))):
+        Recipe(**option)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_takes_the_steps_of_its_schedule(tmp_path, optimizer):
+    data = ListLoader(*random_patches(16))
+    recipe = Recipe(epochs=2, optimizer=optimizer, schedule="step", step_epochs=1, lr=0.01, **CPU)
+    fit(_model(), ScaleTask(), data, data, tmp_path, recipe=recipe)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [float(r["lr"]) for r in rows] == pytest.approx([0.001, 0.0001])  # after the epoch's last step
+
+
+def test_evaluation_is_added_to_the_run(tmp_path):
+    data = ListLoader(*random_patches(16))
+    result = fit(_model(), ScaleTask(), data, data, tmp_path, recipe=Recipe(epochs=1, **CPU))
+    found = evaluate(result.model, ScaleTask(), data, folder=tmp_path, name="other organ", recipe=Recipe(**CPU))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["other organ"] == found
+    assert metrics["valid"]["loss"] == result.valid["loss"]
+
+
+_TWO_PROCESSES = """
+import json, os, sys
+import torch
+from msdask.models import ScaleRegressor
+from msdask.training import Recipe, ScaleTask, fit
+from tests.tools.scale_tools import ListLoader, random_patches
+
+torch.set_num_threads(1)
+rank = int(os.environ.get("LOCAL_RANK", 0))
+images, truth = random_patches(32)
+share = ListLoader(images[rank::2], truth[rank::2])
+recipe = Recipe(epochs=2, ema=0.9, accelerator="cpu", devices=2, strategy="ddp")
+result = fit(ScaleRegressor("scalenet", embedding=16), ScaleTask(), share, share, sys.argv[1], recipe=recipe)
+weights = [float(p.double().sum()) for p in result.model.parameters()]
+open(f"{sys.argv[1]}/rank{rank}.json", "w").write(json.dumps([result.valid, weights]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_measure_it_over_both_shares(tmp_path):
+    (tmp_path / "train.py").write_text(_TWO_PROCESSES)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, tmp_path / "train.py", tmp_path / "run"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, timeout=240, capture_output=True)
+    first, second = (json.loads((tmp_path / f"run/rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    model, _ = load_model(tmp_path / "run")
+    images, truth = random_patches(32)
+    alone = evaluate(model, ScaleTask(), list(ListLoader(images, truth)), recipe=Recipe(**CPU))
+    assert first[0]["r2"] == pytest.approx(alone["r2"], abs=1e-4)
+    assert first[0]["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+
+
+# --- metrics ---
+
+
+def _naive_metrics(estimated, true):
+    """Spec 8, written out."""
+    e, t = np.asarray(estimated, float), np.asarray(true, float)
+    found, wanted = (np.array([min(range(7), key=lambda k: abs(v - CLASSES[k])) for v in x]) for x in (e, t))
+    observed = np.zeros((7, 7))
+    for w, f in zip(wanted, found, strict=True):
+        observed[w, f] += 1
+    weights = np.array([[(i - j) ** 2 for j in range(7)] for i in range(7)])
+    chance = np.outer(observed.sum(1), observed.sum(0)) / len(e)
+    return {
+        "r2": 1 - ((t - e) ** 2).sum() / ((t - t.mean()) ** 2).sum(),
+        "mse": ((t - e) ** 2).mean(),
+        "max_error": np.abs(t - e).max(),
+        "explained_variance": 1 - (t - e).var() / t.var(),
+        "balanced_accuracy": np.mean([(found[wanted == k] == k).mean() for k in set(wanted.tolist())]),
+        "kappa": 1 - (weights * observed).sum() / (weights * chance).sum(),
+    }
+
+
+@pytest.mark.parametrize("present", [CLASSES, CLASSES[[0, 3, 6]]])
+def test_metrics_equal_their_definitions_over_batches(present):
+    rng = np.random.default_rng(0)
+    true = rng.choice(present, 200)
+    estimated = true * np.exp(rng.normal(scale=0.25, size=200))
+    metrics = scale_metrics()
+    for rows in np.array_split(np.arange(200), 7):
+        for metric in metrics.values():
+            metric.update(torch.tensor(estimated[rows]).float(), torch.tensor(true[rows]).float())
+    for name, value in _naive_metrics(estimated, true).items():
+        assert float(metrics[name].compute()) == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_true_magnifications_off_the_nominal_ones_count_as_the_nearest():
+    metrics = scale_metrics()
+    metrics["balanced_accuracy"].update(torch.tensor([21.0, 9.0]), torch.tensor([20.04, 10.02]))
+    assert float(metrics["balanced_accuracy"].compute()) == 0.5
+
+
+@pytest.mark.parametrize("options", [{"loss": "l3"}, {"delta": 0.0}, {"classes": (5.0,)}])
+def test_tasks_that_make_no_sense_are_refused(options):
+    with pytest.raises(SpecError, match=next(iter(options))):
+        ScaleTask(**options)
+
+
+@pytest.mark.parametrize(("loss", "value"), [("l1", 1.0), ("mse", 5 / 3), ("huber", (0 + 0.21875 + 0.46875) / 3)])
+def test_losses_are_in_target_space(loss, value):
+    model = _model()
+    model.forward = lambda images: torch.log2(torch.tensor([10.0, 20.0, 40.0])) + torch.tensor([0.0, 1.0, -2.0])
+    batch = {"image": torch.zeros(3, 1, 3, 32, 32), "magnification": torch.tensor([[10.0], [20.0], [40.0]])}
+    found, (estimated, true) = ScaleTask(loss, delta=0.25).loss(model, batch)
+    assert float(found) == pytest.approx(value)
+    assert estimated.tolist() == pytest.approx([10.0, 40.0, 10.0])
+    assert true.tolist() == [10.0, 20.0, 40.0]
+
+
+# --- crops at exact scales ---
+
+
+def test_a_crop_is_the_area_mean_of_the_image(tmp_path):
+    image = ScaleImage.of(textured_image(0), 40.0)
+    level = image.levels[0].astype(float)
+    for magnification, ratio in ((20.0, 2), (10.0, 4), (5.0, 8)):
+        naive = level[: 40 * ratio, : 40 * ratio].reshape(40, ratio, 40, ratio, 3).mean((1, 3))
+        crop = read_crop(image, 0, 0, magnification=magnification, size=40)
+        assert np.abs(crop - naive).max() <= 2  # a rounding step each halving
+    assert np.array_equal(read_crop(image, 0, 0, magnification=40.0, size=40), image.levels[0][:40, :40])
+
+
+def test_crops_reach_every_edge_and_show_the_scale_that_they_say():
+    image = ScaleImage.of(textured_image(1), 40.0)
+    corner = read_crop(image, 1, 1, magnification=40.0, size=64)
+    assert np.array_equal(corner, image.levels[0][-64:, -64:])
+    # The same blobs are half as wide at half the magnification: the autocorrelation says how wide.
+    widths = [_width(read_crop(image, 0.5, 0.5, magnification=m, size=96)) for m in (40.0, 20.0)]
+    assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.2)
+
+
+def _width(crop) -> float:
+    """Mean run of dark px along the rows."""
+    dark = crop[..., 1] < 140
+    starts = np.count_nonzero(dark[:, 1:] & ~dark[:, :-1])
+    return dark.sum() / starts
+
+
+def test_a_crop_that_does_not_fit_is_refused():
+    image = ScaleImage.of(textured_image(0), 40.0)
+    with pytest.raises(SpecError, match="does not fit"):
+        read_crop(image, 0, 0, magnification=5.0, size=96)
+
+
+def _crops(**options) -> ScaleCrops:
+    images = [ScaleImage.of(textured_image(i), 40.0) for i in range(3)]
+    defaults = {"size": 48, "magnifications": (5.5, 50.0), "batch_size": 12, "batches": 4, "seed": 1}
+    return ScaleCrops(images, **{**defaults, **options})
+
+
+def test_batches_depend_on_seed_epoch_and_number_alone():
+    first, second = _crops(appearance=Appearance()), _crops(appearance=Appearance())
+    second.set_epoch(1)
+    epoch_1 = list(second)
+    assert not torch.equal(epoch_1[0]["image"], next(iter(first))["image"])
+    for number, batch in enumerate(epoch_1):
+        assert torch.equal(batch["image"], first.batch(1, number)["image"])
+        assert batch["image"].shape == (12, 1, 3, 48, 48)
+        assert batch["image"].dtype == torch.uint8
+    assert not torch.equal(_crops(seed=2).batch(0, 0)["magnification"], _crops().batch(0, 0)["magnification"])
+
+
+def test_the_crops_loader_resumes_in_the_middle_of_an_epoch():
+    whole, broken = _crops(), _crops()
+    expected = [b["magnification"] for _ in range(2) for b in whole]
+    taken, iterator = [], iter(broken)
+    for _ in range(3):
+        taken.append(next(iterator)["magnification"])
+    iterator.close()
+    rest = _crops()
+    rest.load_state_dict(broken.state_dict())
+    taken += [b["magnification"] for _ in range(2) for b in rest]
+    assert len(taken) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(taken, expected, strict=True))
+
+
+def test_magnifications_are_even_in_octaves_within_the_range_and_images_equally_often():
+    loader = _crops(batch_size=300, emphasis=0.0, magnifications=(8.0, 32.0), size=32)
+    batch = loader.batch(0, 0)
+    octaves = torch.log2(batch["magnification"]).flatten()
+    assert octaves.min() >= 3
+    assert octaves.max() <= 5
+    assert float((octaves < 4).float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert np.bincount(batch["slide"].numpy()).tolist() == [100, 100, 100]
+
+
+def test_mosaics_are_four_quarters_half_of_them_from_other_images():
+    images = [ScaleImage.of(np.full((300, 300, 3), value, np.uint8), 40.0) for value in (50, 100, 150, 200)]
+    loader = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=200, batches=1, mosaic=1.0)
+    crops = loader.batch(0, 0)["image"][:, 0, 0].numpy()
+    kinds = [len(np.unique(crop)) for crop in crops]
+    assert 0.35 < np.mean(np.array(kinds) > 1) < 0.6  # of the mixed ones 1 in 64 has one color by chance
+    for crop in crops:  # a turn or mirror image moves the seam of an odd size by one px
+        for part in (crop[:16, :16], crop[17:, :16], crop[:16, 17:], crop[17:, 17:]):
+            assert len(np.unique(part)) == 1
+    whole = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=50, batches=1, mosaic=0.0)
+    assert all(len(np.unique(crop)) == 1 for crop in whole.batch(0, 0)["image"].numpy())
+
+
+def test_crops_of_glass_are_drawn_again():
+    pixels = np.full((400, 400, 3), 250, np.uint8)
+    pixels[:, 200:] = 120
+    options = {"size": 32, "magnifications": (20.0, 50.0), "batch_size": 200, "batches": 1, "mosaic": 0.3}
+    shares = [
+        (ScaleCrops([ScaleImage.of(pixels, 40.0)], min_tissue=least, **options).batch(0, 0)["image"][:, 0, 0] < 200)
+        .float()
+        .mean((1, 2))
+        for least in (0.0, 0.5)
+    ]
+    assert float((shares[0] < 0.5).float().mean()) > 0.3
+    assert float((shares[1] < 0.48).float().mean()) < 0.05
+
+
+def test_an_error_in_the_thread_reaches_the_loop():
+    loader = _crops()
+    loader.images = (None,) * 3
+    with pytest.raises(AttributeError):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"magnifications": (10.0, 5.0)}, "magnifications"), ({"batches": 0}, "batches"), ({"size": 500}, "too small")],
+)
+def test_crops_that_make_no_sense_are_refused(options, match):
+    with pytest.raises(SpecError, match=match):
+        _crops(**options)
+
+
+def test_the_lattice_has_every_magnification_that_fits_equally_often():
+    images = [ScaleImage.of(textured_image(i), m) for i, m in enumerate((40.0, 20.0))]
+    lattice = ScaleLattice(images, size=48, side=3, batch_size=50)
+    pairs = np.stack([lattice.image_of, lattice.truth], 1)
+    for number, fitting in enumerate(([5, 8, 10, 15, 20, 30, 40], [5, 8, 10, 15, 20])):
+        fits = [m for m in fitting if 400 * m / images[number].magnification >= 48]
+        counts = {m: int((pairs == [number, m]).all(1).sum()) for m in CLASSES}
+        assert counts == {m: 9 if m in fits else 0 for m in CLASSES}
+    batches = list(lattice)
+    assert len(batches) == len(lattice)
+    assert torch.cat([b["magnification"] for b in batches]).flatten().tolist() == lattice.truth.tolist()
+
+
+def test_appearance_changes_color_not_geometry():
+    crop = textured_image(0)[:64, :64]
+    changed = Appearance(noise=0.0).color(torch.from_numpy(crop[None].repeat(20, 0)), 5).numpy()
+    assert np.ptp(changed.astype(float).mean((1, 2)), axis=0).min() > 20
+    blobs, ground = crop[..., 1] < 100, crop[..., 1] > 200
+    assert all(np.ptp(image[part].astype(int), axis=0).max() <= 1 for image in changed for part in (blobs, ground))
+
+
+def test_appearance_is_a_function_of_its_seed():
+    pixels = torch.from_numpy(textured_image(0)[None, :64, :64].repeat(4, 0))
+    assert torch.equal(Appearance().color(pixels, 5), Appearance().color(pixels, 5))
+    assert not torch.equal(Appearance().color(pixels, 5), Appearance().color(pixels, 6))
+    crop = textured_image(0)[:64, :64]
+    one, two, other = (Appearance(blur=1, jpeg=1).sharpness(crop, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+    assert np.array_equal(Appearance(blur=0, jpeg=0).sharpness(crop, np.random.default_rng(0)), crop)
+
+
+# --- with patch stores ---
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Patches at 20x and 10x of one slide."""
+    folder = tmp_path_factory.mktemp("store")
+    Image.fromarray(textured_image(3, 320)).save(folder / "s.png")
+    slide = ms.open_slide(folder / "s.png", magnification=20)
+    everywhere = np.ones((20, 20), bool)
+    store = ms.PatchStore(folder / "p.zarr")
+    for magnification in (20, 10):
+        selected = ms.grid(slide, everywhere, magnification=magnification, patch_size=32, min_tissue=0.0)
+        store.write(ms.patches(slide, selected))
+    return ms.data.PatchDataset(list(store.values()), target="magnification", keep=False)
+
+
+def test_a_run_on_a_patch_store_resumes_in_the_middle_of_an_epoch(dataset, tmp_path):
+    augment = ms.data.Augment(scale=ms.data.ScaleAugment([10, 20]))
+    options = {"batch_size": 16, "balanced": True, "augment": augment}
+    recipe = Recipe(epochs=2, checkpoint_every=1, **CPU)
+    task, valid = ScaleTask(classes=(10, 20)), ms.data.loader(dataset, batch_size=64, shuffle=False)
+
+    class Failing(ScaleTask):
+        seen = 0
+
+        def loss(self, model, batch):
+            if model.training:
+                self.seen += 1
+                if self.seen > len(ms.data.loader(dataset, **options)) + 2:
+                    raise Broken
+            return super().loss(model, batch)
+
+    whole = fit(_model(), task, ms.data.loader(dataset, **options), valid, tmp_path / "whole", recipe=recipe)
+    failing = Failing(classes=(10, 20))
+    with pytest.raises(Broken):
+        fit(_model(), failing, ms.data.loader(dataset, **options), valid, tmp_path / "broken", recipe=recipe)
+    rest = ms.data.loader(dataset, **options)
+    resumed = fit(_model(), task, rest, valid, tmp_path / "broken", recipe=recipe, resume=True)
+    assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+    assert (tmp_path / "broken/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
