@@ -1,17 +1,27 @@
-"""The demonstration: generated slides through the main job, grid and multi-center, and a report to look at."""
+"""`msdask demo`: generated slides through the main job, grid and multi-center, and a report to look at."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from msdask.extraction.cohort import extract
-from msdask.report.run import report_run
-from msdask.sample.slides import make_cohort
+from msdask.cli.options import Output, Threads
+from msdask.cli.terminal import out
 from msdask.spec import ExtractionSpec
-from msdask.store.patch_store import PatchStore
 
-__all__ = ["run_demo"]
+__all__ = ["demo", "run_demo"]
+
+
+def demo(*, output: Output = Path("demo"), threads: Threads = None) -> int:
+    """Make three slides, run grid and multi-center extraction on them, and write a report to look at.
+
+    Parameters
+    ----------
+    output
+        folder
+    """
+    out.print(f"report: {run_demo(output, threads=threads).resolve()}", markup=False)
+    return 0
 
 
 def run_demo(
@@ -36,25 +46,29 @@ def run_demo(
     -------
     report : path of the HTML file
     """
+    from msdask.extraction.cohort import extract
+    from msdask.report.run import report_run
+    from msdask.sample.slides import make_cohort
+
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     table = make_cohort(folder, n=slides, size=(size, size * 4 // 3))
-    store = PatchStore(folder / "patches.zarr")
-    grid = ExtractionSpec(mode="grid", magnifications=(10,))
-    centroids = ExtractionSpec(mode="centroids", magnifications=(20, 10, 5))
     runs = [
-        extract(table, store, grid, masks=folder / "masks", threads=threads, overwrite=True, progress=progress),
-        # Annotated masks: the classes of the generator, as the values 50, 100, 150.
         extract(
             table,
-            store,
-            centroids,
-            masks=folder / "labels",
-            values=[50, 100, 150],
+            folder / "patches.zarr",
+            spec,
+            masks=folder / masks,
+            values=values,
             threads=threads,
             overwrite=True,
             progress=progress,
-        ),
+        )
+        for spec, masks, values in (
+            (ExtractionSpec(mode="grid", magnifications=(10,)), "masks", None),
+            # Annotated masks: the classes of the generator, as the values 50, 100, 150.
+            (ExtractionSpec(mode="centroids", magnifications=(20, 10, 5)), "labels", [50, 100, 150]),
+        )
     ]
     return report_run(
         folder / "report.html", runs, title="msdask demo: generated slides, grid and multi-center", pictures=slides

@@ -1,30 +1,39 @@
-"""The commands of `msdask` that read a store: verify (and repair), export."""
+"""`msdask verify` (and repair) and `msdask export`: the commands that read a store."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-import msdask as ms
-from msdask.cli.terminal import Quiet, Scheduler, Workers, err, open_client, out
+from msdask.cli.options import Masks, Output, Quiet, Threads, Where
+from msdask.cli.terminal import err, out
 from msdask.errors import MsdaskError
 
-__all__ = ["export", "verify"]
+if TYPE_CHECKING:
+    from msdask.store.patch_store import PatchStore
+
+__all__ = ["export", "open_store", "verify"]
+
+
+def open_store(path: str | Path) -> PatchStore:
+    """A patch store that has a patch set; an error where there is none."""
+    from msdask.store.patch_store import PatchStore
+
+    store = PatchStore(path)
+    if not len(store):
+        raise MsdaskError(f"'{path}' is no patch store, or has no patch set yet")
+    return store
 
 
 def verify(
     store: str,
     *,
-    repair: Annotated[bool, Parameter(negative=())] = False,
+    repair: bool = False,
     slides: Annotated[str | None, Parameter(name=["--slides", "-i"])] = None,
-    masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
-    values: Annotated[list[int] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
-    threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
+    masks: Masks = Masks(),
+    where: Where = Where(),
 ) -> int:
     """Read every byte of a patch store again and say what is missing or damaged; with --repair, put it right.
 
@@ -33,42 +42,14 @@ def verify(
     store
         patch store
     repair
-        read what is broken from the slides again, and only that
+        read what is broken from the slides again, and only that; the options below are for it. Masks are only needed
+        where a slide has to be extracted afresh
     slides
         table or folder of the slides, where they are not in the place any more that they were extracted from
-    masks
-        folder of their masks; only needed where a slide has to be extracted afresh
-    values
-        the masks are annotated: their values, as for extract
-    threads
-        of this machine; default all cores (with --repair)
-    scheduler
-        address of a Dask scheduler (tcp://...) to repair on
-    workers
-        so many worker processes of this machine to repair on
-    quiet
-        no progress bar
     """
     if repair:
-        with open_client(scheduler, workers) as client:
-            report = ms.repair(
-                store,
-                slides=slides,
-                masks=masks,
-                values=values,
-                client=client,
-                threads=threads,
-                progress=not quiet,
-            )
-        for done in report.repairs:
-            for line in done.problems:
-                err.print(f"{done.set_name}: slide '{done.slide_id}': {line}", markup=False)
-            (out if done.action != "none" else err).print(str(done), markup=False)
-        out.print(report.summary(), markup=False)
-        return 0 if report.is_complete else 1
-    opened = ms.PatchStore(store)
-    if not len(opened):
-        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
+        return _repair(store, slides, masks, where)
+    opened = open_store(store)
     problems = opened.verify()
     for name, lines in problems.items():
         for line in lines:
@@ -77,17 +58,30 @@ def verify(
     return 1 if any(problems.values()) else 0
 
 
+def _repair(store: str, slides: str | None, masks: Masks, where: Where) -> int:
+    from msdask.extraction.repair import repair
+
+    with where.started() as running:
+        report = repair(store, slides=slides, masks=masks.masks, values=masks.values, **running)
+    for done in report.repairs:
+        for line in done.problems:
+            err.print(f"{done.set_name}: slide '{done.slide_id}': {line}", markup=False)
+        (out if done.action != "none" else err).print(str(done), markup=False)
+    out.print(report.summary(), markup=False)
+    return 0 if report.is_complete else 1
+
+
 def export(
     store: Path,
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    patch_set: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True, negative=())] = None,
-    slides: Annotated[list[str] | None, Parameter(name="--slides", consume_multiple=True, negative=())] = None,
+    output: Output,
+    patch_set: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)] = None,
+    slides: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
     lists: str | None = None,
-    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
-    threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+    every: Annotated[bool, Parameter(name="--all")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
 ) -> int:
     """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
 
@@ -108,23 +102,17 @@ def export(
         "split" for the split that is stored with each slide (png only)
     every
         also patches that are white or of low contrast
-    threads
-        default all cores
-    quiet
-        no progress bar
     """
-    from msdask.exports.png import export_table
+    from msdask.exports.png import export, export_table
 
-    opened = ms.PatchStore(store)
+    opened = open_store(store)
     names = patch_set or list(opened)
-    if not names:
-        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
     if form != "png":
         for name in names:
             out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=not every)), markup=False)
         return 0
     partitions: Literal[True] | str | None = True if lists == "split" else lists
-    summary = ms.export(
+    summary = export(
         opened, output, name=names, slides=slides, keep=not every, lists=partitions, threads=threads, progress=not quiet
     )
     for where, reason in summary.failures.items():

@@ -1,0 +1,180 @@
+"""Options that several commands share, each described once.
+
+A dataclass here is a group of options: a command takes it as one argument, and cyclopts flattens its fields into the
+command's own options. Nothing heavy is imported before a command runs, so that `msdask --help` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from msdask.cli.terminal import open_client
+from msdask.errors import SpecError
+from msdask.spec import Codec, ExtractionSpec, Mode, Roi
+
+if TYPE_CHECKING:
+    from msdask.training import Recipe
+
+__all__ = [
+    "BatchSize",
+    "Cut",
+    "Magnifications",
+    "Masks",
+    "Mpp",
+    "Output",
+    "Quiet",
+    "Slides",
+    "Threads",
+    "TrainingRecipe",
+    "Where",
+]
+
+Slides = Annotated[str, Parameter(name=["--slides", "-i"])]
+Output = Annotated[Path, Parameter(name=["--output", "-o"])]
+Magnifications = Annotated[list[float], Parameter(name=["--magnification", "-m"], consume_multiple=True)]
+Mpp = Annotated[float | Literal["estimate"] | None, Parameter(name="--mpp")]
+Threads = Annotated[int | None, Parameter(name=["--threads", "-p"], help="of this machine; default all cores")]
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], help="no progress bar")]
+BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which patches are cut, and how they are read and stored."""
+
+    magnification: Magnifications
+    """one for a grid; several for tuples around the patches of the highest (see --mode)"""
+    mode: Mode | None = None
+    """"grid" of several makes a set each, linked to the coarser ones; default: grid for one, centroids for several"""
+    size: Annotated[int, Parameter(name=["--size", "-s"])] = 224
+    """side of a patch, px"""
+    threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7
+    """least fraction of tissue, or of a class"""
+    gap: Annotated[int, Parameter(name=["--gap", "-y"])] = 0
+    """between neighbours, px at the (highest) magnification; negative overlaps"""
+    roi: Annotated[str, Parameter(name=["--roi", "-r"])] = "whole"
+    """"whole", "auto" (one of several copies of a section), or x,y,width,height in level-0 px"""
+    mask_magnification: Annotated[float | None, Parameter(name=["--mask-magnification", "-w"])] = None
+    """of the masks: those that are read are checked against it, those that msdask makes have it (1.25)"""
+    unlabeled: Literal["drop", "keep"] = "drop"
+    """with annotated masks, drop patches without a label or keep them with -1"""
+    codec: Codec = "raw"
+    """raw, lossless or jpeg"""
+    source: Literal["coarsest", "finest"] = "coarsest"
+    """read the coarsest level that is fine enough, or the finest always"""
+    decode: Literal["scaled", "exact"] = "scaled"
+    """let the JPEG decoder reduce, or decode in full"""
+    allow_upsampling: bool = False
+    """enlarge where a slide is too coarse"""
+
+    def specs(self) -> list[ExtractionSpec]:
+        """One spec for tuples; one a magnification for grids."""
+        magnifications = tuple(sorted(set(self.magnification), reverse=True))
+        mode = self.mode or ("grid" if len(magnifications) == 1 else "centroids")
+        return [
+            ExtractionSpec(
+                mode=mode,
+                magnifications=group,
+                patch_size=self.size,
+                stride=self.size + self.gap,
+                min_tissue=self.threshold,
+                min_label=self.threshold,
+                unlabeled=self.unlabeled,
+                roi=_roi(self.roi),
+                source=self.source,
+                decode=self.decode,
+                allow_upsampling=self.allow_upsampling,
+                mask_mpp=10 / (self.mask_magnification or 1.25),
+                codec=self.codec,
+            )
+            for group in ([magnifications] if mode == "centroids" else [(m,) for m in magnifications])
+        ]
+
+
+def _roi(text: str) -> Roi:
+    """The original's -r is True or False; a rectangle is four numbers."""
+    named: dict[str, Roi] = {"whole": "whole", "false": "whole", "auto": "auto", "true": "auto"}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        x, y, width, height = (float(v) for v in text.split(","))
+    except ValueError:
+        raise SpecError(f"--roi {text!r}: expected whole, auto, or x,y,width,height in level-0 px") from None
+    return (x, y, width, height)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Where the masks of the slides lie."""
+
+    masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None
+    """folder of masks (HistoQC's, or `<name>.png`); without it the tissue is found by msdask"""
+    values: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
+    """the masks are annotated: their values, in the order of the classes, such as 50 100 150 200 250"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """What a job runs on."""
+
+    threads: Threads = None
+    scheduler: str | None = None
+    """address of a Dask scheduler (tcp://...) to run on instead"""
+    workers: int | None = None
+    """so many worker processes of this machine instead of threads, with a dashboard"""
+    tries: int = 3
+    """how often work whose worker is lost is tried before its slide fails"""
+    timeout: float | None = None
+    """seconds that one block may take on a worker before that counts as lost"""
+    quiet: Quiet = False
+
+    @contextmanager
+    def started(self) -> Iterator[dict[str, Any]]:
+        """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
+        with open_client(self.scheduler, self.workers) as client:
+            yield {
+                "client": client,
+                "threads": self.threads,
+                "tries": self.tries,
+                "timeout": self.timeout,
+                "progress": not self.quiet,
+            }
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """How a model is trained, whatever it is."""
+
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"])] = "adam"
+    """adam, adamw or sgd"""
+    learning_rate: Annotated[float, Parameter(name=["--lr", "-lr"])] = 1e-3
+    """at its start"""
+    epochs: Annotated[int, Parameter(name=["--epochs", "-e"])] = 10
+    """at most"""
+    patience: int = 5
+    """epochs without a better validation loss after which training stops"""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """bf16 and 16 are mixed precision"""
+
+    def recipe(self, seed: int) -> Recipe:
+        """The same for `msdask.training.fit`."""
+        from msdask.training import Recipe
+
+        return Recipe(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            lr=self.learning_rate,
+            patience=self.patience,
+            precision=self.precision,
+            seed=seed,
+        )

@@ -1,0 +1,250 @@
+"""What every command of `msdask` takes: names, short names and defaults are a promise to scripts that are written."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclopts import CycloptsError
+
+from msdask.cli.app import app
+from msdask.cli.options import Cut, Masks, TrainingRecipe, Where
+from msdask.errors import SpecError
+
+WHERE = """
+--threads -p = None
+--scheduler = None
+--workers = None
+--tries = 3
+--timeout = None
+--quiet -q = False
+"""
+MASKS = """
+--masks -t = None
+--values = None
+"""
+PARTS = """
+--magnification -m = None
+--batch-size -b = 128
+--lists = None
+--ratios = None
+--seed = 0
+"""
+PROMISED = {
+    "info": """
+--slide
+--mpp = None
+--slide-magnification = None
+--strict --no-strict = False
+""",
+    "mask": """
+--slide
+--output -o
+--mask-magnification -w = 1.25
+--mpp = None
+--slide-magnification = None
+""",
+    "extract": f"""
+--slides -i
+--output -o
+--magnification -m
+--mode = None
+--size -s = 224
+--threshold -x = 0.7
+--gap -y = 0
+--roi -r = 'whole'
+--mask-magnification -w = None
+--unlabeled = 'drop'
+--codec = 'raw'
+--source = 'coarsest'
+--decode = 'scaled'
+--allow-upsampling = False
+--mpp = None
+--name = None
+--on-bad-tile = 'raise'
+--overwrite = False
+--resume = True
+--report = None
+{MASKS}{WHERE}""",
+    "verify": f"""
+--store
+--repair = False
+--slides -i = None
+{MASKS}{WHERE}""",
+    "export": """
+--store
+--output -o
+--set = None
+--slides = None
+--format = 'png'
+--lists = None
+--all = False
+--threads -p = None
+--quiet -q = False
+""",
+    "demo": """
+--output -o = PosixPath('demo')
+--threads -p = None
+""",
+    "train scale": f"""
+--input -i
+--output -o
+{PARTS}
+--backbone -c = 'resnet34'
+--weights = None
+--embedding -f = 128
+--dropout -d = 0.0
+--target = 'linear'
+--loss --loss_function = 'l1'
+--optimizer -optimizer = 'adam'
+--lr -lr = 0.001
+--epochs -e = 10
+--patience = 5
+--precision = '32'
+--scale-augment = 'enlarge'
+--workers -p = 0
+--resume = False
+--quiet -q = False
+""",
+    "test scale": f"""
+--input -i
+--model -p
+{PARTS}
+--all = False
+--quiet -q = False
+""",
+    "predict scale": """
+--input -i
+--model -p = 'default'
+--output -o = None
+--crops = 64
+--batch-size -b = 128
+""",
+}
+"""Of each command the names of every option, then its default where it has one."""
+
+
+def _arguments(command: str) -> list[Any]:
+    place = app
+    for part in command.split():
+        place = place[part]
+    return [
+        a
+        for a in place.assemble_argument_collection(default_parameter=app.default_parameter, parse_docstring=True)
+        if "*" not in a.names
+    ]
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    _, bound, _ = app.parse_args(arguments.split(), exit_on_error=False, print_error=False)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _leaves(place: Any, before: str = "") -> list[str]:
+    """Commands below an app, as they are typed."""
+    found = []
+    for name in place:
+        if not name.startswith("-"):
+            below = _leaves(place[name], f"{before}{name} ")
+            found += below or [f"{before}{name}"]
+    return found
+
+
+def test_every_command_is_promised():
+    assert sorted(_leaves(app)) == sorted(PROMISED)
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_a_command_takes_the_options_it_always_took(command):
+    found = {
+        " ".join(a.names) + ("" if a.field_info.default is inspect.Parameter.empty else f" = {a.field_info.default!r}")
+        for a in _arguments(command)
+    }
+    assert found == {line for line in PROMISED[command].splitlines() if line}
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_every_option_is_explained(command):
+    assert [a.names[0] for a in _arguments(command) if not a.parameter.help] == []
+
+
+def test_the_original_s_line_means_what_it_meant():
+    given = _parsed("extract -i s.csv -t masks -o c.zarr -m 20 10 5 -s 256 -x 0.6 -y -32 -w 1.25 -p 8 -r True")
+    assert given["slides"] == "s.csv"
+    assert given["masks"] == Masks(masks="masks")
+    assert given["where"] == Where(threads=8)
+    assert given["cut"] == Cut(
+        magnification=[20, 10, 5], size=256, threshold=0.6, gap=-32, mask_magnification=1.25, roi="True"
+    )
+    (spec,) = given["cut"].specs()
+    assert (spec.mode, spec.magnifications, spec.patch_size, spec.stride) == ("centroids", (20, 10, 5), 256, 224)
+    assert (spec.min_tissue, spec.min_label, spec.roi, spec.mask_mpp) == (0.6, 0.6, "auto", 8.0)
+
+
+def test_slides_may_come_first_without_a_name():
+    assert _parsed("extract s.csv -o c.zarr -m 10")["slides"] == "s.csv"
+
+
+def test_lists_of_numbers_follow_their_option():
+    given = _parsed("train scale store -o run -m 20 10 --ratios 0.6 0.2 0.2 -optimizer sgd -lr 0.1 -e 3")
+    assert given["parts"].magnification == [20, 10]
+    assert given["parts"].ratios == [0.6, 0.2, 0.2]
+    assert given["recipe"] == TrainingRecipe(optimizer="sgd", learning_rate=0.1, epochs=3)
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(CycloptsError, match="--no-quiet"):
+        _parsed("extract s.csv -o c.zarr -m 10 --no-quiet")
+
+
+@pytest.mark.parametrize(
+    ("magnifications", "mode", "expected"),
+    [
+        ([10], None, [("grid", (10,))]),
+        ([5, 20, 10], None, [("centroids", (20, 10, 5))]),
+        ([5, 20, 20], "grid", [("grid", (20,)), ("grid", (5,))]),
+    ],
+)
+def test_one_magnification_is_a_grid_and_several_are_tuples(magnifications: Sequence[float], mode, expected):
+    specs = Cut(magnification=list(magnifications), mode=mode).specs()
+    assert [(s.mode, s.magnifications) for s in specs] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "roi"),
+    [("whole", "whole"), ("False", "whole"), ("AUTO", "auto"), ("true", "auto"), ("1,2,30,40", (1, 2, 30, 40))],
+)
+def test_a_region_of_interest_is_a_word_or_four_numbers(text, roi):
+    assert Cut(magnification=[10], roi=text).specs()[0].roi == roi
+
+
+@pytest.mark.parametrize("text", ["everywhere", "1,2,3", "1,2,3,x"])
+def test_any_other_region_is_refused(text):
+    with pytest.raises(SpecError, match="x,y,width,height"):
+        Cut(magnification=[10], roi=text).specs()
+
+
+def test_groups_of_options_can_be_defaults():
+    """They are shared between calls: a command must not be able to change them."""
+    assert all(
+        is_dataclass(group) and group.__dataclass_params__.frozen for group in (Cut, Masks, TrainingRecipe, Where)
+    )
+
+
+def test_nothing_heavy_is_loaded_before_a_command_runs():
+    code = "import sys, msdask.cli.app; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & {"numpy", "pandas", "dask", "distributed", "zarr", "torch", "matplotlib", "cv2"}
+
+
+def test_output_is_a_path_where_files_are_written():
+    assert isinstance(_parsed("demo -o somewhere")["output"], Path)
