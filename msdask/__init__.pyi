@@ -1,0 +1,35 @@
+# What `import msdask as ms` offers, and where it lies: the one list of public names.
+
+from . import data as data
+from . import models as models
+from . import plots as plots
+from . import sample as sample
+from . import training as training
+from ._version import __version__ as __version__
+from .cutting.lazy_patches import patches as patches
+from .errors import CorruptChunkError as CorruptChunkError
+from .errors import MaskError as MaskError
+from .errors import MissingScaleError as MissingScaleError
+from .errors import MsdaskError as MsdaskError
+from .errors import SlideError as SlideError
+from .errors import SpecError as SpecError
+from .errors import StoreError as StoreError
+from .errors import TileError as TileError
+from .errors import WorkerLostError as WorkerLostError
+from .exports.png import export as export
+from .extraction.cohort import extract as extract
+from .extraction.repair import repair as repair
+from .inference.scale import ScaleEstimate as ScaleEstimate
+from .inference.scale import estimate_scale as estimate_scale
+from .masks.files import read_tissue_mask as read_tissue_mask
+from .masks.labels import read_label_mask as read_label_mask
+from .masks.tissue import tissue_mask as tissue_mask
+from .selection.parents import complete_tuples as complete_tuples
+from .selection.parents import link_upper_regions as link_upper_regions
+from .selection.select import centroids as centroids
+from .selection.select import grid as grid
+from .selection.select import select as select
+from .slides.slide import Slide as Slide
+from .slides.slide import open_slide as open_slide
+from .spec import ExtractionSpec as ExtractionSpec
+from .store.patch_store import PatchStore as PatchStore
