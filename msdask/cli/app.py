@@ -26,6 +26,7 @@ app = App(
     version_flags=["--version"],
     help_flags=["--help", "-h"],
     default_parameter=Parameter(negative=()),  # no --no-quiet
+    suppress_keyboard_interrupt=False,  # main says how to go on
 )
 for command in (info, mask, extract, verify, export, scale.train, scale.test, scale.predict, demo):
     app.command(command)
