@@ -5,9 +5,11 @@
 - modules import each other in a circle, between rooms or inside one (imports for types and inside functions count),
 - a module imports from the package's face (``from msdask import x``),
 - a file has more than 400 lines, or a function more than 60 lines of code,
-- the picture, or the list of rooms in the package's docstring, is not what it would be now.
+- a room is in no storey, or an arrow points from a storey to one above it,
+- the picture is not what it would be now, or a list of the rooms (the package's docstring, docs/architecture.md) lacks
+  one, or says something else of it than its own first line.
 
-Which room may import which is import-linter's to say: its layers in pyproject.toml are the storeys of the picture.
+Which room may import which is import-linter's to say: see its contracts in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -19,11 +21,23 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import rooms_picture
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "msdask"
 PICTURE = ROOT / "docs" / "images" / "rooms.svg"
+PAGE = ROOT / "docs" / "architecture.md"
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
+
+STOREYS = {
+    "edge": ["cli", "report", "exports", "sample"],
+    "learning": ["inference", "training", "models", "data", "plots"],
+    "extraction": ["extraction", "store", "engines", "selection", "cutting"],
+    "input": ["slides", "masks", "readers", "storage"],
+    "ground": ["spec", "scale", "progress", "html", "extras", "errors", "_version"],
+}
+"""The house from the top down. Arrows between storeys point down, and everyone may stand on the ground."""
 
 Graph = dict[str, set[str]]
 
@@ -34,11 +48,11 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for name, path in names.items()}
 
 
-def storeys() -> list[list[str]]:
-    """Rooms from the top down, as the layers of import-linter's contract name them."""
+def layers() -> list[str]:
+    """Rooms from the top down, as import-linter's contract names them."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = next(c for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
-    return [[room.strip() for room in layer.replace("|", ":").split(":")] for layer in contract["layers"]]
+    return [room.strip() for layer in contract["layers"] for room in layer.replace("|", ":").split(":")]
 
 
 def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:
@@ -110,39 +124,19 @@ def needed(graph: Graph) -> Graph:
 
 
 def draw() -> str:
-    """The picture, SVG: a row a storey, an arrow where a room imports another one and no other arrow implies it."""
-    width, height, gap, left, top = 176, 46, 62, 20, 20
-    rows = storeys()
-    wide = max(len(row) for row in rows) * (width + 24) + 2 * left
-    place: dict[str, tuple[float, float]] = {}
-    boxes = []
-    for y, row in enumerate(rows):
-        for x, room in enumerate(row):
-            at = (wide / 2 + (x - (len(row) - 1) / 2) * (width + 24), top + y * (height + gap) + height / 2)
-            place[room] = at
-            rectangle = f'x="{at[0] - width / 2:.0f}" y="{at[1] - height / 2:.0f}" width="{width}" height="{height}"'
-            boxes.append(f'<rect {rectangle} rx="6" class="room"/>')
-            boxes.append(f'<text x="{at[0]:.0f}" y="{at[1] + 5:.0f}" class="name">{room}</text>')
-            boxes[-1] = f"<g>{boxes[-1]}<title>{one_line(room)}</title></g>"
-    arrows = []
-    for room, targets in sorted(needed(graphs()[1]).items()):
-        for target in sorted(targets):
-            (x1, y1), (x2, y2) = place[room], place[target]
-            y1, y2 = y1 + height / 2, y2 - height / 2 - 2
-            bend = (y2 - y1) / 2
-            path = f"M{x1:.0f},{y1:.0f} C{x1:.0f},{y1 + bend:.0f} {x2:.0f},{y2 - bend:.0f} {x2:.0f},{y2:.0f}"
-            arrows.append(f'<path d="{path}" class="arrow" marker-end="url(#tip)"/>')
-    tall = top * 2 + len(rows) * (height + gap) - gap
-    style = (
-        ".room{fill:#fff;stroke:#444}.name{font:14px sans-serif;text-anchor:middle}"
-        ".arrow{fill:none;stroke:#8a8a8a}svg{background:#fafafa}"
-    )
-    tip = (
-        '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0,0 L8,4 L0,8 z" fill="#8a8a8a"/></marker>'
-    )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{tall}" viewBox="0 0 {wide} {tall}">'
-    return "\n".join([head, f"<style>{style}</style><defs>{tip}</defs>", *arrows, *boxes, "</svg>"]) + "\n"
+    """The picture, SVG."""
+    lines = {room: one_line(room) for rooms in STOREYS.values() for room in rooms}
+    return rooms_picture.draw(STOREYS, needed(graphs()[1]), lines)
+
+
+def storey_problems(outer: Graph) -> list[str]:
+    """Rooms in no storey, or in none that is left, and arrows from a storey to one above it."""
+    level = {room: i for i, rooms in enumerate(STOREYS.values()) for room in rooms}
+    known = set(layers())
+    found = [f"docs/rooms.py: STOREYS lacks '{room}'" for room in sorted(known - level.keys())]
+    found += [f"docs/rooms.py: STOREYS has '{room}', which is no room" for room in sorted(level.keys() - known)]
+    arrows = [(room, target) for room, targets in sorted(outer.items()) for target in sorted(targets)]
+    return found + [f"an arrow up: {a} imports {b}" for a, b in arrows if level.get(b, 9) < level.get(a, 0)]
 
 
 def long_pieces() -> list[str]:
@@ -172,13 +166,16 @@ def check() -> list[str]:
         if found := circle(graph):
             problems.append("a circle of imports: " + " -> ".join(found))
             break
-    problems += long_pieces()
+    problems += [*storey_problems(outer), *long_pieces()]
     if not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != draw():
         problems.append(f"{PICTURE.relative_to(ROOT)} is old: run `make map`")
     face = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))) or ""
-    for room in (room for row in storeys() for room in row if (PACKAGE / room).is_dir()):
+    page = PAGE.read_text(encoding="utf-8")
+    for room in (room for room in layers() if (PACKAGE / room).is_dir()):
         if f"`{room}` {one_line(room)}" not in " ".join(face.split()):
             problems.append(f"msdask/__init__.py: its docstring lacks the line `{room}` {one_line(room)}")
+        if f"| `{room}` | {one_line(room)} |" not in page:
+            problems.append(f"{PAGE.relative_to(ROOT)}: its table lacks the row | `{room}` | {one_line(room)} |")
     return problems
 
 
