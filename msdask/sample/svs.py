@@ -152,27 +152,25 @@ def write_svs(
         ThreadPoolExecutor(threads) as pool,
         tifffile.TiffWriter(path, bigtiff=expected > 3.5e9) as tiff,
     ):
-        coarser = [
-            _CoarseLevel((shape[0] // down, shape[1] // down), down // up, layout, Path(folder) / f"level-{down}")
-            for up, down in pairwise(layout.levels)
-        ]
-        for level, below in pairwise(coarser):
-            level.below.append(below)
-        last = coarser[-1].shape if coarser else shape
-        thumbnail = _Reduced(last, max(1, -(-max(last) // _THUMBNAIL)))
-        first: list[_Reduced] = [*coarser[:1]]
-        (coarser[-1].below if coarser else first).append(thumbnail)
+        sizes = [(shape[0] // down, shape[1] // down) for down in layout.levels]
+        reduction = max(1, -(-max(sizes[-1]) // _THUMBNAIL))
+        pictures: list[NDArray[np.uint8]] = []
+        below = _Reduced(sizes[-1], reduction, _Rows(max(1, sizes[-1][0] // reduction), pictures.append))
+        waiting: list[_WaitingTiles] = []
+        for above, (up, down) in reversed([*zip(sizes, pairwise(layout.levels), strict=False)]):
+            waiting.insert(0, _WaitingTiles(layout, Path(folder) / f"level-{down}"))
+            below = _Reduced(above, down // up, waiting[0], below)
 
         def write_level(tiles: Iterator[bytes], size: tuple[int, int]) -> None:
             tiff.write(tiles, shape=(*size, 3), description=describe(size), software=False, **layout.tags())
 
-        write_level(_finest(render, shape, layout, first, pool, ahead=threads + 1), shape)
-        picture = thumbnail.image()
-        if associated or coarser:
+        write_level(_finest(render, shape, layout, below, pool, ahead=threads + 1), shape)
+        (picture,) = pictures
+        if associated or waiting:
             # Readers of this layout take page 1 for the thumbnail, whatever it is.
             tiff.write(picture, description=describe(picture.shape[:2]), software=False, **_STRIPS, metadata=None)
-        for level in coarser:
-            write_level(level.tiles(), level.shape)
+        for size, tiles in zip(sizes[1:], waiting, strict=True):
+            write_level(iter(tiles), size)
         if associated:
             sticker = _label_image(label)
             for name, image, kind in (("label", sticker, 1), ("macro", _macro_image(picture, sticker), 9)):
@@ -188,12 +186,12 @@ def _finest(
     render: Render,
     shape: tuple[int, int],
     layout: SvsLayout,
-    below: Sequence[_Reduced],
+    below: _Rows,
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
 ) -> Iterator[bytes]:
-    """Encoded tiles of level 0 in order; hands each row of tiles on to the levels below, and ends them."""
+    """Encoded tiles of level 0 in order; each row of tiles goes to the levels below, and at last their end."""
     side = layout.tile
 
     def row(y: int) -> tuple[list[bytes], NDArray[np.uint8]]:
@@ -207,79 +205,71 @@ def _finest(
         while starts and len(waiting) < ahead:
             waiting.append(pool.submit(row, starts.popleft()))
         encoded, pixels = waiting.popleft().result()
-        for level in below:
-            level.push(pixels)
-            if not waiting and not starts:
-                level.finish()  # before the last tiles are given: nobody asks again after them
+        below.push(pixels)
+        if not waiting and not starts:
+            below.finish()  # before the last tiles are given: nobody asks again after them
         yield from encoded
 
 
-class _Reduced:
-    """The area mean of the rows that are pushed, by a whole factor, cut to `shape` px of what is above // factor."""
+class _Rows:
+    """Rows of a level, which come in any portions and go on in whole multiples of a height; what is left comes last."""
 
-    def __init__(self, above: tuple[int, int], factor: int) -> None:
-        self.factor = factor
-        self.shape = (max(1, above[0] // factor), max(1, above[1] // factor))
-        self.below: list[_Reduced] = []
-        self._above: NDArray[np.uint8] | None = None
-        self._kept: list[NDArray[np.uint8]] = []
+    def __init__(self, height: int, give: Callable[[NDArray[np.uint8]], None]) -> None:
+        self._height, self._give = height, give
+        self._rest: NDArray[np.uint8] | None = None
 
     def push(self, rows: NDArray[np.uint8]) -> None:
-        """Take rows of the level above, from top to bottom."""
-        if self._above is not None:
-            rows = np.concatenate([self._above, rows])
-        height, width = len(rows) // self.factor, self.shape[1]
-        self._above = rows[height * self.factor :].copy()
-        if height:
-            part = np.ascontiguousarray(rows[: height * self.factor, : width * self.factor])
-            reduced = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-            self._keep(reduced)
-            for level in self.below:
-                level.push(reduced)
-
-    def _keep(self, rows: NDArray[np.uint8]) -> None:
-        self._kept.append(rows)
+        """Take rows, from top to bottom."""
+        if self._rest is not None:
+            rows = np.concatenate([self._rest, rows])
+        whole = len(rows) // self._height * self._height
+        self._rest = rows[whole:].copy()
+        if whole:
+            self._give(rows[:whole])
 
     def finish(self) -> None:
         """All rows have come."""
-        for level in self.below:
-            level.finish()
-
-    def image(self) -> NDArray[np.uint8]:
-        """All of it: (height, width, 3) uint8."""
-        return np.concatenate(self._kept)[: self.shape[0]]
+        if self._rest is not None and len(self._rest):
+            self._give(self._rest)
 
 
-class _CoarseLevel(_Reduced):
-    """A stored level below the finest: encodes rows of tiles as they fill, into a file that waits for its turn."""
+class _Reduced(_Rows):
+    """The area mean of the level above, by a whole factor; its rows go to `takers`."""
 
-    def __init__(self, shape: tuple[int, int], factor: int, layout: SvsLayout, path: Path) -> None:
-        super().__init__((shape[0] * factor, shape[1] * factor), factor)
-        self._layout = layout
-        self._path = path
-        self._sizes: list[int] = []
-        self._pending = np.empty((0, shape[1], 3), np.uint8)
+    def __init__(self, above: tuple[int, int], factor: int, *takers: _Rows) -> None:
+        super().__init__(factor, self._reduce)
+        self._factor, self._width, self._takers = factor, max(1, above[1] // factor), takers
 
-    def _keep(self, rows: NDArray[np.uint8]) -> None:
-        self._pending = np.concatenate([self._pending, rows])
-        while len(self._pending) >= self._layout.tile:
-            self._encode(self._pending[: self._layout.tile])
-            self._pending = self._pending[self._layout.tile :]
+    def _reduce(self, rows: NDArray[np.uint8]) -> None:
+        if height := len(rows) // self._factor:
+            part = np.ascontiguousarray(rows[: height * self._factor, : self._width * self._factor])
+            reduced = cv2.resize(part, (self._width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+            for taker in self._takers:
+                taker.push(reduced)
 
     def finish(self) -> None:
-        if len(self._pending):
-            self._encode(self._pending)
         super().finish()
+        for taker in self._takers:
+            taker.finish()
+
+
+class _WaitingTiles(_Rows):
+    """Encoded tiles of a level, in a file until their turn comes."""
+
+    def __init__(self, layout: SvsLayout, path: Path) -> None:
+        super().__init__(layout.tile, self._encode)
+        self._layout, self._path = layout, path
+        self._sizes: list[int] = []
 
     def _encode(self, rows: NDArray[np.uint8]) -> None:
         side = self._layout.tile
         padded = np.pad(rows, ((0, -len(rows) % side), (0, -rows.shape[1] % side), (0, 0)), mode="edge")
         with self._path.open("ab") as file:
-            for x in range(0, padded.shape[1], side):
-                self._sizes.append(file.write(self._layout.encode(padded[:, x : x + side])))
+            for y, x in np.ndindex(len(padded) // side, padded.shape[1] // side):
+                tile = padded[y * side : (y + 1) * side, x * side : (x + 1) * side]
+                self._sizes.append(file.write(self._layout.encode(tile)))
 
-    def tiles(self) -> Iterator[bytes]:
-        """The encoded tiles in order."""
+    def __iter__(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
             for size in self._sizes:
                 yield file.read(size)
