@@ -16,6 +16,7 @@ from msdask.cli.store import export, verify
 from msdask.cli.terminal import Quiet, Scheduler, Workers, err, open_client, out
 from msdask.errors import MsdaskError, SpecError
 from msdask.spec import Codec, ExtractionSpec, Roi
+from msdask.storage.files import write_file
 
 if TYPE_CHECKING:
     from msdask.extraction.outcome import ExtractionReport
@@ -115,11 +116,7 @@ def mask(
     tissue = ms.tissue_mask(opened, mpp=10 / mask_magnification)
     if output.suffix.lower() != ".png":
         raise SpecError(f"'{output}': masks are written as PNG; give a name that ends in .png")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
-    except OSError as error:
-        raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
+    write_file(output, cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
     out.print(f"{output}: {tissue.shape[1]} x {tissue.shape[0]} px, {float(tissue.mean()):.1%} tissue", markup=False)
     return 0
 

@@ -16,7 +16,9 @@ from msdask.errors import MsdaskError, SpecError
 from msdask.extraction.slide_table import SlideRow, read_slides
 from msdask.extras import require
 from msdask.slides.slide import Slide
+from msdask.storage.files import write_file
 from msdask.store.patch_set import PatchSet
+from msdask.store.splits import PARTS, stored_split
 
 if TYPE_CHECKING:
     from msdask.data import PatchLoader
@@ -202,7 +204,7 @@ def scale_test(
         own = run / "lists" if run is not None and lists is None and ratios is None else None
         lists = own if own is not None and own.is_dir() else lists
         is_given = lists is not None or ratios is not None
-        slides = _split(sets, lists, ratios, seed).test if is_given else _stored_split(sets)["test"]
+        slides = _split(sets, lists, ratios, seed).test if is_given else stored_split(sets)["test"]
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
     found = evaluate(
@@ -244,11 +246,7 @@ def scale_predict(
         if reason:
             err.print(f"failed: {path}: {reason}", markup=False)
     if output is not None:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(output, index=False)
-        except OSError as error:
-            raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
+        write_file(output, table.to_csv(index=False))
         failed = int(table["error"].astype(bool).sum())
         out.print(f"{output}: {len(table)} images{f', {failed} failed' if failed else ''}", markup=False)
     else:
@@ -329,27 +327,19 @@ def _split(sets: Sequence[PatchSet], lists: Path | None, ratios: Sequence[float]
     if lists is not None and ratios is not None:
         raise SpecError(f"--lists {lists} and --ratios: each says which slides are for training; give one of them")
     if lists is not None:
-        return splits(slides, lists=lists)[0]
+        given = splits(slides, lists=lists)
+        if len(given) > 1:
+            raise SpecError(f"--lists {lists}: lists of {len(given)} repeats; give the folder of one of them")
+        return given[0]
     if ratios is not None:
         return splits(slides, ratios=ratios, seed=seed)[0]
-    stored = _stored_split(sets)
+    stored = {part: slides for part, slides in stored_split(sets).items() if part in PARTS}
     if not stored["train"] or not stored["valid"]:
         raise SpecError(
             "the slides have no split, or none for training or validation: extract from a table with a column 'split' "
             "(train, valid, test), or give --lists or --ratios"
         )
     return splits(slides, lists=stored)[0]
-
-
-def _stored_split(sets: Sequence[PatchSet]) -> dict[str, list[str]]:
-    """Slides of each part, as the cohort's table said when they were extracted."""
-    stored: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for slide in _slides(sets):
-        (holder, *_) = (s for s in sets if slide in s.slides)
-        name = str(holder.attrs(slide).get("cohort", {}).get("split", ""))
-        if name in stored:
-            stored[name].append(slide)
-    return stored
 
 
 def _in_order(sets: Sequence[PatchSet], slides: Sequence[str], batch_size: int) -> PatchLoader:
