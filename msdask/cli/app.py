@@ -130,8 +130,9 @@ def extract(
         list[float], Parameter(name=["--magnification", "-m"], consume_multiple=True, negative=())
     ],
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
+    labels: str | None = None,
     mpp: Mpp = None,
-    values: Annotated[list[int] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
+    values: Annotated[list[int | str] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
     mode: Literal["grid", "centroids"] | None = None,
     size: Annotated[int, Parameter(name=["--size", "-s"])] = 224,
     threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7,
@@ -168,10 +169,13 @@ def extract(
         one for a grid; several for tuples around the patches of the highest (see --mode)
     masks
         folder of masks (HistoQC's, or <name>.png); without it the tissue is found by msdask
+    labels
+        folder of annotated masks instead: coded 1, 2, ..., or as --values says, or with named classes
     mpp
         um/px of slides whose scale neither their file nor the table states; "estimate" asks the scale detector
     values
-        the masks are annotated: their values, in the order of the classes, such as 50 100 150 200 250
+        the masks are annotated: their values, or the names of classes in them, in the order of the classes, such as
+        50 100 150 200 250
     mode
         "grid" with several magnifications makes one set each, linked to the coarser ones; default: grid for one,
         centroids for several
@@ -242,6 +246,7 @@ def extract(
             specs[0] if len(specs) == 1 else specs,
             name=name,
             masks=masks,
+            labels=labels,
             values=values,
             mask_magnification=mask_magnification,
             client=client,

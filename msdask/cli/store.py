@@ -20,7 +20,8 @@ def verify(
     repair: Annotated[bool, Parameter(negative=())] = False,
     slides: Annotated[str | None, Parameter(name=["--slides", "-i"])] = None,
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
-    values: Annotated[list[int] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
+    labels: str | None = None,
+    values: Annotated[list[int | str] | None, Parameter(name="--values", consume_multiple=True, negative=())] = None,
     threads: Annotated[int | None, Parameter(name=["--threads", "-p"])] = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
@@ -38,6 +39,8 @@ def verify(
         table or folder of the slides, where they are not in the place any more that they were extracted from
     masks
         folder of their masks; only needed where a slide has to be extracted afresh
+    labels
+        the same of annotated masks, as for extract
     values
         the masks are annotated: their values, as for extract
     threads
@@ -55,6 +58,7 @@ def verify(
                 store,
                 slides=slides,
                 masks=masks,
+                labels=labels,
                 values=values,
                 client=client,
                 threads=threads,
