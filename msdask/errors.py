@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "CorruptChunkError",
+    "FileWriteError",
     "MaskError",
     "MissingScaleError",
     "MsdaskError",
@@ -45,6 +46,10 @@ class StoreError(MsdaskError):
 
 class CorruptChunkError(StoreError):
     """Stored bytes that are missing, cut short or fail their checksum."""
+
+
+class FileWriteError(MsdaskError, OSError):
+    """A file outside a store that cannot be written."""
 
 
 class WorkerLostError(MsdaskError):

@@ -63,6 +63,7 @@ def extract(
             specs[0] if len(specs) == 1 else specs,
             name=name,
             masks=masks.masks,
+            labels=masks.labels,
             values=masks.values,
             mask_magnification=cut.mask_magnification,
             overwrite=overwrite,

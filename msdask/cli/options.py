@@ -117,8 +117,11 @@ class Masks:
 
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None
     """folder of masks (HistoQC's, or `<name>.png`); without it the tissue is found by msdask"""
-    values: Annotated[list[int] | None, Parameter(consume_multiple=True)] = None
-    """the masks are annotated: their values, in the order of the classes, such as 50 100 150 200 250"""
+    labels: str | None = None
+    """folder of annotated masks instead: coded 1, 2, ..., or as --values says, or with named classes"""
+    values: Annotated[list[int | str] | None, Parameter(consume_multiple=True)] = None
+    """the masks are annotated: their values, or the names of classes in them, in the order of the classes, such as 50
+    100 150 200 250"""
 
 
 @Parameter(name="*")

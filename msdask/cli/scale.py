@@ -67,6 +67,7 @@ class Parts:
 
     def split(self, sets: Sequence[PatchSet]) -> Split:
         """Which slides are for training, validation and test."""
+        from msdask.store.splits import PARTS, stored_split
         from msdask.training import splits
 
         slides = _slides(sets)
@@ -75,10 +76,13 @@ class Parts:
                 f"--lists {self.lists} and --ratios: each says which slides are for training; give one of them"
             )
         if self.lists is not None:
-            return splits(slides, lists=self.lists)[0]
+            given = splits(slides, lists=self.lists)
+            if len(given) > 1:
+                raise SpecError(f"--lists {self.lists}: lists of {len(given)} repeats; give the folder of one of them")
+            return given[0]
         if self.ratios is not None:
             return splits(slides, ratios=self.ratios, seed=self.seed)[0]
-        stored = _stored_split(sets)
+        stored = {part: slides for part, slides in stored_split(sets).items() if part in PARTS}
         if not stored["train"] or not stored["valid"]:
             raise SpecError(
                 "the slides have no split, or none for training or validation: extract from a table with a column "
@@ -215,6 +219,7 @@ def scale_test(
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.inference.scale import load_regressor
+    from msdask.store.splits import stored_split
     from msdask.training import ScaleTask, evaluate
 
     network, _ = load_regressor(model)
@@ -225,7 +230,7 @@ def scale_test(
     if everything:
         slides: Sequence[str] = _slides(sets)
     else:
-        slides = parts.split(sets).test if parts.is_split_given else _stored_split(sets)["test"]
+        slides = parts.split(sets).test if parts.is_split_given else stored_split(sets)["test"]
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
     task = ScaleTask(classes=_scales(sets))
@@ -259,17 +264,14 @@ def scale_predict(
     """
     require("msdask predict")
     from msdask.inference.scale import estimate_scale, listed_paths
+    from msdask.storage.files import write_file
 
     table = estimate_scale(listed_paths(images), model, n_crops=crops, batch_size=batch_size)
     for path, reason in zip(table["path"], table["error"], strict=True):
         if reason:
             err.print(f"failed: {path}: {reason}", markup=False)
     if output is not None:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            table.to_csv(output, index=False)
-        except OSError as error:
-            raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
+        write_file(output, table.to_csv(index=False))
         failed = int(table["error"].astype(bool).sum())
         out.print(f"{output}: {len(table)} images{f', {failed} failed' if failed else ''}", markup=False)
     else:
@@ -283,17 +285,6 @@ def _scales(sets: Sequence[PatchSet]) -> list[float]:
 
 def _slides(sets: Sequence[PatchSet]) -> list[str]:
     return sorted({slide for s in sets for slide in s.slides})
-
-
-def _stored_split(sets: Sequence[PatchSet]) -> dict[str, list[str]]:
-    """Slides of each part, as the cohort's table said when they were extracted."""
-    stored: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for slide in _slides(sets):
-        (holder, *_) = (s for s in sets if slide in s.slides)
-        name = str(holder.attrs(slide).get("cohort", {}).get("split", ""))
-        if name in stored:
-            stored[name].append(slide)
-    return stored
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:

@@ -105,15 +105,12 @@ def mask(
     import cv2
 
     from msdask.masks.tissue import tissue_mask
+    from msdask.storage.files import write_file
 
     tissue = tissue_mask(scale.open(slide), mpp=10 / mask_magnification)
     if output.suffix.lower() != ".png":
         raise SpecError(f"'{output}': masks are written as PNG; give a name that ends in .png")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
-    except OSError as error:
-        raise MsdaskError(f"cannot write '{output}': {error.strerror}") from error
+    write_file(output, cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
     out.print(f"{output}: {tissue.shape[1]} x {tissue.shape[0]} px, {float(tissue.mean()):.1%} tissue", markup=False)
     return 0
 

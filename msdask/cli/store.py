@@ -62,7 +62,7 @@ def _repair(store: str, slides: str | None, masks: Masks, where: Where) -> int:
     from msdask.extraction.repair import repair
 
     with where.started() as running:
-        report = repair(store, slides=slides, masks=masks.masks, values=masks.values, **running)
+        report = repair(store, slides=slides, masks=masks.masks, labels=masks.labels, values=masks.values, **running)
     for done in report.repairs:
         for line in done.problems:
             err.print(f"{done.set_name}: slide '{done.slide_id}': {line}", markup=False)

@@ -17,8 +17,10 @@ from msdask.cutting import tile_cache as tilecache
 from msdask.cutting.block_reader import PatchReader
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import SpecError, StoreError
-from msdask.extraction.slide_job import MaskSource, plan_slide
+from msdask.extraction.slide_job import plan_slide
 from msdask.extraction.slide_table import Slides, read_slides
+from msdask.masks.choice import MaskChoice
+from msdask.masks.labels import Values
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
 from msdask.scale import footprint, plan_read
 from msdask.slides.slide import Slide
@@ -200,20 +202,21 @@ class VirtualSet:
         spec: ExtractionSpec,
         *,
         masks: str | os.PathLike[str] | None = None,
-        values: Mapping[int, int] | Sequence[int] | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        values: Values | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> VirtualSet:
         """What `msdask.extract` would cut, without cutting it.
 
         Parameters
         ----------
-        slides, spec, masks, values : as for `msdask.extract`
+        slides, spec, masks, labels, values : as for `msdask.extract`
         cache_bytes : budget for decoded tiles
         """
-        source = MaskSource(os.fspath(masks) if masks is not None else None, values)
+        choice = MaskChoice.of(masks, labels, values)
         opened, tables, cohort = {}, {}, {}
         for row in read_slides(slides):
-            opened[row.slide_id], (tables[row.slide_id],), _ = plan_slide(row, [spec], source)
+            opened[row.slide_id], (tables[row.slide_id],), _ = plan_slide(row, [spec], choice)
             cohort[row.slide_id] = row.cohort
         return cls(opened, tables, cohort=cohort, cache_bytes=cache_bytes)
 

@@ -9,7 +9,6 @@ Below the output folder:
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from msdask.spec import format_magnification
 from msdask.store import layout
 from msdask.store.patch_set import PatchSet
 
-__all__ = ["PatchFolders", "StoredRows", "magnification_text", "write_table"]
+__all__ = ["PatchFolders", "StoredRows", "magnification_text"]
 
 
 def magnification_text(magnification: float) -> str:
@@ -137,20 +136,3 @@ class PatchFolders:
         else:
             tables["paths"] = [(path,) for path in paths]
         return {f"{slide_id}_{kind}_densely.csv": rows for kind, rows in tables.items()}
-
-
-def write_table(path: str | os.PathLike[str], rows: Iterable[Sequence[Any]]) -> int:
-    """Write rows as a CSV without a header, in one atomic step; returns how many.
-
-    As the original's scripts write them, except that a path with a comma is quoted, so that it can be read back, and
-    that the text is UTF-8.
-    """
-    part = f"{os.fspath(path)}.part"
-    count = 0
-    with open(part, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        for row in rows:
-            writer.writerow(row)
-            count += 1
-    os.replace(part, path)
-    return count

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
-import pandas as pd
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError, StoreError
-from msdask.exports.folders import PatchFolders, StoredRows, write_table
+from msdask.exports.folders import PatchFolders, StoredRows
 from msdask.exports.training_lists import Partitions, TrainingList, plan_lists, write_lists
 from msdask.progress import Progress
+from msdask.storage.files import replacing, replacing_folder
+from msdask.storage.tables import write_table
 from msdask.store import shards
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
@@ -206,26 +205,20 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, bar:
     """One slide. What is wrong with it in the store is its outcome; what is wrong with the output is an OSError."""
     name = s.patch_set.name
     folder = Path(s.slide_folder(slide_id))
-    part, old = (folder.with_name(f".{slide_id}.{ending}") for ending in ("part", "old"))
     try:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        stored = s.stored_rows(slide_id)
-        _check_foreign(folder, slide_id)
-        if len(stored.rows):
-            for column in range(len(s.magnifications)):
-                (part / s.subfolder(column)).mkdir(parents=True, exist_ok=True)
-            for images, numbers in _blocks(s, slide_id, stored):
-                _write_images(s, slide_id, images, numbers, part, pool)
-                bar.patches_done(len(numbers))
-            for column in range(len(s.magnifications)):
-                for file, rows in s.tables(slide_id, stored, column).items():
-                    write_table(part / s.subfolder(column) / file, rows)
-        _replace(part, folder, old)
+        with replacing_folder(folder) as part:
+            stored = s.stored_rows(slide_id)
+            _check_foreign(folder, slide_id)
+            if len(stored.rows):
+                for column in range(len(s.magnifications)):
+                    (part / s.subfolder(column)).mkdir(parents=True, exist_ok=True)
+                    for file, rows in s.tables(slide_id, stored, column).items():
+                        write_table(part / s.subfolder(column) / file, rows)
+                for images, numbers in _blocks(s, slide_id, stored):
+                    _write_images(s, slide_id, images, numbers, part, pool)
+                    bar.patches_done(len(numbers))
     except StoreError as error:
         return SlideExport(slide_id, name, "failed", reason=str(error))
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     if not len(stored.rows):
         return SlideExport(slide_id, name, "empty")
     return SlideExport(slide_id, name, "exported", str(folder), len(stored.rows))
@@ -274,15 +267,6 @@ def _check_foreign(folder: Path, slide_id: str) -> None:
             )
 
 
-def _replace(part: Path, folder: Path, old: Path) -> None:
-    """Put `part`, if it was made, in the place of `folder`."""
-    if folder.exists():
-        folder.rename(old)
-    if part.exists():
-        part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: bool = False) -> Path:
     """Write a set's table (`PatchSet.table`) to a file, in one atomic step.
 
@@ -307,21 +291,12 @@ def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: boo
     if ending not in (".csv", ".parquet"):
         raise SpecError(f"'{file}': the ending says the format; found {ending or 'none'!r}, expected .csv or .parquet")
     table = patch_set.table(keep=keep)
-    part = file.with_name(f".{file.name}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write_frame(table, part, ending)
-        os.replace(part, file)
+        with replacing(file) as part:
+            if ending == ".csv":
+                table.to_csv(part, index=False, lineterminator="\n")
+            else:
+                table.to_parquet(part, index=False)
     except OSError as error:
-        raise StoreError(f"cannot write '{file}': {error}; check that the place is writable and has room") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+        raise StoreError(str(error)) from error
     return file
-
-
-def _write_frame(table: pd.DataFrame, path: Path, ending: str) -> None:
-    if ending == ".csv":
-        table.to_csv(path, index=False, lineterminator="\n")
-    else:
-        table.to_parquet(path, index=False)

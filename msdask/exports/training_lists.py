@@ -6,7 +6,6 @@ the same lists from folders of PNG files; here they come from the store. None ha
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,21 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import StoreError
-from msdask.exports.folders import PatchFolders, StoredRows, magnification_text, write_table
+from msdask.exports.folders import PatchFolders, StoredRows, magnification_text
 from msdask.selection.parents import CONTAINMENT_TOLERANCE
 from msdask.spec import format_magnification
+from msdask.storage.tables import write_table
 from msdask.store import layout
+from msdask.store.splits import EXTERNAL, Lists, Partition, read_partitions, stored_split
 
-__all__ = ["ListPlan", "Partition", "Partitions", "TrainingList", "plan_lists", "write_lists"]
+__all__ = ["ListPlan", "Partitions", "TrainingList", "plan_lists", "write_lists"]
 
-Partitions = Literal[True] | str | os.PathLike[str] | Mapping[str, Sequence[str]]
-"""True: the column `split` of the slides' table; a folder of list_train.csv, ...; or split -> slide names."""
+Partitions = Literal[True] | Lists
+"""True: the column `split` of the slides' table; else lists, see `msdask.store.splits.read_partitions`."""
 
-EXTERNAL = "external_data"
-"""Slides of another source, for the scale detector only (the original's Create_csv)."""
-
-_FILES = {f"list_{s}.csv": s for s in ("train", "valid", "test")} | {"external_dataset_source.csv": EXTERNAL}
-_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
 _SLACK = 1e-6
 
 
@@ -51,14 +47,6 @@ class TrainingList:
     path: str
     rows: int
     dropped: int = 0
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One way to split the slides: split -> ids of slides; `repeat` names its folder, "" where there is only one."""
-
-    repeat: str
-    splits: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,109 +86,28 @@ def plan_lists(partitions: Partitions, sets: Sequence[PatchFolders]) -> ListPlan
         The partitions cannot be read, name no slide of the sets or one slide in two splits, or a link is out of date.
     """
     known = {slide_id for s in sets for slide_id in s.patch_set.slides}
-    named = {"": _stored_splits(sets)} if partitions is True else _read(partitions)
-    missing: dict[str, None] = {}
-    plans = []
-    for repeat, splits in named.items():
-        matched = {split: _match(names, known, missing) for split, names in splits.items()}
-        where = f"partition {repeat!r}" if repeat else "the partition"
-        _check_disjoint(where, matched)
-        plans.append(Partition(repeat, matched))
-    if not any(ids for plan in plans for ids in plan.splits.values()):
-        raise StoreError(
-            f"training lists: none of the names in the partitions ({list(missing)[:3]} ...) is a complete slide of the "
-            f"exported sets, which have {sorted(known)[:3]} ...: the partitions must name slides as the store does"
-        )
-    return ListPlan(tuple(plans), tuple(missing), _upper_regions(sets))
-
-
-def _stored_splits(sets: Sequence[PatchFolders]) -> dict[str, list[str]]:
-    """Splits from the `split` that came with each slide."""
-    splits: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for s in sets:
-        for slide_id in s.patch_set.slides:
-            split = str(s.patch_set.attrs(slide_id).get("cohort", {}).get("split", ""))
-            if split:
-                splits.setdefault(_split_name(split), []).append(slide_id)
-    if not any(splits.values()):
+    stored = stored_split(s.patch_set for s in sets) if partitions is True else {}
+    if partitions is True and not any(stored.values()):
         raise StoreError(
             "training lists: no slide has a split: give a folder with list_train.csv, list_valid.csv and "
             "list_test.csv, or extract from a table with a column 'split'"
         )
-    return splits
+    found, missing = read_partitions(stored if partitions is True else partitions, known, error=StoreError)
+    for split in dict.fromkeys(split for partition in found for split in partition.parts):
+        _check_file_name(split)
+    if not any(ids for partition in found for ids in partition.parts.values()):
+        raise StoreError(
+            f"training lists: none of the names in the partitions ({list(missing)[:3]} ...) is a complete slide of the "
+            f"exported sets, which have {sorted(known)[:3]} ...: the partitions must name slides as the store does"
+        )
+    return ListPlan(tuple(found), missing, _upper_regions(sets))
 
 
-def _split_name(split: str) -> str:
-    name = _ALIASES.get(split.lower(), split)
-    if not re.fullmatch(r"\w[\w.-]*", name):
+def _check_file_name(split: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", split):
         raise StoreError(
             f"split {split!r} cannot name a file: expected letters, digits, '_', '-' and '.', such as 'train'"
         )
-    return name
-
-
-def _read(partitions: str | os.PathLike[str] | Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
-    if isinstance(partitions, Mapping):
-        return {"": {_split_name(split): [str(n) for n in names] for split, names in partitions.items()}}
-    repeats = _repeats(Path(partitions))
-    return {
-        repeat: {split: _names(folder / file) for file, split in _FILES.items() if (folder / file).is_file()}
-        for repeat, folder in repeats.items()
-    }
-
-
-def _repeats(folder: Path) -> dict[str, Path]:
-    """The folder itself, its folder `partitions`, or one folder a repeat (0, 1, 2 ...)."""
-
-    def has_lists(path: Path) -> bool:
-        return any((path / file).is_file() for file in _FILES)
-
-    for place in (folder / "partitions", folder):
-        if has_lists(place):
-            return {"": place}
-        found = {p.name: p for p in sorted(place.iterdir()) if has_lists(p)} if place.is_dir() else {}
-        if found:
-            return found
-    raise StoreError(f"partitions '{folder}': no {', '.join(_FILES)} there, in 'partitions' or in numbered folders")
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            return [cell.strip() for line in csv.reader(stream) for cell in line if cell.strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StoreError(
-            f"'{path}' cannot be read as a CSV in UTF-8: {error}; expected one slide name a line"
-        ) from error
-
-
-def _match(names: Iterable[str], known: set[str], missing: dict[str, None]) -> tuple[str, ...]:
-    """Ids of the slides named, in order, each once; a name may lack or have the slide's ending."""
-    by_stem: dict[str, list[str]] = {}
-    for slide_id in sorted(known):
-        by_stem.setdefault(os.path.splitext(slide_id)[0], []).append(slide_id)
-    found: dict[str, None] = {}
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        candidates = [name] if name in known else by_stem.get(name) or [s for s in [stem] if s in known]
-        if len(candidates) == 1:
-            found[candidates[0]] = None
-        elif candidates:
-            raise StoreError(f"partition names '{name}', which may be any of {candidates}: give the full name")
-        else:
-            missing[name] = None
-    return tuple(found)
-
-
-def _check_disjoint(where: str, splits: Mapping[str, tuple[str, ...]]) -> None:
-    first: dict[str, str] = {}
-    for split, ids in splits.items():
-        for slide_id in ids if split != EXTERNAL else ():
-            if slide_id in first:
-                raise StoreError(
-                    f"{where} has slide '{slide_id}' in '{first[slide_id]}' and in '{split}': put it into one of them"
-                )
-            first[slide_id] = split
 
 
 def _upper_regions(sets: Sequence[PatchFolders]) -> tuple[_UpperRegion, ...]:
@@ -244,9 +151,9 @@ def write_lists(
     grids = sorted((s for s in sets if s.is_grid), key=lambda s: (-s.magnifications[0], not s.is_labelled))
     for partition in plan.partitions:
         detector, classifier = (base / n / partition.repeat for n in ("scale_regression", "classification"))
-        supervised = {split: ids for split, ids in partition.splits.items() if split != EXTERNAL}
+        supervised = {split: ids for split, ids in partition.parts.items() if split != EXTERNAL}
         if grids:
-            lists += _write(detector, partition.splits, partial(_detector_rows, grids, exported))
+            lists += _write(detector, partition.parts, partial(_detector_rows, grids, exported))
         for s in (s for s in sets if s.is_labelled and supervised):
             texts = [magnification_text(m) for m in s.magnifications]
             place = (

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from msdask.engines.threads import Engine, JobTrace, Stopped, ThreadEngine
 from msdask.errors import MsdaskError, SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
-from msdask.extraction.slide_job import BlockJob, MaskSource, begin_slide, check_source, commit_slide, run_block
+from msdask.extraction.slide_job import BlockJob, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.masks.choice import MaskChoice
+from msdask.masks.labels import Values
 from msdask.progress import Progress
 from msdask.slides.region import OnBadTile
 from msdask.spec import ExtractionSpec, format_magnification
@@ -42,7 +44,7 @@ class _Run:
     store: PatchStore
     specs: tuple[ExtractionSpec, ...]
     names: tuple[str, ...]
-    masks: MaskSource
+    masks: MaskChoice
     links: Mapping[str, Mapping[str, str]]
     on_bad_tile: OnBadTile
     overwrite: bool
@@ -55,7 +57,8 @@ def extract(
     *,
     name: str | None = None,
     masks: str | os.PathLike[str] | None = None,
-    values: Mapping[int, int] | Sequence[int] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    values: Values | None = None,
     mask_magnification: float | None = None,
     client: Client | None = None,
     workers: int | None = None,
@@ -80,7 +83,10 @@ def extract(
     name : of the patch set, for one spec; made from the spec by default
     masks : folder with a mask for every slide (HistoQC's layout, or `<name>.png`); a column `mask` of the table goes
         before it. Without either, msdask makes tissue masks itself
-    values : the masks are annotated pixel by pixel: mask value -> class (0-based), or a sequence of values
+    labels : the same, instead of `masks`, of annotated masks, which show classes: 0 = unlabeled, 1 = class 0, ..., or
+        coded as `values` says, or in a format that names its classes
+    values : the masks are annotated, in whichever folder or column they are: mask value (or name of a class) -> class
+        (0-based), or a sequence of them
     mask_magnification : masks that are read must be of this magnification, within 2 %
     client : Dask client; its workers must see slides and store under the same paths. None: a thread pool here
     workers : instead of a client, start so many worker processes on this machine for this call
@@ -117,7 +123,7 @@ def extract(
         target,
         specs,
         names,
-        MaskSource(os.fspath(masks) if masks is not None else None, values, mask_magnification),
+        MaskChoice.of(masks, labels, values, mask_magnification),
         {
             f"parent_{format_magnification(s.magnifications[0])}": {"set": set_name, "spec_hash": s.hash}
             for s, set_name in zip(specs, names, strict=True)

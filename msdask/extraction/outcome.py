@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from msdask._version import __version__
-from msdask.errors import MsdaskError
 from msdask.extraction.machine import machine, versions
+from msdask.storage.files import write_file
 
 __all__ = ["ExtractionReport", "SlideOutcome", "run_record", "write_log"]
 
@@ -142,10 +142,4 @@ def run_record(report: ExtractionReport) -> dict[str, Any]:
 
 def write_log(path: str | os.PathLike[str], report: ExtractionReport) -> Path:
     """Write a run's record as a JSON file; returns its path."""
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(report.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise MsdaskError(f"cannot write '{target}': {error.strerror or error}; the run itself is done") from error
-    return target
+    return write_file(path, report.to_json() + "\n", advice="give another path; the run itself is done")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +15,10 @@ from msdask.engines.threads import Engine, JobTrace, Stopped
 from msdask.errors import MaskError, MsdaskError, StoreError
 from msdask.extraction.cohort import open_engine
 from msdask.extraction.damage import Damage, find_damage, finish_repair, mend_block, reopen, same_slide
-from msdask.extraction.slide_job import MaskSource, begin_slide, commit_slide, run_block
+from msdask.extraction.slide_job import begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.masks.choice import MaskChoice
+from msdask.masks.labels import Values
 from msdask.progress import Progress
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
@@ -108,7 +110,7 @@ class _Repairs:
 
     store: PatchStore
     rows: Mapping[str, SlideRow]
-    masks: MaskSource
+    masks: MaskChoice
     engine: Engine
     bar: Progress
 
@@ -118,7 +120,8 @@ def repair(
     *,
     slides: Slides | None = None,
     masks: str | os.PathLike[str] | None = None,
-    values: Mapping[int, int] | Sequence[int] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    values: Values | None = None,
     client: Client | None = None,
     workers: int | None = None,
     threads: int | None = None,
@@ -136,7 +139,7 @@ def repair(
     ----------
     store : path or PatchStore
     slides : where the slides are now, as for `extract`; by default where they were (`source`)
-    masks, values : as for `extract`; only where a slide with such masks has to be extracted afresh
+    masks, labels, values : as for `extract`; only where a slide with such masks has to be extracted afresh
     client, workers, threads, tries, timeout : what it runs on, as for `extract`
     progress : show a progress bar
 
@@ -155,13 +158,13 @@ def repair(
         raise StoreError(f"'{target.path}' is no patch store, or has no patch set yet")
     rows = {row.slide_id: row for row in read_slides(slides)} if slides is not None else {}
     todo = [(name, slide_id) for name in names for slide_id in target[name].states()]
-    source = MaskSource(os.fspath(masks) if masks is not None else None, values)
+    choice = MaskChoice.of(masks, labels, values)
     repairs: list[SlideRepair] = []
     with (
         open_engine(client, workers=workers, threads=threads, jobs=len(todo), tries=tries, timeout=timeout) as engine,
         Progress(len(todo), enabled=progress) as bar,
     ):
-        work = _Repairs(target, rows, source, engine, bar)
+        work = _Repairs(target, rows, choice, engine, bar)
         with ThreadPoolExecutor(min(engine.jobs_in_flight, 64), thread_name_prefix="msdask-slide") as pool:
             try:
                 for found in pool.map(lambda i: _repair_slide(i, *todo[i], work), range(len(todo))):

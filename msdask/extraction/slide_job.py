@@ -7,7 +7,6 @@ scheduler or the client.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -24,13 +23,10 @@ from msdask.cutting.block_reader import OnBadTile, PatchReader, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import MEASURES, measure
 from msdask.cutting.tile_cache import process_cache
-from msdask.errors import MaskError, SlideError, StoreError
+from msdask.errors import SlideError, StoreError
 from msdask.extraction.slide_table import SlideRow
-from msdask.masks.files import find_mask, read_tissue_mask
-from msdask.masks.labels import read_label_mask
-from msdask.masks.tissue import tissue_mask
+from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
-from msdask.scale import magnification_to_mpp
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
 from msdask.slides.slide import Slide
@@ -41,7 +37,6 @@ from msdask.store.layout import SlideTarget
 
 __all__ = [
     "BlockJob",
-    "MaskSource",
     "begin_set",
     "begin_slide",
     "check_source",
@@ -51,25 +46,8 @@ __all__ = [
     "run_block",
 ]
 
-_MASK_SIZE_TOLERANCE = 0.02
 IN_HAND_BYTES = 4 * 2**20
 """Pixels that a thread has in hand between the decoder and the file: 40x is 6 % faster than with a block of 38 MB."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaskSource:
-    """Where the masks of a cohort come from, if not from its table.
-
-    Attributes
-    ----------
-    folder : of masks, or None: msdask finds the tissue
-    values : the masks are annotated: mask value -> class, or values in the order of the classes
-    magnification : that masks must have, or None
-    """
-
-    folder: str | None = None
-    values: Mapping[int, int] | Sequence[int] | None = None
-    magnification: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +77,7 @@ def begin_slide(
     paths: Sequence[str | None],
     *,
     codec: Codec,
-    masks: MaskSource,
+    masks: MaskChoice,
     links: Mapping[str, Mapping[str, str]],
     on_bad_tile: OnBadTile = "raise",
 ) -> list[BlockJob | None]:
@@ -283,7 +261,7 @@ def _tables(
 def plan_slide(
     row: SlideRow,
     specs: Sequence[ExtractionSpec],
-    masks: MaskSource | None = None,
+    masks: MaskChoice | None = None,
     *,
     on_bad_tile: OnBadTile = "raise",
 ) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...]]:
@@ -301,7 +279,8 @@ def plan_slide(
         The slide, its scale or its mask is not usable; says why.
     """
     slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
-    mask, labels = _masks(row, slide.with_bad_tiles(on_bad_tile), specs[0], masks or MaskSource())
+    readable = slide.with_bad_tiles(on_bad_tile)
+    mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), mpp=specs[0].mask_mpp)
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
     notes = slide.warnings
@@ -317,44 +296,7 @@ def plan_slide(
     return slide, tuple(tables), notes
 
 
-def _masks(
-    row: SlideRow, slide: Slide, spec: ExtractionSpec, masks: MaskSource
-) -> tuple[xr.DataArray | None, xr.DataArray | None]:
-    """(tissue mask, label mask) of a slide; one of them."""
-    path, values = row.mask, masks.values
-    if path is None and masks.folder is not None:
-        found = find_mask(masks.folder, row.path)
-        if found is None:
-            raise MaskError(
-                f"slide '{row.path}': no mask in '{masks.folder}'; expected '{slide.name}/{slide.name}_mask_use.png' "
-                f"(HistoQC) or '{slide.name}.png', with or without the slide's ending"
-            )
-        path = os.fspath(found)
-    if path is None:
-        if values is not None:
-            raise MaskError(
-                f"slide '{row.path}': values= says that masks are annotated, but it has none: give masks= or a column "
-                "'mask'"
-            )
-        return tissue_mask(slide, mpp=spec.mask_mpp), None
-    mask = read_tissue_mask(path, slide=slide) if values is None else read_label_mask(path, values=values, slide=slide)
-    if masks.magnification is not None:
-        _check_magnification(mask, slide, masks.magnification, path)
-    return (mask, None) if values is None else (None, mask)
-
-
-def _check_magnification(mask: xr.DataArray, slide: Slide, magnification: float, path: str) -> None:
-    ratio = magnification_to_mpp(magnification) / slide.mpp_used
-    expected = tuple(n / ratio for n in slide.shape)
-    if any(abs(n - e) > max(1.0, _MASK_SIZE_TOLERANCE * e) for n, e in zip(mask.shape, expected, strict=True)):
-        actual = magnification * mask.shape[1] / expected[1]
-        raise MaskError(
-            f"mask '{path}' is {mask.shape[1]} x {mask.shape[0]} px, at {magnification:g}x it would be "
-            f"{expected[1]:.0f} x {expected[0]:.0f}: it is of {actual:.3g}x; give that magnification"
-        )
-
-
-def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskSource) -> tuple[str, ...]:
+def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoice) -> tuple[str, ...]:
     """Whether a complete slide was made from the files that are there now; notes for the report.
 
     Raises
@@ -379,7 +321,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskSour
             "pass overwrite=True to replace it, or give the slide another id"
         )
     if row.mask is not None or masks.folder is not None:
-        mask, labels = _masks(row, slide, spec, masks)
+        mask, labels = masks_of_slide(slide, row.mask, masks, mpp=spec.mask_mpp)
         given, used = np.asarray(mask if labels is None else labels), layout.read_column(path, "mask")
         if given.shape != used.shape or (given != used).any():
             raise StoreError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from msdask.errors import SlideError, SpecError
+from msdask.storage.tables import read_table
 from msdask.store.layout import check_slide_id
 
 __all__ = ["SlideRow", "Slides", "read_slides"]
@@ -105,31 +105,18 @@ def _from_path(path: str) -> list[SlideRow]:
     return [_row(record, found.parent) for record in _records(found)]
 
 
-def _records(path: Path) -> Iterable[dict[str, Any]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            found = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
-    numbers = [number for number, line in found if any(line)]
-    lines = [line for _, line in found if any(line)]
-    if not lines:
+def _records(path: Path) -> list[dict[str, str]]:
+    table = read_table(path, "path", error=SlideError)
+    if table.header:
+        return table.records()
+    if not table.rows:
         raise SlideError(f"'{path}' is empty: expected one path a line, or a header with a column 'path'")
-    header = [cell.lower() for cell in lines[0]]
-    if "path" not in header:
-        if len(header) == 1 and header[0].split(";")[0].split("\t")[0] != "path":
-            return [{"path": line[0]} for line in lines]
+    if wide := [i for i, row in enumerate(table.rows) if len(row) > 1]:
         raise SlideError(
-            f"'{path}' has columns {lines[0]}: expected one named 'path', separated by commas, or one path a line "
-            "without a header"
+            f"'{path}' line {table.lines[wide[0]]} has columns {list(table.rows[wide[0]])}: expected one named 'path', "
+            "separated by commas, or one path a line without a header (a path with a comma in quotes)"
         )
-    if repeated := sorted(name for name, n in Counter(header).items() if n > 1):
-        raise SlideError(f"'{path}' has columns {repeated} twice: expected each name once")
-    wrong = next((i for i, line in enumerate(lines) if len(line) != len(header)), None)
-    if wrong is not None:
-        raise SlideError(f"'{path}' line {numbers[wrong]}: {len(lines[wrong])} cells, the header has {len(header)}")
-    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+    return [{"path": row[0]} for row in table.rows]
 
 
 def _row(record: Mapping[str, Any], base: Path) -> SlideRow:

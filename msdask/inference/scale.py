@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,10 @@ from msdask.errors import MsdaskError, SlideError, SpecError
 from msdask.extraction.slide_table import read_slides
 from msdask.extras import require
 from msdask.masks.tissue import stained_share, tissue_from_rgb
+from msdask.selection.coverage import SummedArea
 from msdask.slides.region import read_region
 from msdask.slides.slide import Slide
+from msdask.storage.tables import read_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -219,13 +220,11 @@ def crop_origins(
     y, x = (axis.ravel() for axis in np.meshgrid(*sides, indexing="ij"))
     fraction = np.ones(len(y))
     if tissue is not None:
-        table = np.pad(tissue.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         scale = [t / n for t, n in zip(tissue.shape, shape, strict=True)]
         top, left = ((v * s).astype(np.int64) for v, s in zip((y, x), scale, strict=True))
         bottom = np.maximum(top + 1, ((y + crop) * scale[0]).round().astype(np.int64))
         right = np.maximum(left + 1, ((x + crop) * scale[1]).round().astype(np.int64))
-        total = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-        fraction = total / ((bottom - top) * (right - left))
+        fraction = SummedArea(tissue).sums(left, top, right, bottom) / ((bottom - top) * (right - left))
     chosen = np.flatnonzero(fraction >= MIN_TISSUE)
     if not len(chosen):
         chosen = np.sort(np.argsort(-fraction, kind="stable")[:n_crops])
@@ -324,14 +323,7 @@ def listed_paths(source: str | os.PathLike[str]) -> list[str]:
     path = Path(source)
     if _is_file(source) or not path.is_file():
         return [row.path for row in read_slides(source)]
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(stream) if any(map(str.strip, line))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SlideError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
-    header = [cell.lower() for cell in lines[0]] if lines else []
-    column = header.index("path") if "path" in header else 0
-    found = [line[column] for line in lines[1 if "path" in header else 0 :] if len(line) > column and line[column]]
+    found = [cell for cell in read_table(path, "path", error=SlideError).column("path") if cell]
     if not found:
         raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
     return [cell if "://" in cell else os.fspath(path.parent / cell) for cell in found]

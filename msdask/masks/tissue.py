@@ -1,6 +1,6 @@
 """Where there is tissue on a slide: msdask's own mask, and how bright the tissue in it is.
 
-Masks that another program made are read by `read_tissue_mask`, found by `find_mask` (both live in `maskfiles`).
+Masks that another program made are read in `msdask.masks.files`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.errors import MaskError, SpecError
-from msdask.masks.files import find_mask, read_tissue_mask
 from msdask.masks.glass import classify_pixels, estimate_glass
 
-__all__ = ["find_mask", "read_tissue_mask", "stained_share", "tissue_from_rgb", "tissue_mask"]
+__all__ = ["stained_share", "tissue_from_rgb", "tissue_mask"]
 
 MIN_AREA_UM2: Final = 10_000.0
 """Pieces smaller than 100 x 100 um are specks."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from msdask.errors import MsdaskError, SpecError
 from msdask.models.regressor import ScaleRegressor
+from msdask.storage.files import replacing
 
 __all__ = ["RELEASED", "load_model", "load_released", "save_model"]
 
@@ -36,6 +37,11 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
     Returns
     -------
     path : the file of the weights
+
+    Raises
+    ------
+    FileWriteError
+        A file cannot be written; the model that was there is still whole.
     """
     from safetensors.torch import save
 
@@ -51,13 +57,15 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
         "config": getattr(model, "config", {}),
         "about": dict(about or {}),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not save_file: it makes files that only their owner may read.
-        path.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}))
-        path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise MsdaskError(f"model '{path}' cannot be written: {error.strerror}") from error
+    # Not save_file: it makes files that only their owner may read.
+    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+    # Both are whole before the first takes its place.
+    with (
+        replacing(path.with_suffix(".json"), what="model") as described,
+        replacing(path, what="model") as part,
+    ):
+        part.write_bytes(weights)
+        described.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from msdask.storage.files import replacing
+
 __all__ = ["draw_curves"]
 
 _SHOWN = ("valid_r2", "valid_explained_variance", "valid_kappa", "valid_balanced_accuracy", "valid_macro_f1")
@@ -37,5 +39,6 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> Figure:
     scores.set(xlabel="epoch", ylabel="validation", ylim=(min(0.0, scores.get_ylim()[0]), 1.02))
     if scores.get_legend_handles_labels()[0]:
         scores.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
     return figure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike, NDArray
 
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import SpecError
+from msdask.storage.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +169,7 @@ def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 
 def write_report(path: str | os.PathLike[str], report: RunReport) -> Path:
     """Write the report as one HTML file that needs nothing else: no server, no network, no other file.
 
-    An existing file is replaced, at once and as a whole.
+    An existing file is replaced, at once and as a whole; its folder is made if it does not exist.
 
     Returns
     -------
@@ -177,34 +177,12 @@ def write_report(path: str | os.PathLike[str], report: RunReport) -> Path:
 
     Raises
     ------
-    MsdaskError
+    FileWriteError
         The file cannot be written there.
     SpecError
         Measurements of different lengths, or a picture that is neither PNG nor JPEG.
     """
-    target = Path(path)
-    html = _render(report)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".partial")
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(html)
-        # A temporary file is private; a report is meant to be read by whoever reads the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise _cannot_write(target, error) from error
-    return target
-
-
-def _cannot_write(path: Path, error: OSError) -> MsdaskError:
-    reason = error.strerror or str(error)
-    return MsdaskError(
-        f"report '{path}': cannot be written ({reason}); give a file in a folder that exists and is writable"
-    )
+    return write_file(path, _render(report), what="report")
 
 
 def _render(report: RunReport) -> str:

@@ -6,7 +6,6 @@ which class it is comes from the generator itself, so masks and labels are the t
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from msdask.errors import SpecError
 from msdask.sample.anatomy import Anatomy, Painter
 from msdask.sample.svs import Compression, Subsampling, SvsLayout, write_svs
 from msdask.sample.texture import CLASS_NAMES
+from msdask.storage.files import replacing
+from msdask.storage.tables import write_table
 
 __all__ = ["SampleSlide", "make_cohort", "make_slide", "write_labels", "write_masks"]
 
@@ -207,21 +208,20 @@ def make_cohort(
     (folder / "slides").mkdir(parents=True, exist_ok=True)
     table = folder / "slides.csv"
     digits = max(1, math.ceil(math.log10(n + 1)))
-    with table.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(("path", "slide_id", "split"))
-        for i in range(n):
-            path = folder / "slides" / f"sample-{i + 1:0{digits}d}.svs"
-            sample = make_slide(
-                path, size=size, seed=seed + i, classes=classes, copies=i % 3 == 1, pen=i % 3 == 2, dark_edge=i % 3 == 2
-            )
-            write_masks(sample, folder / "masks")
-            write_labels(sample, folder / "labels")
-            rows.writerow((path, path.stem, ("train", "valid", "test")[i % 3]))
+    rows = []
+    for i in range(n):
+        path = folder / "slides" / f"sample-{i + 1:0{digits}d}.svs"
+        sample = make_slide(
+            path, size=size, seed=seed + i, classes=classes, copies=i % 3 == 1, pen=i % 3 == 2, dark_edge=i % 3 == 2
+        )
+        write_masks(sample, folder / "masks")
+        write_labels(sample, folder / "labels")
+        rows.append((path, path.stem, ("train", "valid", "test")[i % 3]))
+    write_table(table, rows, header=("path", "slide_id", "split"))
     return table
 
 
 def _write_png(path: Path, values: NDArray[np.uint8]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
+    with replacing(path) as part:
+        Image.fromarray(values).save(part, "PNG")
     return path

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 from msdask.scale import mpp_to_magnification
+from msdask.storage.files import replacing
 
 __all__ = ["Compression", "Render", "Subsampling", "SvsLayout", "write_svs"]
 
@@ -150,7 +151,8 @@ def write_svs(
     with (
         tempfile.TemporaryDirectory(prefix="msdask-svs-") as folder,
         ThreadPoolExecutor(threads) as pool,
-        tifffile.TiffWriter(path, bigtiff=expected > 3.5e9) as tiff,
+        replacing(path) as part,
+        tifffile.TiffWriter(part, bigtiff=expected > 3.5e9) as tiff,
     ):
         sizes = [(shape[0] // down, shape[1] // down) for down in layout.levels]
         reduction = max(1, -(-max(sizes[-1]) // _THUMBNAIL))

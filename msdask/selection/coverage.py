@@ -7,13 +7,12 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from msdask.errors import MaskError
+from msdask.scale import check_proportions
 
-__all__ = ["FRACTION_SLACK", "SummedArea", "area_fractions", "check_aspect", "mask_values"]
+__all__ = ["FRACTION_SLACK", "SummedArea", "area_fractions", "mask_values"]
 
 FRACTION_SLACK = 1e-9
 """Added to fractions before they are compared, so that one exactly on a threshold passes whatever its last bit says."""
-
-MAX_ASPECT_ERROR = 0.01
 
 _BLOCK = 1 << 16
 """Footprints evaluated at once: 8 MiB of table entries, which stay in the processor's cache."""
@@ -137,34 +136,6 @@ def area_fractions(
     return SummedArea(mask).fractions(x, y, side, slide_shape)
 
 
-def check_aspect(mask_shape: tuple[int, int], slide_shape: tuple[int, int], *, what: str) -> None:
-    """Refuse a mask that cannot be a reduced view of the whole slide.
-
-    Parameters
-    ----------
-    mask_shape, slide_shape : (height, width), px
-    what : the mask's and the slide's name, for the message
-
-    Raises
-    ------
-    MaskError
-        The aspect ratios differ by more than 1 %, and by more than a rounding of the mask's sides to whole px explains
-        (a slide of 1000 x 500 px at 1/32 is 31 x 16 px, 3 % off).
-    """
-    height, width = mask_shape
-    slide_height, slide_width = slide_shape
-    error = abs((width * slide_height) / (height * slide_width) - 1)
-    rounded = (width - 1) * slide_height < (height + 1) * slide_width and (height - 1) * slide_width < (
-        width + 1
-    ) * slide_height
-    if error > MAX_ASPECT_ERROR and not rounded:
-        raise MaskError(
-            f"{what}: the mask has {width} x {height} px (width x height), the slide {slide_width} x {slide_height}: "
-            f"their aspect ratios differ by {error:.1%}, at most {MAX_ASPECT_ERROR:.0%} is expected; is it another "
-            "slide's mask, or one of a part of the slide?"
-        )
-
-
 def mask_values(mask: xr.DataArray | ArrayLike, slide_shape: tuple[int, int], *, what: str) -> NDArray[np.generic]:
     """The values of a tissue or label mask as an array, checked against the slide's shape.
 
@@ -190,5 +161,5 @@ def mask_values(mask: xr.DataArray | ArrayLike, slide_shape: tuple[int, int], *,
         raise MaskError(
             f"{what}: the mask has dtype {values.dtype}, expected bool or integers; threshold or round it first"
         )
-    check_aspect((values.shape[0], values.shape[1]), slide_shape, what=what)
+    check_proportions(values.shape, slide_shape, what=what)
     return values

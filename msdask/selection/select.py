@@ -23,6 +23,7 @@ Mask = xr.DataArray | NDArray[np.generic]
 MAX_CANDIDATES = 2**31 - 1
 """Rows of a table are counted in int32 (parents)."""
 
+_TUPLE = ("patch", "magnification")
 _BLOCK = 1 << 20
 """Candidates looked at together; what is kept of them is all that stays in memory."""
 
@@ -201,19 +202,10 @@ def select(
     targets = [magnification_to_mpp(m) for m in spec.magnifications]
     sides = [footprint(spec.patch_size, target_mpp=mpp, slide_mpp=mpp_used) for mpp in targets]
     step = footprint(spec.stride or spec.patch_size, target_mpp=targets[0], slide_mpp=mpp_used)
+    tissue, classes = _decide(slide, shape, mask, labels)
 
-    label_values = None
-    if labels is not None:
-        label_values = mask_values(labels, shape, what=f"slide {slide.name!r}, label mask")
-    if mask is not None:
-        tissue = mask_values(mask, shape, what=f"slide {slide.name!r}, tissue mask") != 0
-    else:
-        # One px of tissue the size of the slide: what leaves the slide is background all the same.
-        tissue = np.ones((1, 1), dtype=np.bool_) if label_values is None else label_values != 0
-
-    region = region_of_interest(
-        spec.roi, shape, None if mask is None and labels is None else tissue, where=f"slide {slide.name!r}"
-    )
+    is_masked = mask is not None or labels is not None
+    region = region_of_interest(spec.roi, shape, tissue if is_masked else None, where=f"slide {slide.name!r}")
     lattice = Lattice.within(region, step=step, side=sides[0], start=start, inside=spec.inside)
     if lattice.size > MAX_CANDIDATES:
         raise SpecError(
@@ -223,26 +215,11 @@ def select(
     column, row, fraction = _tissue_positions(lattice, tissue, sides[0], shape, spec.min_tissue)
     order = morton_order(column, row)
     x, y = (_origins(axis[order], sides) for axis in (lattice.x[column], lattice.y[row]))
-    fraction = fraction[order]
-
-    if label_values is None:
-        label = np.full(x.shape, NO_LABEL, dtype=np.int16)
-        label_fraction = np.zeros(x.shape, dtype=np.float32)
-    else:
-        label, label_fraction = majority_labels(label_values, x, y, sides, shape, min_label=spec.min_label)
-        if spec.unlabeled == "drop":
-            labelled = label[:, 0] != NO_LABEL
-            x, y, fraction = x[labelled], y[labelled], fraction[labelled]
-            label, label_fraction = label[labelled], label_fraction[labelled]
-
-    tuple_dims = ("patch", "magnification")
     selected = xr.Dataset(
         {
-            "x0": (tuple_dims, round_coordinates(x)),
-            "y0": (tuple_dims, round_coordinates(y)),
-            "tissue": ("patch", fraction.astype(np.float32)),
-            "label": (tuple_dims, label),
-            "label_fraction": (tuple_dims, label_fraction),
+            "x0": (_TUPLE, round_coordinates(x)),
+            "y0": (_TUPLE, round_coordinates(y)),
+            "tissue": ("patch", fraction[order].astype(np.float32)),
         },
         coords={"magnification": np.array(spec.magnifications, dtype=np.float64)},
         attrs={
@@ -258,15 +235,44 @@ def select(
             "region": list(region),
         },
     )
-    given = labels if labels is not None else mask
-    if given is not None:
-        selected["mask"] = _stored_mask(given, tissue if label_values is None else label_values)
+    selected = _labelled(selected, spec, classes, x, y)
+    if is_masked:
+        selected["mask"] = _stored_mask(labels if labels is not None else mask, tissue if classes is None else classes)
         if "classes" in selected["mask"].attrs:
             selected.attrs["classes"] = selected["mask"].attrs["classes"]
     return selected
 
 
-def _stored_mask(given: Mask, values: NDArray[np.generic]) -> xr.DataArray:
+def _decide(
+    slide: HasGeometry, shape: tuple[int, int], mask: Mask | None, labels: Mask | None
+) -> tuple[NDArray[np.bool_], NDArray[np.generic] | None]:
+    """(what counts as tissue, the classes or None), checked against the slide."""
+    classes = None if labels is None else mask_values(labels, shape, what=f"slide {slide.name!r}, label mask")
+    if mask is not None:
+        return mask_values(mask, shape, what=f"slide {slide.name!r}, tissue mask") != 0, classes
+    # One px of tissue the size of the slide: what leaves the slide is background all the same.
+    return np.ones((1, 1), dtype=np.bool_) if classes is None else classes != 0, classes
+
+
+def _labelled(
+    selected: xr.Dataset,
+    spec: ExtractionSpec,
+    classes: NDArray[np.generic] | None,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+) -> xr.Dataset:
+    """The table with the label of each patch, by its unrounded origins (n, m); without patches that must have one."""
+    label, fraction = np.full(x.shape, NO_LABEL, dtype=np.int16), np.zeros(x.shape, dtype=np.float32)
+    if classes is not None:
+        sides, shape = selected.attrs["footprint"], tuple(selected.attrs["shape"])
+        label, fraction = majority_labels(classes, x, y, sides, shape, min_label=spec.min_label)
+    selected = selected.assign(label=(_TUPLE, label), label_fraction=(_TUPLE, fraction))
+    if classes is not None and spec.unlabeled == "drop":
+        selected = selected.isel(patch=np.flatnonzero(label[:, 0] != NO_LABEL))
+    return selected
+
+
+def _stored_mask(given: Mask | None, values: NDArray[np.generic]) -> xr.DataArray:
     """The mask that decided, as it is kept with the patches: unsigned integers, with what is known of it."""
     known = given.attrs if isinstance(given, xr.DataArray) else {}
     attrs = {key: known[key] for key in ("source", "mpp") if key in known}

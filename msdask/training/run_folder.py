@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from msdask._version import __version__
 from msdask.errors import MsdaskError
+from msdask.storage.files import write_file
+from msdask.storage.tables import write_table
 from msdask.training.module import TaskModule
 
 __all__ = ["EpochLog", "LastCheckpoint", "RandomState", "RunFolder", "write_json"]
@@ -61,11 +62,8 @@ class RunFolder:
                     f"'{self.path}' holds a run with other settings (differs in {', '.join(changed)}): use the same "
                     "to resume it, or give another folder"
                 )
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_json(self.hparams, content)
-        except OSError as error:
-            raise MsdaskError(f"run folder '{self.path}' cannot be written: {error.strerror}") from error
+        write_json(self.hparams, content)
+        self.checkpoints.mkdir(exist_ok=True)
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Add to metrics.json."""
@@ -75,9 +73,7 @@ class RunFolder:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write in one step, so that a killed run leaves no half file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_file(path, json.dumps(content, indent=2) + "\n")
 
 
 def _versions() -> dict[str, str]:
@@ -136,10 +132,8 @@ class EpochLog(Callback):
         self._sum, self._batches = 0.0, 0
         self.rows.append(row)
         if trainer.is_global_zero:
-            with self.path.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+            names = list(self.rows[0])
+            write_table(self.path, [[row[name] for name in names] for row in self.rows], header=names)
 
     def state_dict(self) -> dict[str, Any]:
         """Rows and the sums of the running epoch."""

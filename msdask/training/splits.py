@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from msdask.errors import SpecError
+from msdask.storage.tables import write_table
+from msdask.store.splits import EXTERNAL, PARTS, Lists, read_partitions
 
 __all__ = ["Split", "splits"]
-
-Lists: TypeAlias = "str | os.PathLike[str] | Mapping[str, Sequence[str]]"
-
-_NAMES = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Split:
 
     def __post_init__(self) -> None:
         first: dict[str, str] = {}
-        for name in _NAMES:
+        for name in PARTS:
             for slide in getattr(self, name):
                 if slide in first:
                     raise SpecError(
@@ -49,11 +45,9 @@ class Split:
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write list_train.csv, list_valid.csv and list_test.csv, one slide a line; returns the folder."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        for name in _NAMES:
-            (place / f"list_{name}.csv").write_text("".join(f"{s}\n" for s in getattr(self, name)), encoding="utf-8")
-        return place
+        for name in PARTS:
+            write_table(Path(folder) / f"list_{name}.csv", [(slide,) for slide in getattr(self, name)])
+        return Path(folder)
 
 
 def splits(
@@ -72,8 +66,9 @@ def splits(
     slides : ids; their order does not matter
     ratios : of training, validation and test; put to a sum of 1, with a warning where they are neither 1 nor 100
         together (the original's 80/20/20 is 66.7/16.7/16.7 %)
-    lists : instead of ratios: a folder with list_train.csv, list_valid.csv and list_test.csv (one slide a line), or a
-        mapping of train, valid and test to ids; ids may lack the slide's ending
+    lists : instead of ratios: a folder with list_train.csv, list_valid.csv and list_test.csv (one slide a line), or
+        with one such folder a repeat, which gives a split each; or a mapping of train, valid and test to ids. An id may
+        have the slide's ending or lack it
     repeats : how many splits are drawn, each with other random numbers
     seed : the same seed gives the same splits
     stratify : class of each slide: every class is spread over the three parts as the ratios say
@@ -92,7 +87,7 @@ def splits(
     if not known:
         raise SpecError("splits: no slides given")
     if lists is not None:
-        return [_from_lists(lists, known)]
+        return _from_lists(lists, known)
     if repeats < 1:
         raise SpecError(f"repeats={repeats!r}: expected at least 1")
     shares = _shares(ratios)
@@ -134,43 +129,20 @@ def _draw(classes: Mapping[str, list[str]], shares: Sequence[float], repeat: int
         for part, count in zip(parts, counts, strict=True):
             part += members[first : first + count]
             first += count
-    for part, name, share in zip(parts, _NAMES, shares, strict=True):
+    for part, name, share in zip(parts, PARTS, shares, strict=True):
         if share > 0 and not part:
             total = sum(len(v) for v in classes.values())
             raise SpecError(f"splits: {total} slides leave none for '{name}' at a share of {share:.1%}")
     return Split(repeat, *(tuple(sorted(part)) for part in parts))
 
 
-def _from_lists(lists: Lists, known: Sequence[str]) -> Split:
-    named = _read(Path(lists)) if isinstance(lists, (str, os.PathLike)) else dict(lists)
-    if unknown := sorted(set(named) - set(_NAMES)):
-        raise SpecError(f"lists: unknown parts {unknown}; expected {', '.join(_NAMES)}")
-    by_stem: dict[str, list[str]] = {}
-    for slide in known:
-        by_stem.setdefault(os.path.splitext(slide)[0], []).append(slide)
-
-    def find(name: str) -> str:
-        found = [name] if name in known else by_stem.get(name, [])
-        if len(found) != 1:
-            what = f"may be any of {found}" if found else f"is none of the {len(known)} slides, such as '{known[0]}'"
-            raise SpecError(f"lists: '{name}' {what}")
-        return found[0]
-
-    return Split(0, *(tuple(sorted({find(n) for n in named.get(part, ())})) for part in _NAMES))
-
-
-def _read(folder: Path) -> dict[str, list[str]]:
-    lists: dict[str, list[str]] = {}
-    for name in _NAMES:
-        path = folder / f"list_{name}.csv"
-        if name == "valid" and not path.is_file():
-            path = folder / "list_val.csv"
-        if path.is_file():
-            try:
-                with path.open(newline="", encoding="utf-8-sig") as stream:
-                    lists[name] = [cell.strip() for line in csv.reader(stream) for cell in line[:1] if cell.strip()]
-            except (OSError, UnicodeDecodeError, csv.Error) as error:
-                raise SpecError(f"'{path}' cannot be read as a CSV in UTF-8: {error}") from error
-    if not lists:
-        raise SpecError(f"lists '{folder}': none of list_train.csv, list_valid.csv and list_test.csv is there")
-    return lists
+def _from_lists(lists: Lists, known: Sequence[str]) -> list[Split]:
+    partitions, missing = read_partitions(lists, known)
+    if missing:
+        raise SpecError(f"lists: '{missing[0]}' is none of the {len(known)} slides, such as '{known[0]}'")
+    if unknown := sorted({part for p in partitions for part in p.parts} - {*PARTS, EXTERNAL}):
+        raise SpecError(f"lists: unknown parts {unknown}; expected {', '.join(PARTS)}")
+    return [
+        Split(repeat, *(tuple(sorted(partition.parts.get(part, ()))) for part in PARTS))
+        for repeat, partition in enumerate(partitions)
+    ]

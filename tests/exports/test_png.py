@@ -477,7 +477,7 @@ def test_patches_without_a_label_are_in_tables_but_in_no_list(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"train": SLIDES[:2], "test": SLIDES[1:]}, "'né, odd.tif' in 'train' and in 'test'"),
+        ({"train": SLIDES[:2], "test": SLIDES[1:]}, "'né, odd.tif' is in 'train' and in 'test'"),
         ({"train": ["x.svs"]}, r"none of the names .*x.svs"),
         ({"../train": SLIDES}, "cannot name a file"),
     ],
@@ -493,7 +493,7 @@ def test_partitions_that_do_not_fit_are_errors_before_any_work(
 def test_a_folder_without_partitions_and_slides_without_splits_are_errors(
     cohort: ms.PatchStore, plain: ms.PatchStore, tmp_path: Path
 ) -> None:
-    with pytest.raises(ms.StoreError, match=r"no list_train.csv"):
+    with pytest.raises(ms.StoreError, match=r"none of list_train.csv"):
         export(cohort, tmp_path / "out", lists=tmp_path)
     with pytest.raises(ms.StoreError, match="no slide has a split"):
         export(plain, tmp_path / "out", lists=True)

@@ -18,9 +18,10 @@ from msdask.cutting.measures import tissue_mean
 from msdask.engines.threads import ThreadEngine
 from msdask.errors import SpecError, StoreError
 from msdask.extraction import cohort
-from msdask.extraction import slide_job as slidejob
 from msdask.extraction.cohort import extract, grid_specs
 from msdask.extraction.outcome import ExtractionReport
+from msdask.masks import choice
+from msdask.masks.formats import MaskContent
 from msdask.masks.tissue import tissue_mask
 from msdask.sample.slides import SampleSlide, make_slide, write_labels, write_masks
 from msdask.selection.parents import link_upper_regions
@@ -251,14 +252,14 @@ def test_what_is_no_slide_is_one_failure_among_others(slides: Path, tmp_path: Pa
 def test_an_unexpected_error_is_one_failure_among_others(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = slidejob.tissue_mask
+    original = choice.tissue_mask
 
     def failing(slide: Any, **options: Any) -> xr.DataArray:
         if slide.name == "c.svs":
             raise ZeroDivisionError("by zero")
         return original(slide, **options)
 
-    monkeypatch.setattr(slidejob, "tissue_mask", failing)
+    monkeypatch.setattr(choice, "tissue_mask", failing)
     report = run(slides, tmp_path / "s.zarr")
     assert report.failures == {"c.svs": "ZeroDivisionError: by zero"}
 
@@ -454,15 +455,15 @@ def test_warnings_stay_with_their_slide_when_slides_are_planned_at_once(
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(tmp_path / "empty.png")
     Image.fromarray(np.full((40, 48), 255, np.uint8)).save(tmp_path / "full.png")
     barrier = threading.Barrier(2)
-    original = slidejob.read_tissue_mask
+    original = choice.as_tissue
 
-    def meeting(path: str, *, slide: Any) -> xr.DataArray:
+    def meeting(content: MaskContent, file: str, slide: Any) -> xr.DataArray:
         barrier.wait(30)  # both are being planned now
-        mask = original(path, slide=slide)
+        mask = original(content, file, slide)
         barrier.wait(30)
         return mask
 
-    monkeypatch.setattr(slidejob, "read_tissue_mask", meeting)
+    monkeypatch.setattr(choice, "as_tissue", meeting)
     shown, filters = warnings.showwarning, list(warnings.filters)
     rows = [{"path": slides / f"{n}.svs", "mask": tmp_path / f"{m}.png"} for n, m in (("a", "full"), ("c", "empty"))]
     first, second = run(rows, tmp_path / "s.zarr").outcomes

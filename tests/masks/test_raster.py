@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from msdask.errors import MaskError
-from msdask.masks.raster import read_mask
+from msdask.masks.formats import read_content
 
 
 def labels(high: int, dtype: Any = np.uint8) -> NDArray[Any]:
@@ -43,7 +43,7 @@ def test_png_gray_of_any_depth(tmp_path: Path, bits: int) -> None:
     path = tmp_path / "m.png"
     values = labels(1 << bits)
     write_png(path, values, bits=bits)
-    read = read_mask(path)
+    read = read_content(str(path)).values
     np.testing.assert_array_equal(read, values)
     assert read.dtype == (np.bool_ if bits == 1 else np.uint8)
 
@@ -52,7 +52,7 @@ def test_png_of_sixteen_bits(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     values = labels(65536, np.uint16)
     path.write_bytes(imagecodecs.png_encode(values))
-    read = read_mask(path)
+    read = read_content(str(path)).values
     np.testing.assert_array_equal(read, values)
     assert read.dtype == np.uint16
 
@@ -67,7 +67,7 @@ def test_palette_png_gives_indices(tmp_path: Path, bits: int, is_transparent: bo
     if is_transparent:
         extra += struct.pack(">I", 1) + b"tRNS" + b"\0" + struct.pack(">I", zlib.crc32(b"tRNS\0"))
     write_png(path, values, bits=bits, color=3, extra=extra)
-    np.testing.assert_array_equal(read_mask(path), values)
+    np.testing.assert_array_equal(read_content(str(path)).values, values)
 
 
 def test_equal_channels_are_one(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_equal_channels_are_one(tmp_path: Path) -> None:
     values = labels(5)
     for channels in ([values] * 3, [*[values] * 3, np.full_like(values, 255)]):
         Image.fromarray(np.dstack(channels)).save(path)
-        np.testing.assert_array_equal(read_mask(path), values)
+        np.testing.assert_array_equal(read_content(str(path)).values, values)
     wide = labels(65536, np.uint16)
     path.write_bytes(imagecodecs.png_encode(np.dstack([wide] * 3)))
-    np.testing.assert_array_equal(read_mask(path), wide)
+    np.testing.assert_array_equal(read_content(str(path)).values, wide)
 
 
 def test_colours_are_refused(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_colours_are_refused(tmp_path: Path) -> None:
     colors[3, 4] = (1, 2, 3)
     Image.fromarray(colors).save(path)
     with pytest.raises(MaskError, match=r"m\.png.*\[1, 2, 3\] at x 4, y 3"):
-        read_mask(path)
+        read_content(str(path))
     Image.fromarray(np.dstack([labels(5)] * 3 + [labels(200)])).save(path)
     with pytest.raises(MaskError, match="alpha varies"):
-        read_mask(path)
+        read_content(str(path))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int16, np.int32])
@@ -99,7 +99,7 @@ def test_tiff_integers(tmp_path: Path, dtype: Any, options: dict[str, Any]) -> N
     path = tmp_path / "m.tif"
     values = labels(120, dtype)
     tifffile.imwrite(path, values, **options)
-    read = read_mask(path)
+    read = read_content(str(path)).values
     np.testing.assert_array_equal(read, values)
     assert read.dtype == dtype
 
@@ -109,7 +109,7 @@ def test_tiff_of_one_bit(tmp_path: Path, photometric: str) -> None:
     path = tmp_path / "m.tif"
     stored = labels(2).astype(bool)
     tifffile.imwrite(path, stored, photometric=photometric)
-    np.testing.assert_array_equal(read_mask(path), stored if photometric == "minisblack" else ~stored)
+    np.testing.assert_array_equal(read_content(str(path)).values, stored if photometric == "minisblack" else ~stored)
 
 
 @pytest.mark.parametrize("planarconfig", ["contig", "separate"])
@@ -118,14 +118,14 @@ def test_tiff_rgb_with_equal_channels(tmp_path: Path, planarconfig: str) -> None
     values = labels(5)
     stacked = np.stack([values] * 3, axis=-1 if planarconfig == "contig" else 0)
     tifffile.imwrite(path, stacked, photometric="rgb", planarconfig=planarconfig)
-    np.testing.assert_array_equal(read_mask(path), values)
+    np.testing.assert_array_equal(read_content(str(path)).values, values)
 
 
 def test_palette_tiff_gives_indices(tmp_path: Path) -> None:
     path = tmp_path / "m.tif"
     values = labels(256)
     tifffile.imwrite(path, values, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
-    np.testing.assert_array_equal(read_mask(path), values)
+    np.testing.assert_array_equal(read_content(str(path)).values, values)
 
 
 @pytest.mark.parametrize(
@@ -143,24 +143,24 @@ def test_other_tiffs_are_refused(tmp_path: Path, values: NDArray[Any], options: 
     path = tmp_path / "a mask.tif"
     tifffile.imwrite(path, values, **options)
     with pytest.raises(MaskError, match=message) as failure:
-        read_mask(path)
+        read_content(str(path))
     assert "a mask.tif" in str(failure.value)
 
 
 def test_no_mask(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match=r"mask .*no such file"):
-        read_mask(tmp_path / "absent.png")
+        read_content(str(tmp_path / "absent.png"))
     with pytest.raises(MaskError, match="directory"):
-        read_mask(tmp_path)
+        read_content(str(tmp_path))
     path = tmp_path / "m.png"
     contents = {b"": "empty", b"text" * 9: "begins with", b"\x89PNG\r\n\x1a\n": "IHDR", b"II*\0": "cannot be"}
     for content, message in contents.items():
         path.write_bytes(content)
         with pytest.raises(MaskError, match=message):
-            read_mask(path)
+            read_content(str(path))
     Image.fromarray(labels(5)).save(path, "JPEG")
     with pytest.raises(MaskError, match="JPEG, which changes values"):
-        read_mask(path)
+        read_content(str(path))
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])
@@ -175,7 +175,7 @@ def test_truncated_masks(tmp_path: Path, kind: str) -> None:
     for length in range(1, len(data) - 20, max(1, len(data) // 30)):
         path.write_bytes(data[:length])
         with pytest.raises(MaskError, match=f"m.{kind}"):
-            read_mask(path)
+            read_content(str(path))
 
 
 def test_claimed_sizes_allocate_nothing(tmp_path: Path) -> None:
@@ -185,13 +185,13 @@ def test_claimed_sizes_allocate_nothing(tmp_path: Path) -> None:
     data[16:24] = struct.pack(">II", 100_000, 100_000)
     path.write_bytes(data)
     with pytest.raises(MaskError, match="claims 100000 x 100000 px"):
-        read_mask(path)
+        read_content(str(path))
     tiff = tmp_path / "m.tif"
     tifffile.imwrite(tiff, labels(2), compression="deflate", metadata=None)
     with tifffile.TiffFile(tiff, mode="r+") as tif:
         tif.pages[0].tags["ImageLength"].overwrite(16_000)
     with pytest.raises(MaskError, match="cannot be read"):
-        read_mask(tiff)
+        read_content(str(tiff))
 
 
 def test_url_reads_as_the_local_file(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_url_reads_as_the_local_file(tmp_path: Path) -> None:
     Image.fromarray(labels(5)).save(path)
     with fsspec.open("memory://masks/m.png", "wb") as file:
         file.write(path.read_bytes())
-    np.testing.assert_array_equal(read_mask("memory://masks/m.png"), labels(5))
+    np.testing.assert_array_equal(read_content("memory://masks/m.png").values, labels(5))
 
 
 def test_monuseg_nuclei_are_zero_and_one(data_dir: Path) -> None:
@@ -207,6 +207,6 @@ def test_monuseg_nuclei_are_zero_and_one(data_dir: Path) -> None:
     if not paths:
         pytest.skip(f"no monuseg nuclei in {data_dir}")
     for path in paths[:3]:
-        values = read_mask(path)
+        values = read_content(str(path)).values
         assert values.shape == (1000, 1000)
         assert np.unique(values).tolist() == [0, 1]

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from msdask.cutting.measures import tissue_mean, white_threshold
 from msdask.errors import MaskError, MissingScaleError, SpecError
 from msdask.masks import tissue
-from msdask.masks.files import check_proportions, distinct_values
-from msdask.masks.tissue import find_mask, read_tissue_mask, tissue_from_rgb, tissue_mask
+from msdask.masks.files import distinct_values, find_mask, read_tissue_mask
+from msdask.masks.tissue import tissue_from_rgb, tissue_mask
 from msdask.sample.slides import SampleSlide
+from msdask.scale import check_proportions
 from msdask.slides.slide import open_slide
 
 STAINS = {
@@ -480,15 +481,14 @@ def test_rounding_to_whole_pixels_is_no_other_proportion(
         return
     slack = abs(sides[1] * height - sides[0] * width) / (sides[0] * width)
     if ceil[0] == ceil[1] or slack <= 0.01:
-        check_proportions(tuple(sides), SlideOfShape((height, width)), "m.png")
+        check_proportions(tuple(sides), (height, width), what="m.png")
 
 
 @given(height=st.integers(400, 4000), width=st.integers(400, 4000), off=st.sampled_from([0.97, 0.985, 1.015, 1.03]))
 @settings(max_examples=200, deadline=None)
 def test_proportions_beyond_one_percent_are_refused(height: int, width: int, off: float) -> None:
-    slide = SlideOfShape((height * 16, width * 16))
     with pytest.raises(MaskError, match="proportions"):
-        check_proportions((height, round(width * off)), slide, "m.png")
+        check_proportions((height, round(width * off)), (height * 16, width * 16), what="m.png")
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int16, np.uint32, np.int64])

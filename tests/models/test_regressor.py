@@ -166,6 +166,16 @@ def test_a_pickled_object_is_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_a_model_that_cannot_be_written_leaves_the_one_that_was_there(model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors", about={"crop": 96})
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        save_model(model, path, about={"crop": object()})
+    with pytest.raises(MsdaskError, match=r"cannot write model '.*m\.safetensors"):
+        save_model(model, path / "m.safetensors")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_a_saved_model_gives_the_same_outputs(model, tmp_path):
     model.calibrate(torch.tensor([1.0, 2.0]), torch.tensor([5.0, 30.0]))
     path = save_model(model, tmp_path / "m.safetensors", about={"crop": 96})

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from msdask.errors import MaskError
-from msdask.selection.coverage import SummedArea, area_fractions, check_aspect, mask_values
+from msdask.scale import check_proportions
+from msdask.selection.coverage import SummedArea, area_fractions, mask_values
 
 
 def naive_sum(mask: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> float:
@@ -115,7 +116,7 @@ def test_no_footprints_give_no_fractions() -> None:
 @settings(max_examples=200)
 def test_reduced_views_of_the_slide_pass_the_aspect_check(height: int, width: int, scale: float, rounding) -> None:
     shape = (max(1, int(rounding(height * scale))), max(1, int(rounding(width * scale))))
-    check_aspect(shape, (height, width), what="mask")
+    check_proportions(shape, (height, width), what="mask")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_another_aspect_ratio_is_refused_naming_both_sizes(
     mask_shape: tuple[int, int], slide_shape: tuple[int, int]
 ) -> None:
     with pytest.raises(MaskError) as caught:
-        check_aspect(mask_shape, slide_shape, what="slide 'a.svs', tissue mask")
+        check_proportions(mask_shape, slide_shape, what="slide 'a.svs', tissue mask")
     message = str(caught.value)
     assert "slide 'a.svs'" in message
     assert f"{mask_shape[1]} x {mask_shape[0]}" in message

@@ -98,11 +98,28 @@ def test_lists_that_share_a_slide_are_refused_naming_it():
 
 @pytest.mark.parametrize(
     ("lists", "match"),
-    [({"train": ["nobody"]}, "'nobody' is none of the 30 slides"), ({"training": ["s00"]}, "unknown parts")],
+    [({"train": ["nobody"]}, "'nobody' is none of the 30 slides"), ({"tuning": ["s00"]}, "unknown parts")],
 )
 def test_lists_with_unknown_names_are_refused(lists, match):
     with pytest.raises(SpecError, match=match):
         splits(SLIDES, lists=lists)
+
+
+def test_a_list_may_give_the_ending_that_the_slides_lack(tmp_path):
+    (split,) = splits(["a", "b"], lists={"train": ["a.svs"], "val": ["b"]})
+    assert (split.train, split.valid) == (("a",), ("b",))
+
+
+def test_lists_of_several_repeats_give_a_split_each(tmp_path):
+    drawn = splits(SLIDES, ratios=(60, 20, 20), repeats=3)
+    for split in drawn:
+        split.write(tmp_path / str(split.repeat))
+    assert splits(SLIDES, lists=tmp_path) == drawn
+
+
+def test_a_written_split_of_names_with_commas_reads_back(tmp_path):
+    split = Split(0, ("a, b.svs",), (), ("c.svs", "d, e.svs"))
+    assert splits(["a, b.svs", "c.svs", "d, e.svs"], lists=split.write(tmp_path)) == [split]
 
 
 def test_a_folder_without_lists_is_refused(tmp_path):

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 import msdask
 from msdask.errors import MaskError, MsdaskError, SlideError, StoreError, TileError
 from msdask.extraction.slide_table import read_slides
-from msdask.masks.raster import read_mask
+from msdask.masks.formats import read_content
 from msdask.readers import open_reader
 from msdask.sample.slides import SampleSlide
 from msdask.slides.slide import open_slide
@@ -194,7 +194,7 @@ def test_a_png_that_claims_a_huge_size_is_refused_when_it_is_opened(tmp_path: Pa
     with pytest.raises(SlideError, match=r"bomb\.png"):
         open_slide(path)
     with pytest.raises(MaskError, match=r"bomb\.png"):
-        read_mask(path)
+        read_content(str(path))
 
 
 @pytest.mark.parametrize(("color", "bits"), [(0, 8), (0, 1), (2, 8), (2, 16), (3, 8), (6, 8)])
@@ -204,7 +204,7 @@ def test_a_png_whose_rows_end_early_is_refused_not_filled_with_black(tmp_path: P
     with pytest.raises(TileError, match="copy it again"):
         open_reader(path).read_tile(0, 0, 0)
     with pytest.raises(MaskError, match="cannot be read"):
-        read_mask(path)
+        read_content(str(path))
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -215,7 +215,7 @@ def test_whole_pngs_of_any_kind_pass_that_check(tmp_path: Path, mode: str, inter
     if interlaced:  # Pillow does not write these
         values = np.asarray(Image.fromarray(smooth_image(67, 45)))[:, :, 0]
         path.write_bytes(adam7(values))
-        np.testing.assert_array_equal(read_mask(path), values)
+        np.testing.assert_array_equal(read_content(str(path)).values, values)
     else:
         image.save(path)
     assert open_reader(path).read_tile(0, 0, 0).shape == (67, 45, 3)
@@ -286,7 +286,7 @@ def test_xml_bombs_in_descriptions_are_refused(tmp_path: Path, kind: str, declar
         open_slide(path)
     tifffile.imwrite(path, image[:, :, 0], description=declared + ROOTS[kind], metadata=None)
     with pytest.raises(MaskError, match="entities"):
-        read_mask(path)
+        read_content(str(path))
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------

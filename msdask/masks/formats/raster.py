@@ -1,14 +1,12 @@
-"""Masks as stored: a reader that looks at the header first and never goes through an image converter.
+"""PNG and TIFF masks, as stored: the header is looked at first, and no image converter comes between.
 
-Converters turn palette indices into colours, 16 bits into 8 and labels into gray levels without a word; here a mask's
-values
-are those in the file, or the file is refused.
+Converters turn palette indices into colours, 16 bits into 8 and labels into gray levels without a word. Here a mask's
+values are those in the file, or the file is refused.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import struct
 from typing import Any
 
@@ -18,13 +16,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import MaskError
+from msdask.masks.formats.base import Canvas, MaskContent
 from msdask.readers.image import IMAGE_ERRORS, check_png_rows, image_format, open_image
 from msdask.readers.tiff import is_tiff
 from msdask.readers.tiff_metadata import check_xml
 from msdask.readers.tiff_page import PARSE_ERRORS
-from msdask.storage.source import ByteSource, SourceFile, open_source
+from msdask.storage.source import ByteSource, SourceFile
 
-__all__ = ["MAX_MASK_PIXELS", "read_mask"]
+__all__ = ["MAX_MASK_PIXELS", "Raster", "read_raster"]
 
 MAX_MASK_PIXELS = 1 << 28
 _LOSSLESS_TIFF = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
@@ -33,14 +32,30 @@ _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}
 
 
-def read_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read a tissue or label mask: its values as stored.
+class Raster:
+    """Pixels whose values are the mask; what they mean, the file does not say."""
 
-    Parameters
-    ----------
-    path : PNG or TIFF, local or a URL. PNG: gray of 1, 2, 4, 8 or 16 bits; a palette gives its indices, not its
-        colours. TIFF: one channel of 1, 8, 16 or 32 bits, integer, lossless; MINISWHITE is undone for 1 bit only. Both:
-        RGB whose channels are equal, alpha only if it is constant.
+    name = "PNG or TIFF"
+    priority = 80
+    reason = "any PNG or TIFF is one, so that formats which know their own by more are asked before"
+    places: tuple[str, ...] = ("{name}.png", "{name}.tif", "{name}.tiff")
+    is_drawn = False
+
+    def recognizes(self, path: str, head: bytes) -> bool:
+        """By the first bytes. A JPEG too, which is refused with a reason."""
+        return is_tiff(head) or image_format(head) in ("PNG", "JPEG")
+
+    def read(self, source: ByteSource, canvas: Canvas | None) -> MaskContent:
+        """Pixels as stored."""
+        return MaskContent(read_raster(source))
+
+
+def read_raster(source: ByteSource) -> NDArray[Any]:
+    """Read a PNG or TIFF: its values as stored.
+
+    PNG: gray of 1, 2, 4, 8 or 16 bits; a palette gives its indices, not its colours. TIFF: one channel of 1, 8, 16 or
+    32 bits, integer, lossless; MINISWHITE is undone for 1 bit only. Both: RGB whose channels are equal, alpha only if
+    it is constant.
 
     Returns
     -------
@@ -49,29 +64,24 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises
     ------
     MaskError
-        The file is missing, damaged, lossy, of another format, larger than 2^28 px, or holds colours.
+        The file is damaged, lossy, of another format, larger than 2^28 px, or holds colours.
     """
-    source = open_source(path, kind="mask", error=MaskError)
     try:
         head = source.read(0, 64)
         if is_tiff(head):
-            values = _read_tiff(source)
-        elif image_format(head) == "PNG":
-            values = _read_png(source)
-        elif image_format(head) == "JPEG":
-            raise MaskError(
-                f"mask {source.path!r}: a JPEG, which changes values; expected a lossless PNG or TIFF: export it again"
-            )
-        else:
-            raise MaskError(f"mask {source.path!r}: begins with {head[:8]!r}; expected a PNG or TIFF")
+            return np.ascontiguousarray(_read_tiff(source))
+        if image_format(head) == "PNG":
+            return np.ascontiguousarray(_read_png(source))
     except (*PARSE_ERRORS, *IMAGE_ERRORS) as error:
         raise MaskError(
             f"mask {source.path!r}: cannot be read ({type(error).__name__}: {error}); expected a whole PNG or TIFF: "
             "export it again"
         ) from error
-    finally:
-        source.close()
-    return np.ascontiguousarray(values)
+    if image_format(head) == "JPEG":
+        raise MaskError(
+            f"mask {source.path!r}: a JPEG, which changes values; expected a lossless PNG or TIFF: export it again"
+        )
+    raise MaskError(f"mask {source.path!r}: begins with {head[:8]!r}; expected a PNG or TIFF")
 
 
 def _read_png(source: ByteSource) -> NDArray[Any]:
