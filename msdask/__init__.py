@@ -21,6 +21,7 @@ The rooms of the house, from the top down; a room imports only from rooms below 
 - `masks` where there is tissue, and which class; found by msdask, or read from files of any format
 - `slides` whole-slide images as lazy arrays, at stored levels or at any physical scale
 - `readers` one file a slide format behind one small protocol, chosen by content
+- `runs` what happens while many slides are worked on, and what became of each; events, progress bar, reports
 - `storage` bytes by path or URL, in folders and in object storage; locks
 """
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from msdask.masks.files import read_tissue_mask as read_tissue_mask
     from msdask.masks.labels import read_label_mask as read_label_mask
     from msdask.masks.tissue import tissue_mask as tissue_mask
+    from msdask.runs import events as events
     from msdask.selection.parents import complete_tuples as complete_tuples
     from msdask.selection.parents import link_upper_regions as link_upper_regions
     from msdask.selection.select import centroids as centroids
@@ -82,6 +84,7 @@ _HOME = {
     "centroids": "selection.select",
     "complete_tuples": "selection.parents",
     "estimate_scale": "inference.scale",
+    "events": "runs",
     "export": "exports.png",
     "extract": "extraction.cohort",
     "grid": "selection.select",
