@@ -32,7 +32,7 @@ from msdask.store.patch_store import PatchStore
 __all__ = ["ExportSummary", "SlideExport", "export", "export_table"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SlideExport(Outcome):
     """What became of one slide of one patch set.
 
@@ -211,12 +211,12 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, tell
                     write_table(part / s.subfolder(column) / file, rows)
         _replace(part, folder, old)
     except StoreError as error:
-        return SlideExport(slide_id=slide_id, set_name=name, state="failed", reason=str(error))
+        return SlideExport(slide_id, name, "failed", str(error))
     finally:
         shutil.rmtree(part, ignore_errors=True)
     if not len(stored.rows):
-        return SlideExport(slide_id=slide_id, set_name=name, state="empty")
-    return SlideExport(slide_id=slide_id, set_name=name, state="exported", patches=len(stored.rows), folder=str(folder))
+        return SlideExport(slide_id, name, "empty")
+    return SlideExport(slide_id, name, "exported", patches=len(stored.rows), folder=str(folder))
 
 
 def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:

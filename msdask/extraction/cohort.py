@@ -171,18 +171,10 @@ def _extract_slide(row: SlideRow, run: _Run, work: SlideWork) -> list[SlideOutco
     try:
         _extract_into(row, run, work, outcomes)
     except Exception as error:
+        seconds = time.perf_counter() - started
         for name in run.names:
-            failed = SlideOutcome(
-                slide_id=row.slide_id,
-                set_name=name,
-                state="failed",
-                reason=reason(error),
-                path=row.path,
-                seconds=time.perf_counter() - started,
-                tries=work.trace.tries,
-                workers=tuple(sorted(work.trace.workers)),
-            )
-            outcomes.setdefault(name, failed)
+            failed = SlideOutcome(row.slide_id, name, "failed", reason(error), path=row.path, seconds=seconds)
+            outcomes.setdefault(name, replace(failed, tries=work.trace.tries, workers=work.workers))
     return [outcomes[name] for name in run.names]
 
 
@@ -244,9 +236,7 @@ def _look_for_complete(
         notes = (*notes, f"complete without links into {unlinked}: extract it again with overwrite to have them")
     for note in notes:
         work.warn(note)
-    outcomes[name] = SlideOutcome(
-        slide_id=row.slide_id, set_name=name, state="present", path=row.path, counts=found["counts"], warnings=notes
-    )
+    outcomes[name] = SlideOutcome(row.slide_id, name, "present", path=row.path, counts=found["counts"], warnings=notes)
 
 
 def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: SlideWork) -> SlideOutcome:
@@ -257,16 +247,16 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
     lock.check()  # a slide that another run has taken over is that run's to commit
     complete = work.call(f"commit: {name}/{row.slide_id}", commit_slide, job.target)
     return SlideOutcome(
-        slide_id=row.slide_id,
-        set_name=name,
-        state="complete",
+        row.slide_id,
+        name,
+        "complete",
         patches=patches,
         path=row.path,
         counts=complete["counts"],
         seconds=time.perf_counter() - started,
         warnings=job.notes,
         tries=work.trace.tries,
-        workers=tuple(sorted(work.trace.workers)),
+        workers=work.workers,
     )
 
 

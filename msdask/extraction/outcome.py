@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from msdask.runs.report import Report
 __all__ = ["ExtractionReport", "SlideOutcome", "write_log"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SlideOutcome(Outcome):
     """One slide in one patch set.
 
@@ -31,6 +31,7 @@ class SlideOutcome(Outcome):
     """
 
     state: Literal["complete", "present", "failed"]
+    _: KW_ONLY
     path: str
     counts: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0

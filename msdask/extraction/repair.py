@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from msdask.engines.in_flight import run_jobs
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RepairReport", "SlideRepair", "repair"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SlideRepair(Outcome):
     """What was broken in one slide of one patch set, and what was done about it.
 
@@ -46,6 +46,7 @@ class SlideRepair(Outcome):
     """
 
     state: Literal["mended", "renewed", "failed"]
+    _: KW_ONLY
     problems: tuple[str, ...]
     blocks: tuple[int, ...] = ()
 
@@ -183,7 +184,7 @@ def _repair_slide(name: str, slide_id: str, run: _Run, work: SlideWork) -> list[
             return [mend(run.store[name], slide_id, path, damage, lock, run, work)]
     except Exception as error:
         problems = damage.problems if damage else ()
-        return [SlideRepair(slide_id=slide_id, set_name=name, state="failed", reason=reason(error), problems=problems)]
+        return [SlideRepair(slide_id, name, "failed", reason(error), problems=problems)]
 
 
 def _mend_blocks(
@@ -203,14 +204,7 @@ def _mend_blocks(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
         )
-    return SlideRepair(
-        slide_id=slide_id,
-        set_name=name,
-        state="mended",
-        patches=patches,
-        problems=damage.problems,
-        blocks=damage.blocks,
-    )
+    return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
 
 
 def _renew_slide(
@@ -244,14 +238,7 @@ def _renew_slide(
     complete = work.call(f"commit: {name}/{slide_id}", commit_slide, job.target)
     changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
     note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""
-    return SlideRepair(
-        slide_id=slide_id,
-        set_name=name,
-        state="renewed",
-        reason=note,
-        patches=job.target.shape[0],
-        problems=damage.problems,
-    )
+    return SlideRepair(slide_id, name, "renewed", note, job.target.shape[0], problems=damage.problems)
 
 
 def _check_file(attrs: dict[str, Any], path: str, spec: ExtractionSpec) -> None:

@@ -35,6 +35,11 @@ class SlideWork:
         self._slide_id = slide_id
         trace.warn = self.warn
 
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Workers of a cluster that were at it, and those that died over it."""
+        return tuple(sorted(self.trace.workers))
+
     def call(self, label: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One step; `label` is "step: what"."""
         return self._engine.call(label, self.trace, function, *args, **kwargs)

@@ -58,15 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunBegun:
-    """A run begins.
-
-    Attributes
-    ----------
-    action : "extract", "repair" or "export"
-    store : path
-    sets : names of the patch sets
-    slides : how many pairs of `SlideBegun` and `SlideDone` will follow
-    """
+    """A run begins: "extract", "repair" or "export"; so many pairs of `SlideBegun` and `SlideDone` will follow."""
 
     action: str
     store: str
@@ -76,13 +68,7 @@ class RunBegun:
 
 @dataclass(frozen=True, slots=True)
 class SlideBegun:
-    """Work on a slide begins.
-
-    Attributes
-    ----------
-    slide_id : which one
-    sets : the patch sets that it is worked on for
-    """
+    """Work on a slide begins, for these patch sets."""
 
     slide_id: str
     sets: tuple[str, ...]
@@ -90,14 +76,7 @@ class SlideBegun:
 
 @dataclass(frozen=True, slots=True)
 class BlockWritten:
-    """A block of a slide is written.
-
-    Attributes
-    ----------
-    slide_id, set_name : of which slide, in which patch set
-    block : its number
-    patches : patches (tuples) in it
-    """
+    """A block of a slide is written into a patch set, with so many patches (tuples)."""
 
     slide_id: str
     set_name: str
@@ -107,13 +86,7 @@ class BlockWritten:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """There is something to know of a slide, and the work goes on.
-
-    Attributes
-    ----------
-    slide_id : which one
-    message : a sentence
-    """
+    """There is something to know of a slide, in a sentence, and the work goes on."""
 
     slide_id: str
     message: str
@@ -125,8 +98,7 @@ class SlideDone:
 
     Attributes
     ----------
-    slide_id : which one
-    order : its place among the slides of the run, from 0
+    order : place of the slide in the run, from 0
     outcomes : one a patch set; none where a repair found nothing to do
     """
 
@@ -137,12 +109,7 @@ class SlideDone:
 
 @dataclass(frozen=True, slots=True)
 class RunDone:
-    """A run has ended: every slide of it is done.
-
-    Attributes
-    ----------
-    engine : what it ran on: kind, threads, workers, scheduler
-    """
+    """Every slide of a run is done; `engine` is what it ran on: kind, threads, workers, scheduler."""
 
     engine: Mapping[str, Any] = field(default_factory=dict)
 

@@ -64,9 +64,7 @@ def test_the_store_knows_nothing_of_the_run(made: Path, tmp_path: Path) -> None:
 
 def test_lost_workers_are_in_every_form_of_the_report() -> None:
     workers = ("tcp://1", "tcp://2")
-    outcome = SlideOutcome(
-        slide_id="a", path="a.svs", set_name="grid", state="failed", reason="it died", tries=3, workers=workers
-    )
+    outcome = SlideOutcome("a", "grid", "failed", "it died", path="a.svs", tries=3, workers=workers)
     report = ExtractionReport("s.zarr", ("grid",), (outcome,), 1.0)
     slide = json.loads(report.to_json())["slides"][0]
     assert (slide["tries"], slide["workers"]) == (3, ["tcp://1", "tcp://2"])

@@ -44,8 +44,8 @@ def test_a_recorder_keeps_the_slides_in_their_order() -> None:
 
 
 def test_the_summary_counts_states_and_patches() -> None:
-    done = SlideOutcome(slide_id="a", set_name="grid", state="complete", path="a.svs", patches=3000)
-    failed = SlideOutcome(slide_id="b", set_name="grid", state="failed", path="b.svs", reason="gone")
+    done = SlideOutcome("a", "grid", "complete", path="a.svs", patches=3000)
+    failed = SlideOutcome("b", "grid", "failed", "gone", path="b.svs")
     report = ExtractionReport("s.zarr", ("grid",), (done, failed), 2.0)
     assert report.summary() == "1 complete, 1 failed; 3,000 patches written in 2.0 s, 1,500 patches/s"
     assert report.summary() in report._repr_html_()
@@ -67,14 +67,7 @@ def test_a_table_without_outcomes_has_its_columns() -> None:
     ],
 )
 def test_a_repair_says_what_was_done(state: str, action: str, text: str) -> None:
-    done = SlideRepair(
-        slide_id="a",
-        set_name="grid",
-        state=state,  # type: ignore[arg-type]
-        patches=30,
-        problems=(),
-        blocks=(1, 2),
-    )
+    done = SlideRepair("a", "grid", state, patches=30, problems=(), blocks=(1, 2))  # type: ignore[arg-type]
     assert (done.action, str(done)) == (action, text)
 
 
