@@ -38,6 +38,7 @@ from verdict import TUPLES, Check, Rates, checks_of_rates, machine, report
 
 import msdask as ms
 from msdask.cutting.lazy_patches import read_plans
+from msdask.engines.engine import JobTrace
 from msdask.engines.threads import ThreadEngine
 from msdask.extraction.slide_job import begin_set, run_block
 from msdask.slides.slide import Slide
@@ -134,7 +135,7 @@ def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -
     job = begin_set(case.slide, case.selection, str(folder / name / case.slide.name))
     engine = warm_engine(threads)
     begun = time.perf_counter()
-    engine.run(run_block, job, job.todo, lambda count: None, label=case.name)
+    engine.run(case.name, JobTrace(), run_block, job, job.todo, lambda block, count: None)
     blocks = time.perf_counter() - begun
     commit(job.target)
     seconds = time.perf_counter() - started

@@ -40,7 +40,7 @@ from verdict import machine
 import msdask as ms
 from msdask.cutting.lazy_patches import read_plans
 from msdask.cutting.tile_cache import process_cache
-from msdask.engines.dask_cluster import local_cluster
+from msdask.engines.local_workers import local_cluster
 from msdask.extraction.slide_table import SlideRow, read_slides
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec

@@ -38,8 +38,7 @@ from verdict import machine
 
 import msdask as ms
 from msdask.extraction import cohort
-from msdask.extraction.slide_table import SlideRow
-from msdask.progress import Progress
+from msdask.extraction.slide_table import SlideRow, read_slides
 from msdask.sample.slides import make_slide
 from msdask.spec import ExtractionSpec
 
@@ -96,26 +95,24 @@ def no_pixels() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def sampled(slides: int, client: Any, scheduler: int, *, samples: int = 25) -> Iterator[list[Sample]]:
-    """Samples taken while the slides of a run get done."""
-    found: list[Sample] = []
-    every, started = max(1, slides // samples), time.perf_counter()
+class Sampling:
+    """A listener that takes samples while the slides of a run get done."""
 
-    class Sampling(Progress):
-        done = 0
+    def __init__(self, slides: int, client: Any, scheduler: int, *, samples: int = 25) -> None:
+        self.samples: list[Sample] = []
+        self._client, self._scheduler = client, scheduler
+        self._every, self._done = max(1, slides // samples), 0
+        self._started = time.perf_counter()
 
-        def slide_done(self, *, failed: bool) -> None:
-            super().slide_done(failed=failed)
-            assert not failed
-            Sampling.done += 1
-            if Sampling.done % every == 0:
-                held = client.run_on_scheduler(_tasks)
-                seconds = time.perf_counter() - started
-                found.append(Sample(Sampling.done, seconds, _mib(os.getpid()), _mib(scheduler), held))
-
-    with mock.patch.object(cohort, "Progress", Sampling):
-        yield found
+    def __call__(self, event: ms.events.Event) -> None:
+        """Take a sample every few slides."""
+        if not isinstance(event, ms.events.SlideDone):
+            return
+        self._done += 1
+        if self._done % self._every == 0:
+            held = self._client.run_on_scheduler(_tasks)
+            seconds = time.perf_counter() - self._started
+            self.samples.append(Sample(self._done, seconds, _mib(os.getpid()), _mib(self._scheduler), held))
 
 
 def _tasks(dask_scheduler: Any) -> int:
@@ -136,12 +133,12 @@ def run_cluster(folder: Path, slide: Path, given: argparse.Namespace) -> tuple[l
         ms.extract(rows[: 2 * given.workers], folder / "warm.zarr", SPEC, client=client, progress=False)
         before = {"client before": _mib(os.getpid()), "scheduler before": _mib(scheduler)}
         times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), scheduler)]
-        with sampled(given.slides, client, scheduler) as samples:
-            report = ms.extract(rows, folder / "cohort.zarr", SPEC, client=client, progress=False)
+        sampling = Sampling(given.slides, client, scheduler)
+        report = ms.extract(rows, folder / "cohort.zarr", SPEC, client=client, progress=False, listeners=[sampling])
         after = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), scheduler)]
     assert report.is_complete, report.failures
     used = [b.user + b.system - a.user - a.system for a, b in zip(times, after, strict=True)]
-    return samples, before | {"seconds": report.seconds, "client cpu": used[0], "scheduler cpu": used[1]}
+    return sampling.samples, before | {"seconds": report.seconds, "client cpu": used[0], "scheduler cpu": used[1]}
 
 
 def run_table(folder: Path, slide: Path, count: int) -> dict[str, float]:
@@ -152,7 +149,7 @@ def run_table(folder: Path, slide: Path, count: int) -> dict[str, float]:
         writer.writerow(("path", "slide_id", "split", "patches"))
         writer.writerows((slide, f"slide-{i:06d}.svs", "train", 200) for i in range(count))
     before, started = _mib(os.getpid()), time.perf_counter()
-    rows = ms.table.read_slides(table)
+    rows = read_slides(table)
     read, seconds = _mib(os.getpid()), time.perf_counter() - started
     with no_pixels():
         report = ms.extract(rows, folder / "table.zarr", SPEC, threads=2, progress=False)

@@ -33,7 +33,7 @@ def open_client(scheduler: str | None, workers: int | None) -> Iterator[Client |
         yield None
         return
     if workers is not None:
-        from msdask.engines.dask_cluster import local_cluster
+        from msdask.engines.local_workers import local_cluster
 
         with local_cluster(workers) as client:
             err.print(f"dashboard: {client.dashboard_link}", markup=False)

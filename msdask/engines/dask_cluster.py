@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msdask.engines.deadline import deadline
-from msdask.engines.placement import MOST_JOBS, Roster
-from msdask.engines.threads import BlockFunction, J, JobTrace, P, Stopped, T
+from msdask.engines.at_work import at_work
+from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
+from msdask.engines.workers import MOST_JOBS, Workers
 from msdask.errors import MsdaskError, WorkerLostError
 
 if TYPE_CHECKING:
-    from distributed import Client as Client
-    from distributed import Future
+    from distributed import Client, Future
 
-__all__ = ["ClusterEngine", "local_cluster"]
+__all__ = ["ClusterEngine"]
 
 _LOOK = 1.0
 """Seconds between two looks at who is alive."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """A function to be run on a worker; itself what the workers' bookkeeping knows it by."""
+
+    label: str
+    trace: JobTrace
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Lost(Exception):
@@ -66,7 +76,7 @@ class ClusterEngine:
         self._patience = patience
         self._name = uuid.uuid4().hex[:6]
         self._numbers = itertools.count()
-        self._roster = Roster(jobs)
+        self._workers = Workers(jobs)
         self._out: dict[Future[Any], list[str]] = {}
         self._stranded: set[str] = set()
         self._lock = threading.Lock()
@@ -78,7 +88,7 @@ class ClusterEngine:
     @property
     def jobs_in_flight(self) -> int:
         """Grows and shrinks with the cluster."""
-        return self._roster.jobs_in_flight
+        return self._workers.jobs_in_flight
 
     @contextmanager
     def job(self, order: int) -> Iterator[JobTrace]:
@@ -87,85 +97,80 @@ class ClusterEngine:
         try:
             yield trace
         finally:
-            self._roster.job_done(trace)
+            self._workers.job_done(trace)
 
     def call(self, label: str, trace: JobTrace, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function, on a worker."""
+        task = _Task(label, trace, function, args, kwargs)
+        result: T
         while True:
-            token = object()
-            where = self._roster.enter(token, trace)
-            future = self._send(label, trace, where or [], True, function, args, kwargs)
+            future = self._send(task, self._workers.place(task, trace) or [])
             try:
-                result: T = self._result(future, trace)
+                result = self._result(future, trace)
                 return result
             except _Stranded:
                 continue
             except _Lost:
                 break
             finally:
-                self._forget(future, token)
-        alone: T = self._run_alone(label, trace, function, args, kwargs)
-        return alone
+                self._forget(future, task)
+        result = self._run_alone(task)
+        return result
 
     def run(
         self,
+        label: str,
+        trace: JobTrace,
         function: BlockFunction[J],
         job: J,
         blocks: Sequence[int],
-        on_block: Callable[[int], None],
-        *,
-        label: str,
-        trace: JobTrace | None = None,
+        on_block: Callable[[int, int], object],
     ) -> None:
         """Every block as a task of its own; a few for each thread of the job's workers are out at once."""
         from distributed import as_completed
 
-        trace = trace or JobTrace()
-        waiting, lost = deque(blocks), list[int]()
-        out: dict[Future[Any], int] = {}
+        waiting = deque(_Task(f"{label}/{block}", trace, function, (job, block)) for block in blocks)
+        lost: list[_Task] = []
+        out: dict[Future[Any], _Task] = {}
         ready = as_completed()
-        failure: BaseException | None = None
+        failure: Exception | None = None
         while out or ((waiting or lost) and failure is None):
             if lost and not out:
-                block = lost.pop()
-                on_block(self._run_alone(f"{label}/{block}", trace, function, (job, block), {}))
+                task = lost.pop()
+                on_block(task.args[1], self._run_alone(task))
                 continue
             while waiting and not lost and failure is None:
-                token = waiting[0]
-                key = (label, token)
-                where = self._roster.enter(key, trace, held=len(out))
+                where = self._workers.place(waiting[0], trace, held=len(out))
                 if where is None:
                     break
-                block = waiting.popleft()
-                future = self._send(f"{label}/{block}", trace, where, True, function, (job, block), {})
-                out[future] = block
+                task = waiting.popleft()
+                future = self._send(task, where)
+                out[future] = task
                 ready.add(future)
             future = next(ready)
-            block = out.pop(future)
+            task = out.pop(future)
             try:
-                on_block(self._result(future, trace))
+                on_block(task.args[1], self._result(future, trace))
             except _Stranded:
-                waiting.append(block)
+                waiting.append(task)
             except _Lost:
-                lost.append(block)
-            except Stopped:
-                raise
+                lost.append(task)
             except Exception as error:  # no other block of the job may still be running when it is let go of
                 failure = failure or error
             finally:
-                self._forget(future, (label, block))
+                self._forget(future, task)
         if failure is not None:
             raise failure
 
     def facts(self) -> dict[str, Any]:
         """Scheduler, and workers and threads there are now."""
-        workers = self._roster.workers
+        workers = self._workers.alive
         address = self._client.scheduler.address if self._client.scheduler is not None else ""
         return {"kind": "cluster", "scheduler": address, "workers": len(workers), "threads": sum(workers.values())}
 
     def stop(self) -> None:
         """Cancel what has not begun."""
-        self._roster.end(Stopped())
+        self._workers.end(Stopped())
         with self._lock:
             out = list(self._out)
         self._client.cancel(out)
@@ -175,29 +180,19 @@ class ClusterEngine:
         self._closed.set()
         self._watcher.join()
 
-    def _send(
-        self,
-        label: str,
-        trace: JobTrace,
-        where: list[str],
-        elsewhere: bool,
-        function: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Future[Any]:
+    def _send(self, task: _Task, where: list[str], *, elsewhere: bool = True) -> Future[Any]:
+        """Send a task to workers; with `elsewhere`, idle ones that are not among them may take it."""
         # What stands before the first "-" is what the dashboard groups by, and the scheduler never forgets a group:
         # steps, of which there are few, and never slides.
-        step, _, what = label.partition(": ")
-        key = f"{step}-{self._name}.{next(self._numbers)}/{what}"
-        # As one object: dask would look for futures and collections in every argument.
-        task = partial(at_work, function, self._timeout, args, kwargs)
+        step, _, what = task.label.partition(": ")
         future: Future[Any] = self._client.submit(
-            task,
-            key=key,
+            # As one object: dask would look for futures and collections in every argument.
+            partial(at_work, task.function, self._timeout, task.args, task.kwargs),
+            key=f"{step}-{self._name}.{next(self._numbers)}/{what}",
             workers=where,
             # sent to a worker that has just died, it would come to the one that is kept for a task alone
-            allow_other_workers=elsewhere and not self._roster.is_someone_alone,
-            priority=-trace.order,
+            allow_other_workers=elsewhere and not self._workers.is_someone_alone,
+            priority=-task.trace.order,
             pure=False,
         )
         with self._lock:
@@ -222,7 +217,7 @@ class ClusterEngine:
             trace.workers.add(error.last_worker.address)
             raise _Lost from error
         except CancelledError as error:
-            self._roster.check()
+            self._workers.check()
             raise (_Stranded if future.key in self._stranded else _Lost) from error
         trace.workers.add(worker)
         if isinstance(failure, MemoryError):
@@ -231,9 +226,7 @@ class ClusterEngine:
             raise failure
         return value
 
-    def _run_alone(
-        self, label: str, trace: JobTrace, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _run_alone(self, task: _Task) -> Any:
         """A task that was lost before, on a worker of its own.
 
         Raises
@@ -241,12 +234,15 @@ class ClusterEngine:
         WorkerLostError
             That died as well, each time.
         """
-        how = "died"
+        trace, how = task.trace, "died"
         for number in range(2, self._tries + 1):
             trace.tries = max(trace.tries, number)
-            with self._roster.alone(self._look) as worker:
+            trace.warn(
+                f"'{task.label}' was lost with its worker: it is tried again, alone (try {number} of {self._tries})"
+            )
+            with self._workers.alone(self._look) as worker:
                 started = time.monotonic()
-                future = self._send(f"{label}, try {number}", trace, [worker], False, function, args, kwargs)
+                future = self._send(replace(task, label=f"{task.label}, try {number}"), [worker], elsewhere=False)
                 try:
                     return self._result_from(future, worker, trace)
                 except _Lost:
@@ -254,7 +250,7 @@ class ClusterEngine:
                     late = self._timeout is not None and time.monotonic() - started >= self._timeout
                     how = f"took longer than timeout={self._timeout:g} s" if late else "died"
                 finally:
-                    self._forget(future, None)
+                    self._forget(future)
         where = ", ".join(sorted(trace.workers)) or "unknown"
         hint = (
             "give it more time, or look at the file"
@@ -262,7 +258,8 @@ class ClusterEngine:
             else "a crash in a native library or more memory than a worker has, see the logs of the workers"
         )
         raise WorkerLostError(
-            f"'{label}' was given up after {self._tries} tries: the worker {how} each time it ran ({where}); {hint}"
+            f"'{task.label}' was given up after {self._tries} tries: the worker {how} each time it ran ({where}); "
+            f"{hint}"
         )
 
     def _result_from(self, future: Future[Any], worker: str, trace: JobTrace) -> Any:
@@ -273,25 +270,26 @@ class ClusterEngine:
             except TimeoutError:
                 if future.done():  # the function's own
                     raise
-            self._roster.check()
-            if worker not in self._roster.workers:
+            self._workers.check()
+            if worker not in self._workers.alive:
                 raise _Lost
 
-    def _forget(self, future: Future[Any], token: object) -> None:
+    def _forget(self, future: Future[Any], task: _Task | None = None) -> None:
+        """Let go of a task's future, and of its place among those that are out."""
         with self._lock:
             self._out.pop(future, None)
             self._stranded.discard(future.key)
         if not future.done():
             future.cancel()
         future.release()
-        if token is not None:
-            self._roster.leave(token)
+        if task is not None:
+            self._workers.release(task)
 
     def _look(self) -> dict[str, int]:
         """See who takes tasks now: address -> threads."""
         workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         alive = {a: int(w["nthreads"]) for a, w in workers.items() if w.get("status", "running") == "running"}
-        self._roster.update(alive)
+        self._workers.update(alive)
         return alive
 
     def _free_stranded(self, alive: Mapping[str, int]) -> None:
@@ -310,7 +308,7 @@ class ClusterEngine:
         self._client.cancel(stranded)
 
     def _watch(self) -> None:
-        """Keep the roster up to date; end everything where the cluster is gone."""
+        """Keep the workers up to date; end everything where the cluster is gone."""
         since = time.monotonic()
         while not self._closed.wait(_LOOK):
             try:
@@ -321,91 +319,10 @@ class ClusterEngine:
             if alive:
                 since = time.monotonic()
             elif time.monotonic() - since > self._patience or self._client.status in ("closed", "closing"):
-                self._roster.end(
+                self._workers.end(
                     MsdaskError(
                         f"the cluster has had no worker for {time.monotonic() - since:.0f} s, or its scheduler is "
                         "gone: start them, then run the same command again"
                     )
                 )
                 return
-
-
-def at_work(
-    function: Callable[..., T], timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[T | None, str, Exception | None]:
-    """What a worker does: the function, within its time.
-
-    Returns
-    -------
-    value : what it gave
-    worker : address
-    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
-        a traceback, and an error that cannot be pickled would leave the client waiting
-    """
-    from distributed import get_worker
-
-    value, failure = None, None
-    try:
-        with _own_threads(), deadline(timeout):
-            value = function(*args, **kwargs)
-    except Exception as error:
-        failure = _portable(error)
-    return value, str(get_worker().address), failure
-
-
-_own_setting = ExitStack()
-_using_own = 0
-_own_lock = threading.Lock()
-
-
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """What a task computes with dask is computed in its own thread: dask would send it to the cluster as new tasks.
-
-    Counted, since dask's setting is one for all threads of a process.
-    """
-    import dask
-
-    global _using_own
-    with _own_lock:
-        if _using_own == 0:
-            _own_setting.enter_context(dask.config.set(scheduler="synchronous"))
-        _using_own += 1
-    try:
-        yield
-    finally:
-        with _own_lock:
-            _using_own -= 1
-            if _using_own == 0:
-                _own_setting.close()
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can travel, without its traceback."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-@contextmanager
-def local_cluster(workers: int) -> Iterator[Client]:
-    """A client of so many single-threaded worker processes on this machine, dashboard and all on 127.0.0.1."""
-    import dask
-    from distributed import Client, LocalCluster
-
-    # Each loss comes straight back to the engine, which counts the tries.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client

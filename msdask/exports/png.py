@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from msdask.errors import SpecError, StoreError
 from msdask.exports.folders import PatchFolders, StoredRows
 from msdask.exports.training_lists import Partitions, TrainingList, plan_lists, write_lists
-from msdask.progress import Progress
+from msdask.runs.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone, SlideBegun, SlideDone
+from msdask.runs.progress import Progress
+from msdask.runs.report import Recorder, Report
 from msdask.storage.files import replacing, replacing_folder
 from msdask.storage.tables import write_table
 from msdask.store import shards
@@ -30,68 +32,51 @@ __all__ = ["ExportSummary", "SlideExport", "export", "export_table"]
 
 
 @dataclass(frozen=True, slots=True)
-class SlideExport:
+class SlideExport(Outcome):
     """What became of one slide of one patch set.
 
     Attributes
     ----------
     state : "exported", "empty" (no patch to write, and no folder) or "failed"
     folder : with the slide's patches, if it was exported
-    patches : patches (tuples) written
-    reason : why it failed
     """
 
-    slide_id: str
-    set_name: str
     state: Literal["exported", "empty", "failed"]
     folder: str = ""
-    patches: int = 0
-    reason: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The outcome as a row of a table."""
+        return {**Outcome.row(self), "folder": self.folder}
 
 
 @dataclass(frozen=True, slots=True)
-class ExportSummary:
+class ExportSummary(Report[SlideExport]):
     """Outcome of one call of `export`.
 
     Attributes
     ----------
     output : absolute path of the folder
-    outcomes : one a set and slide
     lists : training lists, in the order written
     missing : names in the partitions that are no complete slide of the exported sets
     problems : sentences about links that do not fit their sets any more
-    seconds : of the whole call
     """
 
-    output: str
-    outcomes: tuple[SlideExport, ...]
+    output: str = ""
     lists: tuple[TrainingList, ...] = ()
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def failures(self) -> dict[str, str]:
-        """``<set>/<slide>`` -> reason, of those that failed."""
-        return {f"{o.set_name}/{o.slide_id}": o.reason for o in self.outcomes if o.state == "failed"}
-
-    @property
-    def patches(self) -> int:
-        """Patches (tuples) written."""
-        return sum(o.patches for o in self.outcomes)
+    states = ("exported", "empty", "failed")
 
     @property
     def is_complete(self) -> bool:
         """Whether every slide was exported, every link fits, and every name in the partitions was found."""
-        return not (self.failures or self.missing or self.problems)
+        return not (self.failed or self.missing or self.problems)
 
     def summary(self) -> str:
         """A sentence for a terminal."""
-        states = [o.state for o in self.outcomes]
-        parts = [f"{states.count(s)} {s}" for s in ("exported", "empty", "failed") if s in states]
         lists = f", {len(self.lists)} lists" if self.lists else ""
         missing = f", {len(self.missing)} names not in the store" if self.missing else ""
-        return f"{', '.join(parts) or 'no slides'}; {self.patches:,} patches{lists}{missing} in {self.seconds:.1f} s"
+        return f"{Report.summary(self)}{lists}{missing}"
 
 
 def export(
@@ -104,6 +89,7 @@ def export(
     lists: Partitions | None = None,
     threads: int | None = None,
     progress: bool = False,
+    listeners: Iterable[Listener] = (),
 ) -> ExportSummary:
     """Write patches as PNG files, with tables and training lists, in the layout of Multi_Scale_Tools' scripts.
 
@@ -121,6 +107,7 @@ def export(
         list_valid.csv, list_test.csv of slide names (one folder a repeat inside is fine); or a mapping split -> names
     threads : that encode PNG files; None means all cores
     progress : show a progress bar
+    listeners : functions that are called with every event of the run, as for `extract`
 
     Returns
     -------
@@ -132,26 +119,27 @@ def export(
         Before any work: no such set or slide, two sets with one folder, partitions that do not fit. Later: `output`
         cannot be written.
     """
-    started = time.perf_counter()
     source = store if isinstance(store, PatchStore) else PatchStore(store)
     sets = [PatchFolders.below(output, source[n], keep=keep) for n in _set_names(source, name)]
     _check_folders(sets)
     jobs = [(s, slide_id) for s in sets for slide_id in _slide_ids(s.patch_set, slides)]
     _check_slides(source, jobs, slides)
     plan = None if lists is None else plan_lists(lists, sets)
-    outcomes: list[SlideExport] = []
+    recorder = Recorder()
     written: list[TrainingList] = []
     problems: list[str] = []
     try:
         with (
             ThreadPoolExecutor(threads or CPU_COUNT, "msdask-png") as pool,
-            Progress(len(jobs), enabled=progress) as bar,
+            Progress(enabled=progress) as bar,
         ):
-            for s, slide_id in jobs:
-                outcomes.append(_export_slide(s, slide_id, pool, bar))
-                bar.slide_done(failed=outcomes[-1].state == "failed")
+            tell = Listeners((recorder, bar, *listeners))
+            tell(RunBegun("export", source.path, tuple(s.patch_set.name for s in sets), len(jobs)))
+            for order, (s, slide_id) in enumerate(jobs):
+                tell(SlideBegun(slide_id, (s.patch_set.name,)))
+                tell(SlideDone(slide_id, order, (_export_slide(s, slide_id, pool, tell),)))
         if plan is not None:
-            done = [o for o in outcomes if o.state == "exported"]
+            done = [o for o in recorder.outcomes if o.state == "exported"]
             names = [s.patch_set.name for s in sets]
             exported = {n: frozenset(o.slide_id for o in done if o.set_name == n) for n in names}
             written, problems = write_lists(output, plan, sets, exported)
@@ -159,13 +147,13 @@ def export(
         raise StoreError(
             f"cannot export to '{output}': {error}; check that the place is writable and has room, then run again"
         ) from error
+    tell(RunDone({"kind": "threads", "threads": threads or CPU_COUNT}))
     return ExportSummary(
-        os.path.abspath(output),
-        tuple(outcomes),
-        tuple(written),
-        plan.missing if plan is not None else (),
-        tuple(problems),
-        time.perf_counter() - started,
+        **recorder.facts(),
+        output=os.path.abspath(output),
+        lists=tuple(written),
+        missing=plan.missing if plan is not None else (),
+        problems=tuple(problems),
     )
 
 
@@ -201,7 +189,7 @@ def _check_slides(store: PatchStore, jobs: Sequence[tuple[PatchFolders, str]], s
         )
 
 
-def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, bar: Progress) -> SlideExport:
+def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, tell: Listener) -> SlideExport:
     """One slide. What is wrong with it in the store is its outcome; what is wrong with the output is an OSError."""
     name = s.patch_set.name
     folder = Path(s.slide_folder(slide_id))
@@ -214,23 +202,23 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, bar:
                     (part / s.subfolder(column)).mkdir(parents=True, exist_ok=True)
                     for file, rows in s.tables(slide_id, stored, column).items():
                         write_table(part / s.subfolder(column) / file, rows)
-                for images, numbers in _blocks(s, slide_id, stored):
+                for block, images, numbers in _blocks(s, slide_id, stored):
                     _write_images(s, slide_id, images, numbers, part, pool)
-                    bar.patches_done(len(numbers))
+                    tell(BlockWritten(slide_id, name, block, len(numbers)))
     except StoreError as error:
-        return SlideExport(slide_id, name, "failed", reason=str(error))
+        return SlideExport(slide_id, name, "failed", str(error))
     if not len(stored.rows):
         return SlideExport(slide_id, name, "empty")
-    return SlideExport(slide_id, name, "exported", str(folder), len(stored.rows))
+    return SlideExport(slide_id, name, "exported", patches=len(stored.rows), folder=str(folder))
 
 
-def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """(patches of one shard, their numbers), shard by shard; patches (n, magnification, y, x, 3) uint8."""
+def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
+    """(block, patches of its shard, their numbers), shard by shard; patches (n, magnification, y, x, 3) uint8."""
     target = s.patch_set.target(slide_id)
     bounds = np.searchsorted(stored.rows, [target.block(i).stop for i in range(target.blocks)])
-    for first, last in zip([0, *bounds[:-1].tolist()], bounds.tolist(), strict=True):
+    for block, (first, last) in enumerate(pairwise([0, *bounds.tolist()])):
         if last > first:
-            yield shards.read_rows(target, "image", stored.rows[first:last]), list(range(first, last))
+            yield block, shards.read_rows(target, "image", stored.rows[first:last]), list(range(first, last))
 
 
 def _write_images(

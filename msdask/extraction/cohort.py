@@ -1,26 +1,28 @@
-"""Many slides into one store: plan, run on threads or a cluster, set the failing ones aside, report."""
+"""Many slides into one store: plan, run on an engine, set the failing ones aside, report."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msdask.engines.threads import Engine, JobTrace, Stopped, ThreadEngine
-from msdask.errors import MsdaskError, SpecError, StoreError
+from msdask.engines.in_flight import run_jobs
+from msdask.engines.open_engine import open_engine
+from msdask.errors import SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
-from msdask.progress import Progress
+from msdask.runs.events import Listener, Listeners, RunBegun, RunDone
+from msdask.runs.progress import Progress
+from msdask.runs.report import Recorder
 from msdask.slides.region import OnBadTile
 from msdask.spec import ExtractionSpec, format_magnification
 from msdask.storage import places
@@ -29,12 +31,9 @@ from msdask.store import layout
 from msdask.store.patch_store import PatchStore
 
 if TYPE_CHECKING:
-    from msdask.engines.dask_cluster import Client
+    from msdask.engines.open_engine import Client
 
-__all__ = ["extract", "grid_specs", "open_engine"]
-
-_MOST_SLIDES = 256
-"""Threads of the client at most; an engine asks for fewer."""
+__all__ = ["extract", "grid_specs", "make_indexes"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ def extract(
     overwrite: bool = False,
     on_bad_tile: OnBadTile = "raise",
     progress: bool = True,
+    listeners: Iterable[Listener] = (),
 ) -> ExtractionReport:
     """Cut the patches of a cohort into a store.
 
@@ -90,13 +90,15 @@ def extract(
     mask_magnification : masks that are read must be of this magnification, within 2 %
     client : Dask client; its workers must see slides and store under the same paths. None: a thread pool here
     workers : instead of a client, start so many worker processes on this machine for this call
-    threads : size of the thread pool; None means all cores
+    threads : size of the thread pool; None means all cores, 0 no pool: one block after another in the caller's thread
     tries : how often work whose worker is lost (crashed, killed, out of memory) is tried before its slide fails
     timeout : seconds that one block, or the beginning of a slide, may take on a worker before its process is ended and
         that counts as lost; None: any. Needs a client or workers: a thread cannot be ended
     overwrite : replace slides that are there, and sets that were made with another spec
     on_bad_tile : "raise" makes a slide with an unreadable tile fail; "fill" makes the tile white, counts and records it
     progress : show a progress bar
+    listeners : functions that are called with every event of the run (`msdask.events`), one event at a time, from any
+        thread; an error of theirs becomes a warning
 
     Returns
     -------
@@ -131,18 +133,33 @@ def extract(
         on_bad_tile,
         overwrite,
     )
-    started, now = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    with open_engine(client, workers=workers, threads=threads, jobs=len(rows), tries=tries, timeout=timeout) as engine:
-        with Progress(len(rows), enabled=progress) as bar:
-            outcomes = _run(rows, run, engine, bar)
+    recorder = Recorder()
+    with (
+        open_engine(client, workers=workers, threads=threads, jobs=len(rows), tries=tries, timeout=timeout) as engine,
+        Progress(enabled=progress) as bar,
+    ):
+        tell = Listeners((recorder, bar, *listeners))
+        tell(RunBegun("extract", target.path, names, len(rows)))
+
+        def work(order: int, row: SlideRow) -> None:
+            with slide_work(engine, tell, order, row.slide_id, names) as slide:
+                slide.done(_extract_slide(row, run, slide))
+
+        run_jobs(engine, rows, work)
         facts = engine.facts()
     _tidy(target.path, names)
-    for set_name in names:
+    make_indexes(target, names)
+    tell(RunDone(facts))
+    return ExtractionReport(**recorder.facts())
+
+
+def make_indexes(store: PatchStore, names: Iterable[str]) -> None:
+    """Make the indexes of patch sets anew; what stops one is a warning: what was written is whole."""
+    for name in names:
         try:
-            target[set_name].index()
-        except StoreError as error:  # what this run has written is whole, and its report must not be lost
-            warnings.warn(f"the index of '{set_name}' could not be made: {error}", UserWarning, stacklevel=2)
-    return ExtractionReport(target.path, names, tuple(outcomes), time.perf_counter() - started, now, facts)
+            store[name].index()
+        except StoreError as error:
+            warnings.warn(f"the index of '{name}' could not be made: {error}", UserWarning, stacklevel=3)
 
 
 def _tidy(store: str, names: Sequence[str]) -> None:
@@ -153,95 +170,26 @@ def _tidy(store: str, names: Sequence[str]) -> None:
                 part.unlink(missing_ok=True)
 
 
-@contextmanager
-def open_engine(
-    client: Client | None = None,
-    *,
-    workers: int | None = None,
-    threads: int | None = None,
-    jobs: int,
-    tries: int = 3,
-    timeout: float | None = None,
-) -> Iterator[Engine]:
-    """The engine that a caller's options mean: the client's cluster, worker processes of its own, or threads.
-
-    Raises
-    ------
-    SpecError
-        The options contradict each other.
-    """
-    if sum(option is not None for option in (client, workers, threads)) > 1:
-        raise SpecError("client, workers and threads are three ways to run: give one of them")
-    if timeout is not None and client is None and workers is None:
-        raise SpecError("timeout needs workers or a client: what hangs in a thread of this process cannot be ended")
-    if tries < 1 or (workers is not None and workers < 1) or (timeout is not None and timeout <= 0):
-        raise SpecError(f"tries={tries}, workers={workers}, timeout={timeout}: expected more than 0")
-    with ExitStack() as stack:
-        engine: Engine
-        if client is None and workers is None:
-            engine = ThreadEngine(threads)
-        else:
-            from msdask.engines.dask_cluster import ClusterEngine, local_cluster
-
-            client = client or stack.enter_context(local_cluster(workers or 1))
-            engine = ClusterEngine(client, jobs=jobs, tries=tries, timeout=timeout)
-        stack.callback(engine.close)
-        yield engine
-
-
-def _run(rows: list[SlideRow], run: _Run, engine: Engine, bar: Progress) -> list[SlideOutcome]:
-    """Keep a few slides in flight, in order; their outcomes in the order of `rows`."""
-    outcomes: dict[int, list[SlideOutcome]] = {}
-    waiting = iter(enumerate(rows))
-    running: dict[Future[list[SlideOutcome]], int] = {}
-    pool = ThreadPoolExecutor(_MOST_SLIDES, thread_name_prefix="msdask-slide")
-    try:
-        while True:
-            most = min(_MOST_SLIDES, engine.jobs_in_flight)
-            while len(running) < most and (following := next(waiting, None)) is not None:
-                running[pool.submit(_extract_slide, *following, run, engine, bar)] = following[0]
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                index = running.pop(future)
-                outcomes[index] = future.result()
-                bar.slide_done(failed=any(o.state == "failed" for o in outcomes[index]))
-    except BaseException:
-        engine.stop()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return [outcome for index in sorted(outcomes) for outcome in outcomes[index]]
-
-
-def _extract_slide(order: int, row: SlideRow, run: _Run, engine: Engine, bar: Progress) -> list[SlideOutcome]:
+def _extract_slide(row: SlideRow, run: _Run, work: SlideWork) -> list[SlideOutcome]:
     """One slide into all sets. Whatever goes wrong with it is an outcome: one bad slide never stops a cohort."""
     outcomes: dict[str, SlideOutcome] = {}
     started = time.perf_counter()
-    with engine.job(order) as trace:
-        try:
-            _extract_into(row, run, engine, trace, bar, outcomes)
-        except Stopped:
-            raise
-        except Exception as error:
-            expected = isinstance(error, (MsdaskError, OSError))
-            reason = str(error) if expected else f"{type(error).__name__}: {error}"
-            seconds = time.perf_counter() - started
-            for name in run.names:
-                failed = SlideOutcome(row.slide_id, row.path, name, "failed", reason=reason, seconds=seconds)
-                outcomes.setdefault(name, replace(failed, tries=trace.tries, workers=tuple(sorted(trace.workers))))
+    try:
+        _extract_into(row, run, work, outcomes)
+    except Exception as error:
+        seconds = time.perf_counter() - started
+        for name in run.names:
+            failed = SlideOutcome(row.slide_id, name, "failed", reason(error), path=row.path, seconds=seconds)
+            outcomes.setdefault(name, replace(failed, tries=work.trace.tries, workers=work.workers))
     return [outcomes[name] for name in run.names]
 
 
-def _extract_into(
-    row: SlideRow, run: _Run, engine: Engine, trace: JobTrace, bar: Progress, outcomes: dict[str, SlideOutcome]
-) -> None:
+def _extract_into(row: SlideRow, run: _Run, work: SlideWork, outcomes: dict[str, SlideOutcome]) -> None:
     """Fill `outcomes`, set by set, so that what is done stays done when a later set fails."""
     paths = {name: places.join(run.store.path, name, row.slide_id) for name in run.names}
     if not run.overwrite:
         for name, path in paths.items():
-            _look_for_complete(row, run, engine, trace, name, path, outcomes)
+            _look_for_complete(row, run, work, name, path, outcomes)
     todo = [name for name in run.names if name not in outcomes]
     if not todo:
         return
@@ -250,13 +198,12 @@ def _extract_into(
         for name in todo:
             locks[name] = stack.enter_context(slide_lock(run.store.path, name, row.slide_id))
             if not run.overwrite:  # another run may have finished it before the lock was ours
-                _look_for_complete(row, run, engine, trace, name, paths[name], outcomes)
+                _look_for_complete(row, run, work, name, paths[name], outcomes)
             elif places.at(paths[name]).is_folder(paths[name]):
                 layout.remove_tree(paths[name])
         # All specs are planned, also where only the finest is left to write: its parents are rows of the others.
-        jobs = engine.call(
+        jobs = work.call(
             f"begin: {row.slide_id}",
-            trace,
             begin_slide,
             row,
             run.specs,
@@ -266,19 +213,15 @@ def _extract_into(
             links=run.links,
             on_bad_tile=run.on_bad_tile,
         )
+        for note in dict.fromkeys(note for job in jobs if job is not None for note in job.notes):
+            work.warn(note)
         for name, job in zip(run.names, jobs, strict=True):
             if job is not None:
-                outcomes[name] = _write_set(row, name, job, locks[name], engine, trace, bar)
+                outcomes[name] = _write_set(row, name, job, locks[name], work)
 
 
 def _look_for_complete(
-    row: SlideRow,
-    run: _Run,
-    engine: Engine,
-    trace: JobTrace,
-    name: str,
-    path: str,
-    outcomes: dict[str, SlideOutcome],
+    row: SlideRow, run: _Run, work: SlideWork, name: str, path: str, outcomes: dict[str, SlideOutcome]
 ) -> None:
     """Put a slide that is complete in a set into `outcomes`.
 
@@ -291,37 +234,35 @@ def _look_for_complete(
     if found.get("state") != "complete":
         return
     own = run.specs[run.names.index(name)]
-    notes = engine.call(f"check: {name}/{row.slide_id}", trace, check_source, row, path, own, run.masks)
+    notes = work.call(f"check: {name}/{row.slide_id}", check_source, row, path, own, run.masks)
     coarser = [s for s in run.specs if s.patch_size / s.magnifications[0] > own.patch_size / own.magnifications[0]]
     wanted = [f"parent_{format_magnification(s.magnifications[0])}" for s in coarser]
     links = found.get("links", {})
     if unlinked := [run.links[column]["set"] for column in wanted if links.get(column) != run.links[column]]:
         notes = (*notes, f"complete without links into {unlinked}: extract it again with overwrite to have them")
-    outcomes[name] = SlideOutcome(row.slide_id, row.path, name, "present", "", found["counts"], warnings=notes)
+    for note in notes:
+        work.warn(note)
+    outcomes[name] = SlideOutcome(row.slide_id, name, "present", path=row.path, counts=found["counts"], warnings=notes)
 
 
-def _write_set(
-    row: SlideRow, name: str, job: BlockJob, lock: SlideLock, engine: Engine, trace: JobTrace, bar: Progress
-) -> SlideOutcome:
+def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: SlideWork) -> SlideOutcome:
     started = time.perf_counter()
-    where = f"{name}/{row.slide_id}"
     # What travels with every block need not say which blocks there are.
     travels = replace(job, todo=(), notes=())
-    engine.run(run_block, travels, job.todo, bar.patches_done, label=f"extract: {where}", trace=trace)
+    patches = work.run("extract", name, run_block, travels, job.todo)
     lock.check()  # a slide that another run has taken over is that run's to commit
-    complete = engine.call(f"commit: {where}", trace, commit_slide, job.target)
+    complete = work.call(f"commit: {name}/{row.slide_id}", commit_slide, job.target)
     return SlideOutcome(
         row.slide_id,
-        row.path,
         name,
         "complete",
-        "",
-        complete["counts"],
-        job.target.shape[0] - job.done,
-        time.perf_counter() - started,
-        job.notes,
-        trace.tries,
-        tuple(sorted(trace.workers)),
+        patches=patches,
+        path=row.path,
+        counts=complete["counts"],
+        seconds=time.perf_counter() - started,
+        warnings=job.notes,
+        tries=work.trace.tries,
+        workers=work.workers,
     )
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
-from msdask.engines.threads import Engine, JobTrace, Stopped
-from msdask.errors import MaskError, MsdaskError, StoreError
-from msdask.extraction.cohort import open_engine
+from msdask.engines.in_flight import run_jobs
+from msdask.engines.open_engine import open_engine
+from msdask.errors import MaskError, StoreError
+from msdask.extraction.cohort import make_indexes
 from msdask.extraction.damage import Damage, find_damage, finish_repair, mend_block, reopen, same_slide
 from msdask.extraction.slide_job import begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
-from msdask.progress import Progress
+from msdask.runs.events import Listener, Listeners, Outcome, RunBegun, RunDone
+from msdask.runs.progress import Progress
+from msdask.runs.report import Recorder, Report
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
@@ -28,91 +28,83 @@ from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 
 if TYPE_CHECKING:
-    from msdask.engines.dask_cluster import Client
+    from msdask.engines.open_engine import Client
 
 __all__ = ["RepairReport", "SlideRepair", "repair"]
 
 
 @dataclass(frozen=True, slots=True)
-class SlideRepair:
+class SlideRepair(Outcome):
     """What was broken in one slide of one patch set, and what was done about it.
 
     Attributes
     ----------
-    problems : what was found
-    action : "blocks": these shards were read again; "slide": all of it was extracted afresh; "none": it could not be
-    blocks : numbers of the shards, for action "blocks"
-    patches : that were read again
+    state : "mended": some shards were read again; "renewed": all of it was extracted afresh; "failed": it is still
+        broken
     reason : why nothing could be done, or what to know of what was done
+    patches : that were read again
+    problems : what was found
+    blocks : numbers of the shards that were read again, of a slide that was mended
     """
 
-    slide_id: str
-    set_name: str
+    state: Literal["mended", "renewed", "failed"]
+    _: KW_ONLY
     problems: tuple[str, ...]
-    action: Literal["blocks", "slide", "none"]
     blocks: tuple[int, ...] = ()
-    patches: int = 0
-    reason: str = ""
+
+    @property
+    def action(self) -> Literal["blocks", "slide", "none"]:
+        """What was read again: "blocks", the whole "slide", or "none"."""
+        actions: dict[str, Literal["blocks", "slide", "none"]] = {"mended": "blocks", "renewed": "slide"}
+        return actions.get(self.state, "none")
+
+    def row(self) -> dict[str, Any]:
+        """The repair as a row of a table."""
+        return {**Outcome.row(self), "blocks": self.blocks, "problems": self.problems}
 
     def __str__(self) -> str:
         done = {
-            "blocks": f"read {len(self.blocks)} shards again ({self.patches:,} patches)",
-            "slide": f"extracted afresh ({self.patches:,} patches)",
-            "none": "not repaired",
-        }[self.action]
+            "mended": f"read {len(self.blocks)} shards again ({self.patches:,} patches)",
+            "renewed": f"extracted afresh ({self.patches:,} patches)",
+            "failed": "not repaired",
+        }[self.state]
         return f"{self.set_name}: slide '{self.slide_id}': {done}" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True, slots=True)
-class RepairReport:
-    """What `repair` found and did.
+class RepairReport(Report[SlideRepair]):
+    """What `repair` found and did: one outcome a slide and set that was not sound.
 
     Attributes
     ----------
-    store : path
     slides : how many were checked, over all patch sets
-    repairs : one a slide and set that was not sound
     """
 
-    store: str
-    slides: int
-    repairs: tuple[SlideRepair, ...] = field(default_factory=tuple)
+    slides: int = 0
+    states = ("mended", "renewed", "failed")
 
     @property
-    def failures(self) -> tuple[SlideRepair, ...]:
-        """Those that are still broken."""
-        return tuple(r for r in self.repairs if r.action == "none")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all is sound now."""
-        return not self.failures
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a repair."""
-        columns = ("slide_id", "set_name", "action", "blocks", "patches", "reason", "problems")
-        return pd.DataFrame([{c: getattr(r, c) for c in columns} for r in self.repairs], columns=list(columns))
+    def repairs(self) -> tuple[SlideRepair, ...]:
+        """One a slide and set that was not sound: the report's outcomes."""
+        return self.outcomes
 
     def summary(self) -> str:
         """A sentence for a terminal."""
-        shards = sum(len(r.blocks) for r in self.repairs if r.action == "blocks")
-        afresh = sum(r.action == "slide" for r in self.repairs)
-        patches = sum(r.patches for r in self.repairs)
+        shards = sum(len(r.blocks) for r in self.outcomes)
         return (
-            f"{self.slides} slides checked, {len(self.repairs)} broken: {shards} shards read again, {afresh} slides "
-            f"extracted afresh ({patches:,} patches), {len(self.failures)} not repaired"
+            f"{self.slides} slides checked, {len(self.outcomes)} broken: {shards} shards read again, "
+            f"{self._totals()['renewed']} slides extracted afresh ({self.patches:,} patches), {len(self.failed)} not "
+            "repaired"
         )
 
 
 @dataclass(frozen=True)
-class _Repairs:
+class _Run:
     """What is the same for every slide."""
 
     store: PatchStore
     rows: Mapping[str, SlideRow]
     masks: MaskChoice
-    engine: Engine
-    bar: Progress
 
 
 def repair(
@@ -128,6 +120,7 @@ def repair(
     tries: int = 3,
     timeout: float | None = None,
     progress: bool = True,
+    listeners: Iterable[Listener] = (),
 ) -> RepairReport:
     """Read every byte of a store, and read again from the slides what is missing or damaged, and only that.
 
@@ -142,6 +135,7 @@ def repair(
     masks, labels, values : as for `extract`; only where a slide with such masks has to be extracted afresh
     client, workers, threads, tries, timeout : what it runs on, as for `extract`
     progress : show a progress bar
+    listeners : functions that are called with every event of the run, as for `extract`
 
     Returns
     -------
@@ -158,121 +152,101 @@ def repair(
         raise StoreError(f"'{target.path}' is no patch store, or has no patch set yet")
     rows = {row.slide_id: row for row in read_slides(slides)} if slides is not None else {}
     todo = [(name, slide_id) for name in names for slide_id in target[name].states()]
-    choice = MaskChoice.of(masks, labels, values)
-    repairs: list[SlideRepair] = []
+    run = _Run(target, rows, MaskChoice.of(masks, labels, values))
+    recorder = Recorder()
     with (
         open_engine(client, workers=workers, threads=threads, jobs=len(todo), tries=tries, timeout=timeout) as engine,
-        Progress(len(todo), enabled=progress) as bar,
+        Progress(enabled=progress) as bar,
     ):
-        work = _Repairs(target, rows, choice, engine, bar)
-        with ThreadPoolExecutor(min(engine.jobs_in_flight, 64), thread_name_prefix="msdask-slide") as pool:
-            try:
-                for found in pool.map(lambda i: _repair_slide(i, *todo[i], work), range(len(todo))):
-                    repairs += [found] if found is not None else []
-            except BaseException:
-                engine.stop()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    if any(r.action == "slide" for r in repairs):
-        for name in names:
-            try:
-                target[name].index()
-            except StoreError as error:
-                warnings.warn(f"the index of '{name}' could not be made: {error}", UserWarning, stacklevel=2)
-    return RepairReport(target.path, len(todo), tuple(repairs))
+        tell = Listeners((recorder, bar, *listeners))
+        tell(RunBegun("repair", target.path, tuple(names), len(todo)))
+
+        def work(order: int, which: tuple[str, str]) -> None:
+            name, slide_id = which
+            with slide_work(engine, tell, order, slide_id, [name]) as slide:
+                slide.done(_repair_slide(name, slide_id, run, slide))
+
+        run_jobs(engine, todo, work)
+        facts = engine.facts()
+    if any(outcome.state == "renewed" for outcome in recorder.outcomes):
+        make_indexes(target, names)
+    tell(RunDone(facts))
+    return RepairReport(**recorder.facts(), slides=len(todo))
 
 
-def _repair_slide(order: int, name: str, slide_id: str, work: _Repairs) -> SlideRepair | None:
+def _repair_slide(name: str, slide_id: str, run: _Run, work: SlideWork) -> list[SlideRepair]:
     """Check one slide of one set, and mend it; whatever goes wrong is told and the others go on."""
-    path = places.join(work.store.path, name, slide_id)
+    path = places.join(run.store.path, name, slide_id)
     damage: Damage | None = None
-    failed = True
     try:
-        with work.engine.job(order) as trace:
-            label = f"{name}/{slide_id}"
-            damage = work.engine.call(f"verify: {label}", trace, find_damage, path, work.store.codec)
-            done: SlideRepair | None = None
-            if damage is not None:
-                with slide_lock(work.store.path, name, slide_id) as lock:
-                    patch_set = work.store[name]
-                    mend = _mend_slide if damage.part == "slide" else _mend_blocks
-                    done = mend(patch_set, slide_id, path, damage, lock, trace, work)
-        failed = False
-        return done
-    except Stopped:
-        raise
+        damage = work.call(f"verify: {name}/{slide_id}", find_damage, path, run.store.codec)
+        if damage is None:
+            return []
+        with slide_lock(run.store.path, name, slide_id) as lock:
+            mend = _renew_slide if damage.part == "slide" else _mend_blocks
+            return [mend(run.store[name], slide_id, path, damage, lock, run, work)]
     except Exception as error:
-        expected = isinstance(error, (MsdaskError, OSError))
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        return SlideRepair(slide_id, name, damage.problems if damage else (), "none", reason=reason)
-    finally:
-        work.bar.slide_done(failed=failed)
+        problems = damage.problems if damage else ()
+        return [SlideRepair(slide_id, name, "failed", reason(error), problems=problems)]
 
 
 def _mend_blocks(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, trace: JobTrace, work: _Repairs
+    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
 ) -> SlideRepair:
+    """Read again the shards that are broken."""
     if damage.part == "label_map":
         raise StoreError("its label maps were given to store.write, which alone can write them again, with overwrite")
-    row = work.rows.get(slide_id)
-    source = row.path if row is not None else str(layout.read_attrs(path)["source"])
-    label = f"{patch_set.name}/{slide_id}"
-    job = work.engine.call(
-        f"reopen: {label}", trace, reopen, path, work.store.codec, patch_set.spec, source, damage.blocks
-    )
-    counts: list[int] = []
-
-    def count(patches: int) -> None:
-        counts.append(patches)
-        work.bar.patches_done(patches)
-
-    work.engine.run(mend_block, job, damage.blocks, count, label=f"mend: {label}", trace=trace)
+    row = run.rows.get(slide_id)
+    file = row.path if row is not None else str(layout.read_attrs(path)["source"])
+    name = patch_set.name
+    job = work.call(f"reopen: {name}/{slide_id}", reopen, path, run.store.codec, patch_set.spec, file, damage.blocks)
+    patches = work.run("mend", name, mend_block, job, damage.blocks)
     lock.check()
-    if not work.engine.call(f"finish: {label}", trace, finish_repair, job.target):
+    if not work.call(f"finish: {name}/{slide_id}", finish_repair, job.target):
         raise StoreError(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
         )
-    return SlideRepair(slide_id, patch_set.name, damage.problems, "blocks", damage.blocks, sum(counts))
+    return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
 
 
-def _mend_slide(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, trace: JobTrace, work: _Repairs
+def _renew_slide(
+    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
 ) -> SlideRepair:
+    """Extract a slide afresh."""
     attrs = _readable_attrs(path)
-    row = _row(slide_id, attrs, path, work)
+    row = _row(slide_id, attrs, path, run)
+    name = patch_set.name
     if attrs:
-        work.engine.call(f"check: {patch_set.name}/{slide_id}", trace, _check_file, attrs, row.path, patch_set.spec)
+        work.call(f"check: {name}/{slide_id}", _check_file, attrs, row.path, patch_set.spec)
     links = _links(patch_set, attrs)
-    coarser = [work.store[link["set"]].spec for link in links.values()]
+    coarser = [run.store[link["set"]].spec for link in links.values()]
     # Its tables are not to be trusted: what was begun must not be gone on with.
     if places.at(path).is_folder(path):
         layout.remove_tree(path)
-    job = work.engine.call(
-        f"begin: {patch_set.name}/{slide_id}",
-        trace,
+    job = work.call(
+        f"begin: {name}/{slide_id}",
         begin_slide,
         row,
         [patch_set.spec, *coarser],
         [path, *[None] * len(coarser)],
-        codec=work.store.codec,
-        masks=work.masks,
+        codec=run.store.codec,
+        masks=run.masks,
         links=links,
     )[0]
     if job is None:
         raise StoreError(f"'{path}' was not begun")
-    label = f"{patch_set.name}/{slide_id}"
-    work.engine.run(run_block, job, job.todo, work.bar.patches_done, label=f"extract: {label}", trace=trace)
+    work.run("extract", name, run_block, job, job.todo)
     lock.check()
-    complete = work.engine.call(f"commit: {label}", trace, commit_slide, job.target)
+    complete = work.call(f"commit: {name}/{slide_id}", commit_slide, job.target)
     changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
     note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""
-    return SlideRepair(slide_id, patch_set.name, damage.problems, "slide", patches=job.target.shape[0], reason=note)
+    return SlideRepair(slide_id, name, "renewed", note, job.target.shape[0], problems=damage.problems)
 
 
-def _check_file(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> None:
+def _check_file(attrs: dict[str, Any], path: str, spec: ExtractionSpec) -> None:
     """Raise if the slide's file is gone or another one: what is stored must not be given up for it."""
-    same_slide(attrs, source, spec)
+    same_slide(attrs, path, spec)
 
 
 def _readable_attrs(path: str) -> dict[str, Any]:
@@ -282,9 +256,9 @@ def _readable_attrs(path: str) -> dict[str, Any]:
         return {}
 
 
-def _row(slide_id: str, attrs: dict[str, Any], path: str, work: _Repairs) -> SlideRow:
+def _row(slide_id: str, attrs: dict[str, Any], path: str, run: _Run) -> SlideRow:
     """The slide's row of the table that it came from, as far as it is stored; what the caller gives goes before it."""
-    given = work.rows.get(slide_id)
+    given = run.rows.get(slide_id)
     if given is None and not attrs:
         raise StoreError(
             f"'{path}' has lost its document, which says where the slide is: give a table of the slides (slides=)"
@@ -293,9 +267,9 @@ def _row(slide_id: str, attrs: dict[str, Any], path: str, work: _Repairs) -> Sli
         assert given is not None
         return given
     mask = given.mask if given is not None else None
-    if mask is None and work.masks.folder is None:
+    if mask is None and run.masks.folder is None:
         mask = _stored_mask(path)
-        if "classes" in attrs and work.masks.values is None:
+        if "classes" in attrs and run.masks.values is None:
             raise MaskError(f"'{path}' was made with an annotated mask: give its values (values=)")
     return SlideRow(
         path=given.path if given is not None else str(attrs["source"]),
@@ -310,10 +284,10 @@ def _row(slide_id: str, attrs: dict[str, Any], path: str, work: _Repairs) -> Sli
 def _stored_mask(path: str) -> str | None:
     """Where the mask was read; None for one that msdask made."""
     try:
-        source = layout.read_attrs(places.join(path, "mask")).get("source", "msdask")
+        stored = layout.read_attrs(places.join(path, "mask")).get("source", "msdask")
     except StoreError:
         return None
-    return None if source == "msdask" else str(source)
+    return None if stored == "msdask" else str(stored)
 
 
 def _links(patch_set: PatchSet, attrs: dict[str, Any]) -> dict[str, dict[str, str]]:

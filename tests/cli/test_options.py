@@ -27,6 +27,7 @@ WHERE = """
 """
 MASKS = """
 --masks -t = None
+--labels = None
 --values = None
 """
 PARTS = """

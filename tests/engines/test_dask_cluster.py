@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ from distributed import Client, LocalCluster
 
 from msdask.engines import dask_cluster as cluster_module
 from msdask.engines.dask_cluster import ClusterEngine
-from msdask.engines.placement import BLOCKS_PER_THREAD, Roster
-from msdask.engines.threads import JobTrace, Stopped
-from msdask.errors import MsdaskError, SpecError
-from msdask.extraction.cohort import extract, open_engine
+from msdask.engines.workers import BLOCKS_PER_THREAD
+from msdask.errors import MsdaskError
+from msdask.extraction.cohort import extract
 from msdask.extraction.outcome import ExtractionReport
 from msdask.sample.slides import SampleSlide, make_slide
 from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
-from tests.tools.cluster_tools import dask_processes, faulty_cluster, wait_until
+from tests.tools.cluster_tools import dask_processes, faulty_cluster
 from tests.tools.store_tools import tree, use_small_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,165 +63,6 @@ def run(slides: Path, store: Path, **options: Any) -> ExtractionReport:
 
 def states(report: ExtractionReport) -> dict[str, str]:
     return {o.slide_id: o.state for o in report.outcomes}
-
-
-# --- the roster: pure bookkeeping -------------------------------------------------------------------------------------
-
-
-def roster(workers: int, *, jobs: int = 100, threads: int = 1) -> Roster:
-    made = Roster(jobs)
-    made.update({f"w{i}": threads for i in range(workers)})
-    return made
-
-
-@pytest.mark.parametrize(
-    ("workers", "jobs", "spread", "in_flight"),
-    [(1, 100, 1, 2), (2, 100, 2, 2), (8, 100, 2, 8), (8, 1, 8, 2), (8, 4, 4, 4), (1000, 10**6, 16, 126), (0, 5, 0, 2)],
-)
-def test_a_job_is_near_few_workers_and_all_workers_have_jobs(
-    workers: int, jobs: int, spread: int, in_flight: int
-) -> None:
-    found = roster(workers, jobs=jobs)
-    assert (found.spread, found.jobs_in_flight) == (spread, in_flight)
-    assert workers <= found.spread * found.jobs_in_flight
-
-
-def test_jobs_are_spread_over_the_workers() -> None:
-    found = roster(6)
-    traces = [JobTrace(i) for i in range(6)]
-    for trace in traces:
-        found.enter(trace.order, trace)
-    assert sorted(w for t in traces for w in t.near) == sorted(2 * [f"w{i}" for i in range(6)])
-    found.job_done(traces[0])
-    late = JobTrace(9)
-    found.enter("late", late)
-    assert set(late.near) == {"w0", "w1"}
-
-
-def test_blocks_out_are_bounded_by_the_threads() -> None:
-    found = roster(2, threads=2)
-    trace = JobTrace()
-    count = 0
-    while found.enter(count, trace, held=count) is not None:
-        count += 1
-    assert count == 2 * 2 * BLOCKS_PER_THREAD
-    found.leave(0)
-    assert found.enter("next", trace, held=count - 1) is not None
-
-
-def test_a_job_of_a_lower_order_goes_first() -> None:
-    found = roster(1)
-    holder = JobTrace(0)
-    for i in range(BLOCKS_PER_THREAD):
-        assert found.enter(i, holder, held=i)
-    came: list[int] = []
-    freed = threading.Semaphore(0)
-
-    def wait_for_room(order: int) -> None:
-        found.enter(f"job {order}", JobTrace(order), held=0)
-        came.append(order)
-        freed.release()
-
-    threads = [threading.Thread(target=wait_for_room, args=(order,)) for order in (5, 3)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: sum(found._queue.values()) == 2)
-    for i in range(2):
-        found.leave(i)
-        assert freed.acquire(timeout=30)
-    for thread in threads:
-        thread.join()
-    assert came == [3, 5]
-
-
-def test_a_lost_worker_is_replaced_by_the_one_with_the_fewest_jobs() -> None:
-    found = roster(4)
-    first, second = JobTrace(0), JobTrace(1)
-    found.enter(0, first)
-    found.enter(1, second)
-    assert (first.near, second.near) == (["w0", "w1"], ["w2", "w3"])
-    found.update({"w1": 1, "w2": 1, "w3": 1, "w4": 1})
-    assert found.enter(2, first) == ["w1", "w4"]
-
-
-def test_alone_waits_until_nothing_else_is_there_and_keeps_others_away() -> None:
-    found = roster(1)
-    other = JobTrace(1)
-    found.enter("block", other, held=0)
-    began, let_go = threading.Event(), threading.Event()
-
-    def suspect() -> None:
-        with found.alone():
-            began.set()
-            let_go.wait(30)
-
-    thread = threading.Thread(target=suspect)
-    thread.start()
-    wait_until(lambda: found._reserved == "w0")
-    assert not began.is_set()
-    assert found.enter("second", other, held=1) is None
-    found.leave("block")
-    assert began.wait(30)
-    let_go.set()
-    thread.join()
-    assert found.enter("third", other, held=1) == ["w0"]
-
-
-def test_who_is_alone_waits_for_tasks_whose_workers_are_gone() -> None:
-    found = roster(1)
-    (gone,) = found.enter("stray", JobTrace()) or ()
-    found.update({"tcp://other": 1})
-    entered = threading.Event()
-
-    def be_alone() -> None:
-        with found.alone() as worker:
-            assert worker == "tcp://other" != gone
-            entered.set()
-
-    thread = threading.Thread(target=be_alone)
-    thread.start()
-    assert not entered.wait(0.2)  # the scheduler may send the stray to the one worker that is left
-    found.leave("stray")
-    assert entered.wait(5)
-    thread.join()
-
-
-def test_a_worker_that_died_meanwhile_is_not_the_one_to_be_alone_on() -> None:
-    found = roster(1)
-    looks: list[dict[str, int]] = [{"tcp://new": 1}, {"tcp://new": 1}]
-    with found.alone(lambda: found.update(looks.pop(0))) as worker:
-        assert worker == "tcp://new"
-    assert not looks
-
-
-def test_an_ended_roster_lets_nobody_wait() -> None:
-    found = roster(0)
-    raised: list[BaseException] = []
-
-    def wait_for_a_worker() -> None:
-        try:
-            found.enter(0, JobTrace(), held=0)
-        except Stopped as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=wait_for_a_worker)
-    thread.start()
-    wait_until(lambda: bool(found._queue))
-    found.end(Stopped())
-    thread.join(30)
-    assert len(raised) == 1
-
-
-# --- options ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"workers": 2, "threads": 2}, {"timeout": 5.0}, {"tries": 0}, {"workers": 0}, {"workers": 1, "timeout": 0}],
-)
-def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(SpecError), open_engine(jobs=1, **options):
-        pass
 
 
 def test_a_cluster_without_workers_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,10 +197,10 @@ def test_an_error_of_a_slide_is_not_tried_again(sample: SampleSlide, client: Cli
 def test_ctrl_c_on_a_cluster_leaves_what_a_rerun_finishes(
     sample: SampleSlide, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from msdask.extraction import cohort as cohort_module
+    from msdask.engines import in_flight
 
     slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs", "d.svs")
-    original, calls = cohort_module.wait, []
+    original, calls = in_flight.wait, []
 
     def interrupted(*args: Any, **options: Any) -> Any:
         calls.append(args)
@@ -370,31 +209,12 @@ def test_ctrl_c_on_a_cluster_leaves_what_a_rerun_finishes(
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cohort_module, "wait", interrupted)
+        patch.setattr(in_flight, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(slides, tmp_path / "s.zarr", client=client)
     assert run(slides, tmp_path / "s.zarr", client=client).is_complete
     run(slides, tmp_path / "t.zarr")
     assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
-
-
-@pytest.mark.parametrize("holds_gil", [False, True])
-def test_a_deadline_ends_a_process_that_hangs_even_in_native_code(holds_gil: bool) -> None:
-    # A regular expression of exponential time holds the GIL for years.
-    hang = "import re; re.match('(a+)+$', 'a' * 60 + 'b')" if holds_gil else "threading.Event().wait()"
-    code = f"import threading\nfrom msdask.engines.deadline import deadline\nwith deadline(0.5):\n    {hang}"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60, capture_output=True, check=False)
-    assert ended.returncode == 1
-    assert b"Timeout" in ended.stderr
-
-
-def test_a_deadline_that_is_met_does_nothing() -> None:
-    code = (
-        "import time\nfrom msdask.engines.deadline import deadline\nwith deadline(0.2):\n    pass\n"
-        "with deadline(30):\n    with deadline(0.2):\n        pass\n    time.sleep(0.5)\nprint('alive')"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60, capture_output=True, check=False)
-    assert ended.stdout.strip() == b"alive"
 
 
 # --- determinism ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import xarray as xr
 from PIL import Image
 
 from msdask.cutting.measures import tissue_mean
-from msdask.engines.threads import ThreadEngine
+from msdask.engines import in_flight
 from msdask.errors import SpecError, StoreError
 from msdask.extraction import cohort
 from msdask.extraction.cohort import extract, grid_specs
@@ -370,7 +370,7 @@ def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.0)
-    original, calls = cohort.wait, []
+    original, calls = in_flight.wait, []
 
     def interrupted(*args: Any, **options: Any) -> Any:
         calls.append(args)
@@ -379,7 +379,7 @@ def test_ctrl_c_leaves_a_store_that_a_rerun_finishes(
         return original(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cohort, "wait", interrupted)
+        patch.setattr(in_flight, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(slides, tmp_path / "s.zarr", everything, threads=1)
     patch_set = PatchStore(tmp_path / "s.zarr")[everything.name]
@@ -556,27 +556,6 @@ def test_a_resumed_finest_grid_keeps_its_links(slides: Path, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "s.zarr" / "grid-20x-64" / "a.svs")
     assert run([slides / "a.svs"], tmp_path / "s.zarr", specs).is_complete
     assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
-
-
-def test_no_block_is_still_running_when_a_failed_slide_lets_go_of_its_lock() -> None:
-    running, failing, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def block(job: None, number: int, **options: Any) -> int:
-        if number == 0:
-            running.wait(30)
-            failing.set()
-            raise ZeroDivisionError
-        running.set()
-        failing.wait(30)
-        np.linalg.svd(np.random.default_rng(0).random((300, 300)))  # still at work while the other one has failed
-        ended.set()
-        return 1
-
-    engine = ThreadEngine(2)
-    with pytest.raises(ZeroDivisionError):
-        engine.run(block, None, [0, 1], lambda count: None, label="")
-    assert ended.is_set()
-    engine.close()
 
 
 def test_no_threads_are_left_behind(slides: Path, tmp_path: Path) -> None:

@@ -165,8 +165,8 @@ def test_a_changed_slide_is_refused_and_what_is_stored_stays(
     before = tree(store)
     shutil.copy(other.path, tmp_path / "slides" / "b.svs")
     report = mended(store, slides=tmp_path / "slides")
-    assert [r.action for r in report.failures] == ["none", "none"]
-    assert all("fingerprints differ" in r.reason for r in report.failures)
+    assert [r.action for r in report.failed] == ["none", "none"]
+    assert all("fingerprints differ" in r.reason for r in report.failed)
     assert tree(store) == before
 
 
@@ -180,7 +180,7 @@ def test_moved_slides_are_found_by_a_table(
     elsewhere = json.loads(document.read_text())
     elsewhere["attributes"]["source"] = "/nowhere/a.svs"
     document.write_text(json.dumps(elsewhere))
-    assert "nowhere" in mended(store).failures[0].reason
+    assert "nowhere" in mended(store).failed[0].reason
     assert mended(store, slides=moved).is_complete
     assert shard(store, 1).read_bytes() == shard(whole["raw"], 1).read_bytes()
 
@@ -196,7 +196,7 @@ def test_patches_that_were_changed_on_their_way_are_not_replaced_by_others(
     flip(shard(store, 1))
     before = tree(store)
     report = mended(store)
-    assert "does not measure as what was stored" in report.failures[0].reason
+    assert "does not measure as what was stored" in report.failed[0].reason
     assert tree(store) == before
 
 
@@ -212,7 +212,7 @@ def test_a_slide_with_damaged_tables_is_extracted_afresh(
     neighbour = times(store / NAME / "b.svs")
     (store / NAME / "a.svs" / where).write_bytes(b"\0")
     if where == "zarr.json":  # it says where the slide is
-        assert "give a table of the slides" in mended(store).failures[0].reason
+        assert "give a table of the slides" in mended(store).failed[0].reason
     report = mended(store, slides=samples[0].path.parent if where == "zarr.json" else None)
     assert [(r.slide_id, r.action) for r in report.repairs] == [("a.svs", "slide")]
     assert report.is_complete
@@ -248,7 +248,7 @@ def test_the_masks_are_those_that_were_used(kind: str, samples: list[SampleSlide
     before = tree(store)
     flip(store / NAME / "a.svs" / "tissue" / "c" / "0", 3)
     if kind == "labels":
-        assert "give its values" in mended(store).failures[0].reason
+        assert "give its values" in mended(store).failed[0].reason
     assert [r.action for r in mended(store, values=values).repairs] == ["slide"]
     assert tree(store) == before
 

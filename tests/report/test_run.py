@@ -15,7 +15,6 @@ from msdask.cli.app import main
 from msdask.errors import MsdaskError
 from msdask.extraction.cohort import extract
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome, write_log
-from msdask.progress import Progress
 from msdask.sample.slides import make_slide
 from msdask.spec import ExtractionSpec
 from tests.tools.store_tools import tree
@@ -64,7 +63,8 @@ def test_the_store_knows_nothing_of_the_run(made: Path, tmp_path: Path) -> None:
 
 
 def test_lost_workers_are_in_every_form_of_the_report() -> None:
-    outcome = SlideOutcome("a", "a.svs", "grid", "failed", "it died", tries=3, workers=("tcp://1", "tcp://2"))
+    workers = ("tcp://1", "tcp://2")
+    outcome = SlideOutcome("a", "grid", "failed", "it died", path="a.svs", tries=3, workers=workers)
     report = ExtractionReport("s.zarr", ("grid",), (outcome,), 1.0)
     slide = json.loads(report.to_json())["slides"][0]
     assert (slide["tries"], slide["workers"]) == (3, ["tcp://1", "tcp://2"])
@@ -90,28 +90,3 @@ def test_the_command_line_writes_both_reports(made: Path, tmp_path: Path, capsys
     html = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert "kind threads, threads" in html
     assert "b – ß.svs" in html
-
-
-def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
-
-    class Cell:
-        def update(self, bar: object) -> None:
-            shown.append(bar.data)  # type: ignore[attr-defined]
-
-    def display(bar: object, *, display_id: bool) -> Cell:
-        shown.append(bar.data)  # type: ignore[attr-defined]
-        return Cell()
-
-    pytest.importorskip("IPython")
-    monkeypatch.setattr("msdask.progress._is_notebook", lambda: True)
-    monkeypatch.setattr("IPython.display.display", display)
-    with Progress(2) as bar:
-        bar.patches_done(10)
-        for _ in range(100):
-            bar.patches_done(1)
-        bar.slide_done(failed=False)
-        bar.slide_done(failed=True)
-    assert len(shown) < 10
-    assert "2/2, 110 patches" in shown[-1]
-    assert "1 failed" in shown[-1]

@@ -14,7 +14,7 @@ import dask
 import psutil
 from distributed import Client
 
-from msdask.engines.dask_cluster import local_cluster
+from msdask.engines.local_workers import local_cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

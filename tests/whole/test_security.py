@@ -163,7 +163,7 @@ def test_servers_of_the_package_bind_to_the_loopback() -> None:
 
 def test_a_cluster_of_our_own_listens_on_the_loopback_only() -> None:
     psutil = pytest.importorskip("psutil")
-    from msdask.engines.dask_cluster import local_cluster
+    from msdask.engines.local_workers import local_cluster
 
     with local_cluster(1) as client:
         process = psutil.Process()

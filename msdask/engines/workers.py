@@ -1,4 +1,4 @@
-"""Who works where: the live workers of a cluster, which job is near which of them, and how much is out."""
+"""The live workers of a cluster: which job is near which of them, and what is out on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from msdask.engines.threads import JobTrace, Stopped
+from msdask.engines.engine import JobTrace
 
-__all__ = ["BLOCKS_PER_THREAD", "Roster"]
+__all__ = ["BLOCKS_PER_THREAD", "MOST_JOBS", "Workers"]
 
 BLOCKS_PER_THREAD = 3
 """Blocks that are out for each thread of a worker: one that runs, one that follows without a pause, one on its way."""
@@ -21,10 +21,10 @@ MOST_JOBS = 128
 """Jobs in flight, whatever the size of the cluster: each costs the client a thread."""
 
 
-class Roster:
-    """Admits tasks: bounded in number, jobs of a lower order first, each near its job's workers.
+class Workers:
+    """Says where a task may be sent, and when: few are out at once, lower orders first, each near its job's workers.
 
-    Pure bookkeeping: it never talks to a cluster, and is told who is alive.
+    Pure bookkeeping: it never talks to a cluster. It is told which workers are alive and which tasks are back.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ class Roster:
         self._reserved: str | None = None
         self._one_alone = threading.Lock()
         self._changed = threading.Condition()
-        self._end: Exception | None = None
+        self._end: BaseException | None = None
 
     @property
-    def workers(self) -> dict[str, int]:
+    def alive(self) -> dict[str, int]:
         """Address -> threads of the live workers."""
         return self._threads
 
@@ -66,7 +66,7 @@ class Roster:
                 self._threads = dict(workers)
                 self._changed.notify_all()
 
-    def end(self, reason: Exception) -> None:
+    def end(self, reason: BaseException) -> None:
         """From now on whoever asks gets `reason`."""
         with self._changed:
             self._end = self._end or reason
@@ -77,18 +77,13 @@ class Roster:
         """Whether a worker is kept free of all other tasks: they must go nowhere but where they were sent."""
         return self._reserved is not None
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the run was asked to stop."""
-        return isinstance(self._end, Stopped)
-
     def check(self) -> None:
-        """Raise what the roster was ended with."""
+        """Raise the reason of `end`, if there was one."""
         if self._end is not None:
             raise self._end
 
-    def enter(self, token: object, trace: JobTrace, *, held: int | None = None) -> list[str] | None:
-        """Where a task may be sent to, once there is room; it is out until `leave(token)`.
+    def place(self, token: object, trace: JobTrace, *, held: int | None = None) -> list[str] | None:
+        """Where a task may be sent to, once there is room; it is out until `release(token)`.
 
         Parameters
         ----------
@@ -117,7 +112,7 @@ class Roster:
                     del self._queue[trace.order]
                 self._changed.notify_all()
 
-    def leave(self, token: object) -> None:
+    def release(self, token: object) -> None:
         """A task is back."""
         with self._changed:
             self._out.pop(token, None)
@@ -136,12 +131,12 @@ class Roster:
 
         Parameters
         ----------
-        look : brings the roster up to date: a worker that has just died must not be chosen
+        look : asks the cluster who is alive: a worker that has just died must not be chosen
         """
         with self._one_alone:
             try:
                 worker = ""
-                # What has made a worker free may have killed it, and the roster may not know that yet.
+                # What has made a worker free may have killed it, and that may not be known yet.
                 while worker not in self._threads:
                     worker = self._reserve()
                     look()

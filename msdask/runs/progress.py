@@ -1,14 +1,15 @@
-"""The progress of a cohort: slides, patches, patches per second, time left; in a terminal or in a notebook."""
+"""The progress of a run: slides, patches, patches per second, time left; in a terminal or in a notebook."""
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from types import TracebackType
 from typing import Any, Self
 
 from rich import progress as rich_progress
+
+from msdask.runs.events import BlockWritten, Event, RunBegun, SlideDone
 
 __all__ = ["Progress"]
 
@@ -17,11 +18,10 @@ _NOTEBOOK_SECONDS = 0.5
 
 
 class Progress:
-    """Counts slides and patches; may be told from any thread."""
+    """A listener that shows how far a run is, as long as it is open."""
 
-    def __init__(self, slides: int, *, enabled: bool = True) -> None:
-        self._lock = threading.Lock()
-        self._slides, self._done, self._patches, self._failed = slides, 0, 0, 0
+    def __init__(self, *, enabled: bool = True) -> None:
+        self._slides, self._done, self._patches, self._failed = 0, 0, 0, 0
         self._started = time.perf_counter()
         self._in_notebook = enabled and _is_notebook()
         self._cell: Any = None
@@ -38,19 +38,19 @@ class Progress:
             rich_progress.TimeRemainingColumn(),
             disable=not enabled or self._in_notebook,
         )
-        self._task = self._bar.add_task("slides", total=slides, patches=0, rate=0.0, failed="")
+        self._task = self._bar.add_task("slides", total=None, patches=0, rate=0.0, failed="")
 
-    def patches_done(self, count: int) -> None:
-        """A block of `count` patches is written."""
-        with self._lock:
-            self._patches += count
+    def __call__(self, event: Event) -> None:
+        """Show what an event changes."""
+        if isinstance(event, RunBegun):
+            self._slides, self._started = event.slides, time.perf_counter()
+            self._bar.update(self._task, total=event.slides)
+        elif isinstance(event, BlockWritten):
+            self._patches += event.patches
             self._show()
-
-    def slide_done(self, *, failed: bool) -> None:
-        """A slide is complete, or has failed."""
-        with self._lock:
-            self._failed += failed
+        elif isinstance(event, SlideDone):
             self._done += 1
+            self._failed += any(outcome.state == "failed" for outcome in event.outcomes)
             self._bar.advance(self._task)
             self._show()
 
@@ -80,7 +80,6 @@ class Progress:
             self._cell.update(bar)
 
     def __enter__(self) -> Self:
-        self._started = time.perf_counter()
         self._bar.start()
         return self
 
@@ -89,9 +88,8 @@ class Progress:
     ) -> None:
         self._bar.stop()
         if self._in_notebook:
-            with self._lock:
-                self._shown = 0.0
-                self._show()
+            self._shown = 0.0
+            self._show()
 
 
 def _is_notebook() -> bool:

@@ -1,0 +1,74 @@
+"""What a worker of a cluster does with a task: the function within its time, its result or error as small values."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from msdask.engines.deadline import deadline
+from msdask.engines.engine import T
+
+__all__ = ["at_work"]
+
+
+def at_work(
+    function: Callable[..., T], timeout: float | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[T | None, str, Exception | None]:
+    """Run a function on a worker, within its time.
+
+    Returns
+    -------
+    value : what it gave
+    worker : address
+    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
+        a traceback, and an error that cannot be pickled would leave the client waiting
+    """
+    from distributed import get_worker
+
+    value, failure = None, None
+    try:
+        with _own_threads(), deadline(timeout):
+            value = function(*args, **kwargs)
+    except Exception as error:
+        failure = _portable(error)
+    return value, str(get_worker().address), failure
+
+
+_own_setting = ExitStack()
+_using_own = 0
+_own_lock = threading.Lock()
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """What a task computes with dask is computed in its own thread: dask would send it to the cluster as new tasks.
+
+    Counted, since dask's setting is one for all threads of a process.
+    """
+    import dask
+
+    global _using_own
+    with _own_lock:
+        if _using_own == 0:
+            _own_setting.enter_context(dask.config.set(scheduler="synchronous"))
+        _using_own += 1
+    try:
+        yield
+    finally:
+        with _own_lock:
+            _using_own -= 1
+            if _using_own == 0:
+                _own_setting.close()
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can travel, without its traceback."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

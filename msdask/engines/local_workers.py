@@ -1,0 +1,33 @@
+"""Worker processes of this machine, as a Dask cluster of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["local_cluster"]
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Client]:
+    """A client of so many single-threaded worker processes on this machine, dashboard and all on 127.0.0.1."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    # Each loss comes straight back to the engine, which counts the tries.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

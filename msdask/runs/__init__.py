@@ -1,0 +1,3 @@
+"""Runs: what happens while many slides are worked on, and what became of each; events, progress bar, reports."""
+
+from msdask.runs import events as events

@@ -1,0 +1,34 @@
+"""The progress bar: what it shows of the events that it is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from msdask.runs.events import BlockWritten, Outcome, RunBegun, SlideDone
+from msdask.runs.progress import Progress
+
+
+def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Cell:
+        def update(self, bar: object) -> None:
+            shown.append(bar.data)  # type: ignore[attr-defined]
+
+    def display(bar: object, *, display_id: bool) -> Cell:
+        shown.append(bar.data)  # type: ignore[attr-defined]
+        return Cell()
+
+    pytest.importorskip("IPython")
+    monkeypatch.setattr("msdask.runs.progress._is_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    with Progress() as bar:
+        bar(RunBegun("extract", "s.zarr", ("grid",), 2))
+        bar(BlockWritten("a", "grid", 0, 10))
+        for block in range(100):
+            bar(BlockWritten("a", "grid", block, 1))
+        bar(SlideDone("a", 0, (Outcome("a", "grid", "complete"),)))
+        bar(SlideDone("b", 1, (Outcome("b", "grid", "failed"),)))
+    assert len(shown) < 10
+    assert "2/2, 110 patches" in shown[-1]
+    assert "1 failed" in shown[-1]
