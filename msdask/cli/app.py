@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import msdask as ms
 from msdask.cli import scale as cli_scale
+from msdask.cli.readers import print_readers
 from msdask.cli.scale import Mpp
 from msdask.cli.store import export, verify
 from msdask.cli.terminal import Quiet, Scheduler, Workers, err, open_client, out
@@ -40,20 +41,33 @@ Magnification = Annotated[float | None, Parameter(name="--slide-magnification")]
 
 
 @app.command
-def info(slide: Path, *, mpp: Mpp = None, slide_magnification: Magnification = None, strict: bool = False) -> int:
+def info(
+    slide: Path | None = None,
+    *,
+    mpp: Mpp = None,
+    slide_magnification: Magnification = None,
+    strict: bool = False,
+    readers: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
     """Say what a slide is: size, scale and where it came from, levels, associated images.
 
     Parameters
     ----------
     slide
-        file to open
+        file to open, or a folder that is one slide
     mpp
         um/px of level 0, overrides the file; "estimate" asks the scale detector
     slide_magnification
         the same as 10 / mpp
     strict
         refuse a doubtful scale instead of warning
+    readers
+        list the readers instead: what they read, in which order they are asked, and what an extra would add
     """
+    if readers:
+        return print_readers()
+    if slide is None:
+        raise SpecError("msdask info: expected a slide, or --readers")
     opened = ms.open_slide(slide, mpp=cli_scale.estimated(slide, mpp), magnification=slide_magnification, strict=strict)
     height, width = opened.shape
     rows: list[tuple[str, str]] = [
