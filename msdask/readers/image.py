@@ -201,12 +201,7 @@ class ImageReader:
 
     def fingerprint(self) -> str:
         """See `Reader.fingerprint`."""
-        try:
-            return fingerprint(self._source)
-        except OSError as error:
-            raise SlideError(
-                f"slide {self._source.path!r}: cannot be read ({error}); check that it is still there"
-            ) from error
+        return fingerprint(self._source)
 
     def close(self) -> None:
         """See `Reader.close`."""

@@ -22,7 +22,7 @@ from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError,
 from msdask.readers.place import Place
 from msdask.readers.tiff import is_tiff
 from msdask.readers.to_rgb import over_background
-from msdask.storage.source import fingerprint, open_source
+from msdask.storage.source import fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -192,26 +192,21 @@ class OpenSlideReader:
 
     def fingerprint(self) -> str:
         """See `Reader.fingerprint`. Of a slide of several files, that of each, with its name."""
-        digests = []
-        try:
-            for file in [self._place, *_data_files(self._place)]:
-                source = open_source(file.path)
-                try:
-                    digests.append((file.name, fingerprint(source)))
-                finally:
-                    source.close()
-        except OSError as error:
-            raise SlideError(
-                f"slide {self._place.path!r}: cannot be read ({error}); check that it is still there"
-            ) from error
-        if len(digests) == 1:
-            return digests[0][1]
-        named = "".join(f"{name}\0{digest}\n" for name, digest in digests[1:])  # the slide itself may have any name
-        return hashlib.sha256(f"{digests[0][1]}\n{named}".encode()).hexdigest()
+        own = _file_fingerprint(self._place)  # without its name, which may change
+        others = "".join(f"{file.name}\0{_file_fingerprint(file)}\n" for file in _data_files(self._place))
+        return hashlib.sha256(f"{own}\n{others}".encode("utf-8", "surrogateescape")).hexdigest() if others else own
 
     def close(self) -> None:
         """See `Reader.close`."""
         self._slide.close()
+
+
+def _file_fingerprint(place: Place) -> str:
+    source = place.open()
+    try:
+        return fingerprint(source)
+    finally:
+        source.close()
 
 
 def _library(place: Place) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,13 +101,7 @@ class TiffReader:
             metadata = read_metadata(page.keyframe, description, vendor, shape)
             self._associated = self._associated_images(others, vendor)
             self._directories = _directories(tif)
-        self.metadata = SlideMetadata(
-            mpp=metadata.mpp,
-            mpp_source=metadata.mpp_source,
-            objective_power=metadata.objective_power,
-            vendor=vendor,
-            properties={**metadata.properties, **self._skipped},
-        )
+        self.metadata: SlideMetadata = replace(metadata, properties={**metadata.properties, **self._skipped})
         self.associated: tuple[str, ...] = tuple(name for name in _ASSOCIATED if name in self._associated)
         self.levels: tuple[LevelInfo, ...] = tuple(
             LevelInfo(image.shape, image.tile, stored_downsample(shape, image.shape), image.dct_scales)
@@ -154,12 +149,7 @@ class TiffReader:
 
     def fingerprint(self) -> str:
         """See `Reader.fingerprint`. The tables of tiles are part of it."""
-        try:
-            return fingerprint(self._source, self._directories, extra=(image.segment_table() for image in self._images))
-        except OSError as error:
-            raise SlideError(
-                f"slide {self._source.path!r}: cannot be read ({error}); check that it is still there"
-            ) from error
+        return fingerprint(self._source, self._directories, extra=(image.segment_table() for image in self._images))
 
     def close(self) -> None:
         """See `Reader.close`."""

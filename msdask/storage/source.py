@@ -230,7 +230,7 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
 
     Raises
     ------
-    OSError
+    SlideError
         The bytes cannot be read.
     """
     size = source.size
@@ -243,6 +243,10 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
     digest = hashlib.sha256(f"{size}".encode())
     for fact in extra:
         digest.update(len(fact).to_bytes(8, "big") + fact)
-    for part in source.read_many(ranges):
+    try:
+        parts = source.read_many(ranges)
+    except OSError as error:
+        raise SlideError(f"slide {source.path!r}: cannot be read ({error}); check that it is still there") from error
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()

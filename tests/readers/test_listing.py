@@ -12,11 +12,14 @@ import tifffile
 from PIL import Image
 
 from msdask.errors import SlideError, SpecError
+from msdask.extraction.cohort import extract
 from msdask.extraction.slide_table import read_slides
 from msdask.inference.scale import listed_paths
 from msdask.readers import is_slide, slides_in
 from msdask.sample.slides import SampleSlide
 from msdask.slides.slide import open_slide
+from msdask.spec import ExtractionSpec
+from msdask.store.patch_store import PatchStore
 from tests.tools.openslide_files import write_mrxs, write_vmu
 from tests.tools.reader_files import smooth_image
 
@@ -71,6 +74,22 @@ def test_a_file_with_a_slides_ending_is_a_slide_even_if_it_cannot_be_opened(
     for name in names(tmp_path):
         with pytest.raises(SlideError, match=name):
             open_slide(tmp_path / name)
+
+
+def test_a_cohort_from_a_real_folder_fails_only_where_a_slide_is_damaged(
+    tmp_path: Path, small_slide: SampleSlide
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    clutter(folder)
+    shutil.copy(small_slide.path, folder / "a.svs")
+    pytest.importorskip("openslide")
+    write_mrxs(folder / "b.mrxs", [smooth_image(256, 256), smooth_image(128, 128)])
+    (folder / "cut.svs").write_bytes(Path(small_slide.path).read_bytes()[:100])
+    spec = ExtractionSpec("grid", (10.0,), 32, min_tissue=0.0)
+    report = extract(folder, tmp_path / "s.zarr", spec, threads=2, progress=False)
+    assert set(report.failures) == {"cut.svs"}
+    assert PatchStore(tmp_path / "s.zarr")["grid-10x-32"].slides == ["a.svs", "b.mrxs"]
 
 
 def test_a_link_that_leads_nowhere_is_no_slide_unless_it_is_called_one(tmp_path: Path) -> None:
