@@ -21,6 +21,7 @@ from msdask.extras import MissingExtraError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
 from msdask.readers.tiff import is_tiff
+from msdask.readers.tiff_page import MAX_STRIP_BYTES
 from msdask.readers.to_rgb import over_background
 from msdask.storage.source import fingerprint
 
@@ -33,6 +34,7 @@ _KEY_FILES = (b"[Virtual Microscope Specimen]", b"[Uncompressed Virtual Microsco
 """First lines of Hamamatsu's VMS and VMU."""
 _BOM = b"\xef\xbb\xbf"
 _ASSOCIATED = ("label", "macro", "thumbnail")
+_SIDES = ("width", "height")
 _VENDORS = {"generic-tiff": "generic"}
 _SMALLEST_TILE, _LARGEST_TILE, _TILE = 128, 2048, 512
 _NAMED_FILE = re.compile(r"^(?:INDEXFILE|FILE_\d+|\w*File(?:\(\d+(?:,\d+)*\))?|MacroImage)\s*=\s*(\S.*?)\s*$", re.M)
@@ -101,12 +103,13 @@ class OpenSlideReader:
         self._library = _library(place)
         self._slide = self._opened()
         try:
-            facts = dict(self._slide.properties)
+            stated = self._slide.properties
+            facts = {name: value for name in stated if (value := stated.get(name)) is not None}
             self.levels: tuple[LevelInfo, ...] = self._level_infos(facts)
             self.metadata: SlideMetadata = _metadata(facts)
             self._ratios: tuple[float, ...] = self._slide.level_downsamples
             names = set(self._slide.associated_images)
-        except self._library.OpenSlideError as error:
+        except (self._library.OpenSlideError, ValueError) as error:  # ValueError: text that is no UTF-8
             raise SlideError(f"slide {place.path!r}: OpenSlide cannot read it ({error}); copy it again") from error
         self.associated: tuple[str, ...] = (
             *(name for name in _ASSOCIATED if name in names),
@@ -184,6 +187,13 @@ class OpenSlideReader:
         """See `Reader.read_associated`."""
         if name not in self.associated:
             raise SpecError(f"associated image {name!r}: slide {self._place.path!r} has {list(self.associated)}")
+        stated = self.metadata.properties
+        width, height = (_number(stated.get(f"openslide.associated.{name}.{side}")) or 0 for side in _SIDES)
+        if width * height * 4 > MAX_STRIP_BYTES:
+            raise SlideError(
+                f"slide {self._place.path!r}: its {name} of {width:g} x {height:g} px is too large to decode as one "
+                "picture (limit 512 MiB)"
+            )
         try:
             with self._opened() as slide:
                 return self._rgb(slide.associated_images[name])

@@ -21,6 +21,7 @@ from msdask.readers import Reader, open_reader
 from msdask.sample.slides import SampleSlide
 from msdask.slides.region import read_region
 from msdask.slides.slide import Slide, open_slide
+from tests.tools.fuzz_mutations import mutate
 from tests.tools.openslide_files import write_bif, write_mrxs, write_trestle, write_vms, write_vmu
 from tests.tools.reader_files import smooth_image
 
@@ -263,3 +264,60 @@ def test_a_slide_that_openslide_does_not_know_is_refused_by_name(tmp_path: Path)
     assert open_reader(path).format == "tiff"
     with pytest.raises(SlideError, match=r"a\.tif.*OpenSlide does not know"):
         open_reader(path, backend="openslide")
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.vms", b"[Virtual Microscope Specimen]\nNoLayers=1\n", "OpenSlide"),
+        ("a.vmu", b"\xef\xbb\xbf[Uncompressed Virtual Microscope Specimen]\n", "OpenSlide"),
+        ("a.czi", b"ZISRAWFILE" + bytes(200), "OpenSlide"),
+        ("a.svslide", b"SQLite format 3\0" + bytes(200), "OpenSlide"),
+        ("a.db", b"SQLite format 3\0" + bytes(200), "no image format known here"),
+    ],
+)
+def test_what_begins_as_a_slide_of_openslides_and_is_none(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SlideError, match=rf"{name}.*{message}"):
+        open_reader(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.filterwarnings("ignore")  # tifffile warns of what it finds
+def test_mutations_give_pixels_or_our_errors(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    WRITERS[kind][1](path)
+    files = sorted(file for file in tmp_path.rglob("*") if file.is_file())
+    refused = 0
+    for seed in range(40):
+        file = files[seed % len(files)]
+        good = file.read_bytes()
+        file.write_bytes(mutate(good, seed, kind="binary"))
+        try:
+            reader = open_reader(path)
+            whole(reader)
+            assert len(reader.fingerprint()) == 64
+            for name in reader.associated:
+                assert reader.read_associated(name).shape[2] == 3
+        except SlideError:
+            refused += 1
+        file.write_bytes(good)
+    assert refused > 0
+    whole(open_reader(path))
+
+
+def test_an_associated_image_of_a_huge_size_is_not_decoded(tmp_path: Path) -> None:
+    write_vmu(tmp_path / "a.vmu", (IMAGE, HALF))
+    macro = tmp_path / "a_macro.jpg"
+    data = bytearray(macro.read_bytes())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 px a side
+    macro.write_bytes(data)
+    reader = open_reader(tmp_path / "a.vmu")
+    with pytest.raises(SlideError, match="macro of 65500 x 65500 px is too large"):
+        reader.read_associated("macro")
