@@ -46,20 +46,29 @@ class StatedScale:
 
 
 def info(
-    slide: Path,
+    slide: Path | None = None,
     *,
     scale: StatedScale = StatedScale(),
     strict: Annotated[bool, Parameter(negative="--no-strict")] = False,
+    readers: bool = False,
 ) -> int:
     """Say what a slide is: size, scale and where it came from, levels, associated images.
 
     Parameters
     ----------
     slide
-        file to open
+        file to open, or a folder that is one slide
     strict
         refuse a doubtful scale instead of warning
+    readers
+        list the readers instead: what they read, in which order they are asked, and what an extra would add
     """
+    if readers:
+        from msdask.cli.readers import print_readers
+
+        return print_readers()
+    if slide is None:
+        raise SpecError("msdask info: expected a slide, or --readers")
     for key, value in _facts(scale.open(slide, strict=strict)):
         out.print(f"{key:<11} {value}", markup=False)
     return 0

@@ -18,7 +18,7 @@ from msdask.cutting.block_reader import OnBadTile, PatchReader
 from msdask.cutting.label_maps import lazy_label_maps
 from msdask.cutting.measures import tissue_mean
 from msdask.errors import SpecError
-from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_mpp, plan_read
+from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_mpp
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 
@@ -32,14 +32,11 @@ THUMBNAIL_MPP = 8.0
 
 def read_plans(slide: Slide, spec: ExtractionSpec) -> tuple[ReadPlan, ...]:
     """How each magnification of `spec` is read from `slide`, highest magnification first."""
-    infos = slide.level_infos
     plans = []
     for magnification in spec.magnifications:
         try:
-            plan = plan_read(
+            plan = slide.plan_read(
                 magnification_to_mpp(magnification) / slide.mpp_used,
-                downsamples=[i.downsample for i in infos],
-                dct_scales=[i.dct_scales for i in infos],
                 patch_size=spec.patch_size,
                 source=spec.source,
                 decode=spec.decode,

@@ -22,7 +22,7 @@ from msdask.extraction.slide_table import Slides, read_slides
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
-from msdask.scale import footprint, plan_read
+from msdask.scale import footprint
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
@@ -362,10 +362,8 @@ class VirtualSet:
     def _read_scaled(self, part: _VirtualSlide, row: int, column: int, magnification: float) -> NDArray[np.uint8]:
         slide, size = part.slide, part.reader.patch_size
         target_mpp, mpp = 10.0 / magnification, slide.mpp or slide.mpp_used
-        plan = plan_read(
+        plan = slide.plan_read(
             target_mpp / mpp,
-            downsamples=[i.downsample for i in slide.level_infos],
-            dct_scales=[i.dct_scales for i in slide.level_infos],
             patch_size=size,
             source=self.spec.source,
             decode=self.spec.decode,

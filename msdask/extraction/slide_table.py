@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from msdask.errors import SlideError, SpecError
+from msdask.readers.listing import is_slide, slides_in
+from msdask.storage.places import is_url
 from msdask.storage.tables import read_table
 from msdask.store.layout import check_slide_id
 
@@ -23,7 +25,6 @@ Slides: TypeAlias = (
 )
 
 _OWN = ("path", "slide_id", "mask", "mpp", "magnification")
-_NOT_SLIDES = {".csv", ".json", ".txt", ".xml", ".geojson", ".md", ".html", ".log", ".zarr", ".ini"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     Parameters
     ----------
     slides : a CSV file (one path a line without a header, or with a column `path` and optionally slide_id, mask, mpp,
-        magnification, split, patient, label ...; relative paths are relative to the CSV), a folder of slides, a
-        single slide, a DataFrame with such columns, or a list of paths or mappings
+        magnification, split, patient, label ...; relative paths are relative to the CSV), a folder of slides (see
+        `msdask.readers.slides_in`), a single slide, a DataFrame with such columns, or a list of paths or mappings
 
     Raises
     ------
@@ -76,28 +77,24 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     for row in rows:
         check_slide_id(row.slide_id)
     if not rows:
-        source = f"'{os.fspath(slides)}'" if isinstance(slides, (str, os.PathLike)) else "an empty table"
-        raise SlideError(f"no slides in {source}: expected at least one path")
+        given = f"'{os.fspath(slides)}'" if isinstance(slides, (str, os.PathLike)) else "an empty table"
+        raise SlideError(f"no slides in {given}: expected at least one path")
     repeated = [slide_id for slide_id, n in Counter(r.slide_id for r in rows).items() if n > 1]
     if repeated:
         where = [r.path for r in rows if r.slide_id == repeated[0]]
         raise SpecError(
-            f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give "
-            "each an id of its own "
-            "in a column 'slide_id'"
+            f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give each "
+            "an id of its own in a column 'slide_id'"
         )
     return rows
 
 
 def _from_path(path: str) -> list[SlideRow]:
-    if "://" in path:
+    if is_url(path):
         return [_row({"path": path}, Path())]
     found = Path(path)
     if found.is_dir():
-        files = sorted(
-            f for f in found.iterdir() if f.is_file() and f.suffix.lower() not in _NOT_SLIDES and f.name[0] != "."
-        )
-        return [_row({"path": f}, Path()) for f in files]
+        return [_row({"path": slide}, Path()) for slide in ([path] if is_slide(path) else slides_in(path))]
     if not found.exists():
         raise SlideError(f"'{path}' does not exist: expected a CSV of slides, a folder of slides, or a slide")
     if found.suffix.lower() != ".csv":
@@ -130,7 +127,7 @@ def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
 
     def located(value: Any) -> str:
         text = os.fspath(value)
-        return text if "://" in text or os.path.isabs(text) else os.path.join(base, text)
+        return text if is_url(text) or os.path.isabs(text) else os.path.join(base, text)
 
     def number(name: str) -> float | None:
         try:

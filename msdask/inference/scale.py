@@ -14,12 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from msdask.errors import MsdaskError, SlideError, SpecError
-from msdask.extraction.slide_table import read_slides
 from msdask.extras import require
 from msdask.masks.tissue import stained_share, tissue_from_rgb
+from msdask.readers.listing import is_slide, slides_in
 from msdask.selection.coverage import SummedArea
 from msdask.slides.region import read_region
 from msdask.slides.slide import Slide
+from msdask.storage.places import is_url
 from msdask.storage.tables import read_table
 
 if TYPE_CHECKING:
@@ -290,11 +291,13 @@ def _smaller(image: Image) -> Image:
 
 
 def _is_file(images: Any) -> bool:
-    """Whether this is the path of one image, not of a folder or CSV."""
+    """Whether this is the path of one image, not of a folder of images or a CSV."""
     if not isinstance(images, (str, os.PathLike)):
         return False
     path = os.fspath(images)
-    return "://" in path or not (Path(path).is_dir() or path.lower().endswith(".csv"))
+    if os.path.isdir(path) and not is_url(path):
+        return is_slide(path)
+    return is_url(path) or not path.lower().endswith(".csv")
 
 
 def _listed(images: Any) -> list[Any]:
@@ -307,26 +310,31 @@ def _listed(images: Any) -> list[Any]:
     return listed_paths(images)
 
 
-def listed_paths(source: str | os.PathLike[str]) -> list[str]:
+def listed_paths(images: str | os.PathLike[str]) -> list[str]:
     """Paths of the images in a folder (by name) or a CSV (in its order), or the one image itself.
 
     Parameters
     ----------
-    source : of a CSV, the column `path` is taken, or the first one where it has no header; relative paths are relative
-        to the CSV, and unlike in a cohort several images may have one name
+    images : of a folder, what `msdask.readers.slides_in` finds is taken; of a CSV, the column `path`, or the first one
+        where it has no header; relative paths are relative to the CSV, and unlike in a cohort several images may have
+        one name
 
     Raises
     ------
     SlideError
         There is no such file or folder, or no image is listed.
     """
-    path = Path(source)
-    if _is_file(source) or not path.is_file():
-        return [row.path for row in read_slides(source)]
+    path = Path(images)
+    if not is_url(os.fspath(images)) and not path.exists():
+        raise SlideError(f"'{path}' does not exist: expected a CSV of paths, a folder of images, or an image")
+    if _is_file(images):
+        return [os.fspath(images)]
+    if path.is_dir():
+        return slides_in(path)
     found = [cell for cell in read_table(path, "path", error=SlideError).column("path") if cell]
     if not found:
         raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
-    return [cell if "://" in cell else os.fspath(path.parent / cell) for cell in found]
+    return [cell if is_url(cell) else os.fspath(path.parent / cell) for cell in found]
 
 
 def _name(image: Any) -> str:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LevelInfo", "Reader", "ReadsAhead", "SlideMetadata"]
+from msdask.errors import SlideError
+
+if TYPE_CHECKING:
+    from msdask.readers.place import Place
+
+__all__ = [
+    "LevelInfo",
+    "Reader",
+    "ReaderModule",
+    "ReadsAhead",
+    "SlideMetadata",
+    "UnsupportedSlideError",
+    "stored_downsample",
+]
+
+
+class UnsupportedSlideError(SlideError):
+    """A slide that may be whole, but of a kind that this reader does not read: the next reader is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,22 @@ class LevelInfo:
     def grid(self) -> tuple[int, int]:
         """Number of tiles (rows, columns)."""
         return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
+
+
+def stored_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
+    """Level-0 px per px of a level, from the (height, width) of both.
+
+    The nearest integer where both sides agree with it within one px of the level (floor, ceil and rounding writers all
+    do), else the mean of the two ratios.
+
+    >>> stored_downsample((32914, 46000), (2057, 2875)), stored_downsample((1000, 1000), (400, 400))
+    (16.0, 2.5)
+    """
+    ratios = full[0] / level[0], full[1] / level[1]
+    nearest = max(1, round(sum(ratios) / 2))
+    if all(abs(a / nearest - b) < 1 for a, b in zip(full, level, strict=True)):
+        return float(nearest)
+    return sum(ratios) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +150,28 @@ class ReadsAhead(Protocol):
 
     def forget(self, level: int, tile: tuple[int, int]) -> None:
         """Let go of the bytes of a (row, column) tile that was prefetched and is not needed after all."""
+        ...
+
+
+class ReaderModule(Protocol):
+    """What a module that reads a slide format has: two functions, and a third where a slide is several files."""
+
+    def accepts(self, place: Place) -> bool:
+        """Whether this looks like a slide of the format: by first bytes, names in a folder, or files beside it.
+
+        Asked of every slide that no earlier reader took, so it must be quick; on a file of another format it says
+        False and raises nothing but SlideError.
+        """
+        ...
+
+    def open_place(self, place: Place) -> Reader:
+        """The reader of a place that was accepted.
+
+        Raises
+        ------
+        UnsupportedSlideError
+            It is a slide, but of a kind that is not read here: the next reader is asked.
+        SlideError
+            It is damaged.
+        """
         ...

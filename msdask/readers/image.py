@@ -22,10 +22,20 @@ from PIL import Image
 
 from msdask.errors import SlideError, SpecError, TileError
 from msdask.readers.base import LevelInfo, SlideMetadata
-from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_white, to_uint8
+from msdask.readers.place import Place
+from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_background, to_uint8
 from msdask.storage.source import ByteSource, SourceFile, fingerprint
 
-__all__ = ["IMAGE_ERRORS", "MAX_DECODED_BYTES", "ImageReader", "check_png_rows", "image_format", "open_image"]
+__all__ = [
+    "IMAGE_ERRORS",
+    "MAX_DECODED_BYTES",
+    "ImageReader",
+    "accepts",
+    "check_png_rows",
+    "image_format",
+    "open_image",
+    "open_place",
+]
 
 MAX_DECODED_BYTES = 512 << 20
 _TILE = 512
@@ -63,6 +73,16 @@ def image_format(head: bytes) -> str | None:
     if head[:2] == b"BM" and len(head) > 5 and head[6:10] == b"\0\0\0\0":
         return "BMP"
     return "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def accepts(place: Place) -> bool:
+    """See `ReaderModule.accepts`."""
+    return image_format(place.head) is not None
+
+
+def open_place(place: Place) -> ImageReader:
+    """See `ReaderModule.open_place`."""
+    return ImageReader(place.open())
 
 
 def open_image(source: ByteSource, *, kind: str) -> Image.Image:
@@ -133,8 +153,7 @@ class ImageReader:
                 raise SlideError(self._too_large("too many pixels")) from error
             raise SlideError(
                 f"slide {source.path!r}: an image whose header cannot be read ({type(error).__name__}: {error}); it is "
-                "damaged or was "
-                "cut short: copy it again"
+                "damaged or was cut short: copy it again"
             ) from error
         try:
             self._check(width, height, mode, is_deep=bits == b"\x10")
@@ -154,15 +173,13 @@ class ImageReader:
         if mode not in _MODES:
             raise SlideError(
                 f"slide {self._source.path!r}: pixels of mode {mode} in a {self._kind}; expected RGB, RGBA, gray or a "
-                "palette of 8 or 16 "
-                "bits: convert it to RGB"
+                "palette of 8 or 16 bits: convert it to RGB"
             )
 
     def _too_large(self, found: str) -> str:
         return (
             f"slide {self._source.path!r}: {found} would be decoded at once, the limit is {MAX_DECODED_BYTES >> 20} "
-            "MiB; save it as a tiled, "
-            "pyramidal TIFF"
+            "MiB; save it as a tiled, pyramidal TIFF"
         )
 
     def read_tile(
@@ -173,8 +190,7 @@ class ImageReader:
         if level != 0 or scale != 1 or not (0 <= row < rows and 0 <= column < columns):
             raise SpecError(
                 f"tile (row {row}, column {column}) of level {level} reduced by {scale}: slide {self._source.path!r} "
-                "has one level of "
-                f"{rows} x {columns} tiles, not reducible"
+                f"has one level of {rows} x {columns} tiles, not reducible"
             )
         pixels = self._decoded(row, column)
         return pixels[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE].copy()
@@ -185,12 +201,7 @@ class ImageReader:
 
     def fingerprint(self) -> str:
         """See `Reader.fingerprint`."""
-        try:
-            return fingerprint(self._source)
-        except OSError as error:
-            raise SlideError(
-                f"slide {self._source.path!r}: cannot be read ({error}); check that it is still there"
-            ) from error
+        return fingerprint(self._source)
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -246,5 +257,5 @@ def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 def _part_rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     samples = to_uint8(pixels)
     if samples.shape[2] in (2, 4):
-        samples = over_white(samples[:, :, :-1], samples[:, :, -1])
+        samples = over_background(samples[:, :, :-1], samples[:, :, -1])
     return gray_to_rgb(samples[:, :, 0]) if samples.shape[2] == 1 else samples

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,19 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError
-from msdask.readers.base import LevelInfo, SlideMetadata
+from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
+from msdask.readers.place import Place
 from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
 from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
-from msdask.storage.ranges import READ_AHEAD, RemoteSource
+from msdask.storage.ranges import READ_AHEAD
 from msdask.storage.source import ByteSource, SourceFile, fingerprint
 
-__all__ = ["TiffReader", "is_tiff", "stored_downsample"]
+__all__ = ["TiffReader", "accepts", "is_tiff", "open_place"]
 
 _NDPI_TAG = 65420
 _ASSOCIATED = ("label", "macro", "thumbnail")
+_TRESTLE = "MedScan"
+"""Begins the Software tag of Trestle's scanners."""
 _FLAGS = ("is_svs", "is_ndpi", "is_scn", "is_philips", "is_ome")
 
 
@@ -35,20 +39,14 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def stored_downsample(full: tuple[int, int], level: tuple[int, int]) -> float:
-    """Level-0 px per px of a level, from the (height, width) of both.
+def accepts(place: Place) -> bool:
+    """See `ReaderModule.accepts`."""
+    return is_tiff(place.head)
 
-    The nearest integer where both sides agree with it within one px of the level (floor, ceil and rounding writers all
-    do), else the mean of the two ratios.
 
-    >>> stored_downsample((32914, 46000), (2057, 2875)), stored_downsample((1000, 1000), (400, 400))
-    (16.0, 2.5)
-    """
-    ratios = full[0] / level[0], full[1] / level[1]
-    nearest = max(1, round(sum(ratios) / 2))
-    if all(abs(a / nearest - b) < 1 for a, b in zip(full, level, strict=True)):
-        return float(nearest)
-    return sum(ratios) / 2
+def open_place(place: Place) -> TiffReader:
+    """See `ReaderModule.open_place`."""
+    return TiffReader(place.open())
 
 
 class TiffReader:
@@ -60,7 +58,7 @@ class TiffReader:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self.reads_ahead = isinstance(source, RemoteSource)
+        self.reads_ahead = source.reads_ahead
         try:
             self._open()
         except SlideError:
@@ -70,8 +68,8 @@ class TiffReader:
             source.close()
             raise SlideError(
                 f"slide {source.path!r}: a TIFF of {source.size} bytes whose structure cannot be read "
-                f"({type(error).__name__}: "
-                f"{error}); expected whole directories: it is damaged or was cut short, copy it again"
+                f"({type(error).__name__}: {error}); expected whole directories: it is damaged or was cut short, copy "
+                "it again"
             ) from error
 
     def _open(self) -> None:
@@ -84,10 +82,11 @@ class TiffReader:
                 raise SlideError(f"slide {source.path!r}: a TIFF without a single image; it is damaged: copy it again")
             description = str(tif.pages.first.description)
             check_xml(description, source.path)
-            if tif.is_bif:
-                raise SlideError(
-                    f"slide {source.path!r}: a Ventana BIF, whose tiles overlap; convert it to a pyramidal TIFF or "
-                    "OME-TIFF"
+            software = str(tif.pages.first.tags.valueof(305, ""))
+            if tif.is_bif or software.startswith(_TRESTLE):
+                kind = "a Ventana BIF" if tif.is_bif else "a Trestle TIFF"
+                raise UnsupportedSlideError(
+                    f"slide {source.path!r}: {kind}, whose tiles overlap; convert it to a pyramidal TIFF or OME-TIFF"
                 )
             series = [s for s in tif.series if _pages(s)]
             if not series:
@@ -102,13 +101,7 @@ class TiffReader:
             metadata = read_metadata(page.keyframe, description, vendor, shape)
             self._associated = self._associated_images(others, vendor)
             self._directories = _directories(tif)
-        self.metadata = SlideMetadata(
-            mpp=metadata.mpp,
-            mpp_source=metadata.mpp_source,
-            objective_power=metadata.objective_power,
-            vendor=vendor,
-            properties={**metadata.properties, **self._skipped},
-        )
+        self.metadata: SlideMetadata = replace(metadata, properties={**metadata.properties, **self._skipped})
         self.associated: tuple[str, ...] = tuple(name for name in _ASSOCIATED if name in self._associated)
         self.levels: tuple[LevelInfo, ...] = tuple(
             LevelInfo(image.shape, image.tile, stored_downsample(shape, image.shape), image.dct_scales)
@@ -125,15 +118,12 @@ class TiffReader:
         if not (0 <= row < image.grid[0] and 0 <= column < image.grid[1]) or scale not in image.dct_scales:
             raise SpecError(
                 f"tile (row {row}, column {column}) reduced by {scale}: level {level} of slide {self._source.path!r} "
-                "has "
-                f"{image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
+                f"has {image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
             )
         return image.read(row, column, scale, out)
 
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
-        """See `ReadsAhead.prefetch`; a local file's tiles are all at hand."""
-        if not isinstance(self._source, RemoteSource):
-            return len(tiles)
+        """See `ReadsAhead.prefetch`."""
         ranges: list[tuple[int, int]] = []
         total = 0
         for count, (row, column) in enumerate(tiles):
@@ -149,8 +139,7 @@ class TiffReader:
 
     def forget(self, level: int, tile: tuple[int, int]) -> None:
         """See `ReadsAhead.forget`."""
-        if isinstance(self._source, RemoteSource):
-            self._source.forget(self._images[level].byte_ranges(*tile))
+        self._source.forget(self._images[level].byte_ranges(*tile))
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         """See `Reader.read_associated`."""
@@ -160,12 +149,7 @@ class TiffReader:
 
     def fingerprint(self) -> str:
         """See `Reader.fingerprint`. The tables of tiles are part of it."""
-        try:
-            return fingerprint(self._source, self._directories, extra=(image.segment_table() for image in self._images))
-        except OSError as error:
-            raise SlideError(
-                f"slide {self._source.path!r}: cannot be read ({error}); check that it is still there"
-            ) from error
+        return fingerprint(self._source, self._directories, extra=(image.segment_table() for image in self._images))
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -198,8 +182,7 @@ class TiffReader:
         if len(main.pages) > 1 or planes > 1:
             raise SlideError(
                 f"slide {self._source.path!r}: a stack of {max(len(main.pages), planes)} planes, axes {main.axes}, "
-                "shape "
-                f"{tuple(main.shape)}; expected one RGB or gray plane: export the plane or channels wanted as RGB"
+                f"shape {tuple(main.shape)}; expected one RGB or gray plane: export the plane or channels wanted as RGB"
             )
 
     def _associated_images(self, others: list[Any], vendor: str) -> dict[str, TiffImage]:

@@ -68,8 +68,8 @@ def read_metadata(page: Any, description: str, vendor: str, shape: tuple[int, in
     -------
     metadata : mpp as stored; the plain resolution tags serve where the vendor's own fields are absent
     """
-    readers = {"aperio": _aperio, "ome": _ome, "leica": _leica, "philips": _philips, "hamamatsu": _hamamatsu}
-    mpp, power, properties = readers[vendor](page, description, shape) if vendor in readers else (None, None, {})
+    vendors = {"aperio": _aperio, "ome": _ome, "leica": _leica, "philips": _philips, "hamamatsu": _hamamatsu}
+    mpp, power, properties = vendors[vendor](page, description, shape) if vendor in vendors else (None, None, {})
     origin = vendor if mpp else None
     if mpp is None:
         mpp = _from_resolution(page)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, TileError
 from msdask.readers.jpeg_tiles import DCT_SCALES, JpegTiles, coded_size
-from msdask.readers.to_rgb import by_rows, from_palette, gray_to_rgb, over_white, shrink, to_uint8
+from msdask.readers.to_rgb import by_rows, from_palette, gray_to_rgb, over_background, shrink, to_uint8
 from msdask.storage.source import ByteSource
 
 __all__ = ["MAX_SIDE", "MAX_STRIP_BYTES", "MAX_TILE_BYTES", "PARSE_ERRORS", "TiffImage"]
@@ -261,8 +261,7 @@ class TiffImage:
         if key.dtype is None:
             raise SlideError(
                 f"{self._where} has samples of {key.bitspersample} bits, format {key.sampleformat}; expected 8 or 16 "
-                "bits unsigned: "
-                "convert it to 8-bit RGB"
+                "bits unsigned: convert it to 8-bit RGB"
             )
         # what is decoded, or what it becomes as RGB
         decoded = self.tile[0] * self.tile[1] * max(3, int(key.samplesperpixel) * key.dtype.itemsize)
@@ -270,8 +269,7 @@ class TiffImage:
         if decoded > limit:
             raise SlideError(
                 f"{self._where}: one {kind} of {self.tile[1]} x {self.tile[0]} px takes {decoded >> 20} MiB, the limit "
-                "is "
-                f"{limit >> 20} MiB; save it again as a tiled, pyramidal TIFF"
+                f"is {limit >> 20} MiB; save it again as a tiled, pyramidal TIFF"
             )
         if int(key.imagedepth) != 1 or (key.is_tiled and int(key.tiledepth) != 1):
             raise SlideError(
@@ -303,8 +301,7 @@ class TiffImage:
             return partial(_color_rgb, alpha=alpha if samples == 4 else 0)
         raise SlideError(
             f"{self._where} has {samples} channel(s) of photometric interpretation {photometric}; expected RGB, YCbCr "
-            "JPEG, gray or "
-            "palette: convert it to 8-bit RGB"
+            "JPEG, gray or palette: convert it to 8-bit RGB"
         )
 
     def _fast_decoder(self, page: Any) -> JpegTiles | None:
@@ -342,7 +339,7 @@ def _gray_rgb(pixels: NDArray[Any], *, is_inverted: bool, premultiplied: bool | 
     if is_inverted:
         gray = 255 - gray
     if premultiplied is not None:
-        gray = over_white(gray, samples[:, :, 1], premultiplied=premultiplied)
+        gray = over_background(gray, samples[:, :, 1], premultiplied=premultiplied)
     return gray_to_rgb(gray[:, :, 0])
 
 
@@ -350,5 +347,5 @@ def _color_rgb(pixels: NDArray[Any], *, alpha: int) -> NDArray[np.uint8]:
     """`alpha` is TIFF's ExtraSamples: 1 associated, 2 unassociated; 0 has no stated meaning and is left out."""
     samples = to_uint8(pixels)
     if alpha in (1, 2):
-        return over_white(samples[:, :, :3], samples[:, :, 3], premultiplied=alpha == 1)
+        return over_background(samples[:, :, :3], samples[:, :, 3], premultiplied=alpha == 1)
     return samples[:, :, :3]

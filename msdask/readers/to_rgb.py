@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_rows", "from_palette", "gray_to_rgb", "over_white", "shrink", "to_uint8"]
+__all__ = ["by_rows", "from_palette", "gray_to_rgb", "over_background", "shrink", "to_uint8"]
 
 
 _PIXELS_AT_ONCE = 1 << 20
@@ -51,20 +51,28 @@ def gray_to_rgb(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
 
 
-def over_white(color: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:
-    """Composite on white: transparent pixels of a slide are glass, not black.
+def over_background(
+    color: NDArray[np.uint8],
+    alpha: NDArray[np.uint8],
+    background: int | tuple[int, int, int] = 255,
+    *,
+    premultiplied: bool = False,
+) -> NDArray[np.uint8]:
+    """Composite on white, or another colour: transparent pixels of a slide are glass, not black.
 
     Parameters
     ----------
     color : (height, width, channels)
     alpha : (height, width), 255 = opaque
+    background : of every channel, or of each
     premultiplied : whether `color` was multiplied by alpha already (TIFF's associated alpha)
     """
     opacity = alpha[:, :, np.newaxis].astype(np.uint32)
     light = color.astype(np.uint32)
     if not premultiplied:
         light = (light * opacity + 127) // 255
-    composited: NDArray[np.uint8] = np.minimum(light + (255 - opacity), 255).astype(np.uint8)
+    light += ((255 - opacity) * np.asarray(background, np.uint32) + 127) // 255
+    composited: NDArray[np.uint8] = np.minimum(light, 255).astype(np.uint8)
     return composited
 
 

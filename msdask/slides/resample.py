@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["area_mean", "source_span"]
+__all__ = ["area_mean", "read_span"]
 
 _EXACT = 1e-9
 _HALF_UP = 0.5 + 1e-6
 """Exact halves go up whatever the last bits of the running sums, which differ from block to block, say."""
 
 
-def source_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int, int]:
-    """Source px [first, last) under output px [first, last), clipped to the source's `size`."""
+def read_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int, int]:
+    """Px [first, last) of the level that lie under output px [first, last), clipped to its `size`."""
     start = int(np.floor(first * ratio + _EXACT))
     stop = int(np.ceil(last * ratio - _EXACT))
     start = min(start, size - 1)
@@ -22,42 +22,42 @@ def source_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int,
 
 
 def area_mean(
-    source: NDArray[np.uint8], *, origin: tuple[int, int], first: tuple[int, int], shape: tuple[int, int], ratio: float
+    read: NDArray[np.uint8], *, origin: tuple[int, int], first: tuple[int, int], shape: tuple[int, int], ratio: float
 ) -> NDArray[np.uint8]:
-    """Mean of the source over the square under each output px; fractional edges weigh by their share.
+    """Mean of what is read over the square under each output px; fractional edges weigh by their share.
 
     Parameters
     ----------
-    source : (height, width, 3) uint8, the part of the level that lies under the output (see `source_span`)
-    origin : (y, x) of source[0, 0] in the level, px
+    read : (height, width, 3) uint8, the part of the level that lies under the output (see `read_span`)
+    origin : (y, x) of read[0, 0] in the level, px
     first : (y, x) of the first output px in the whole output
     shape : (height, width) of the output block
-    ratio : source px per output px, at least 1
+    ratio : px read per output px, at least 1
 
     Returns
     -------
     mean : (height, width, 3) uint8, rounded to the nearest
-        Where the source ends early, the mean over what there is.
+        Where the level ends early, the mean over what there is.
     """
     steps = round(ratio)
     is_aligned = abs(ratio - steps) < _EXACT and (first[0] * steps, first[1] * steps) == origin
     # Px with a whole square under them always go through cv2, whatever block they stand in: its halves round otherwise.
-    height, width = (min(n, s // steps) if is_aligned else 0 for n, s in zip(shape, source.shape[:2], strict=True))
+    height, width = (min(n, s // steps) if is_aligned else 0 for n, s in zip(shape, read.shape[:2], strict=True))
     if (height, width) == shape:
-        return _whole_means(source[: height * steps, : width * steps], steps)
-    rows = _mean_along(source.astype(np.float64), origin[0], first[0], shape[0], ratio)
+        return _whole_means(read[: height * steps, : width * steps], steps)
+    rows = _mean_along(read.astype(np.float64), origin[0], first[0], shape[0], ratio)
     both = _mean_along(rows.swapaxes(0, 1), origin[1], first[1], shape[1], ratio).swapaxes(0, 1)
     mean = np.ascontiguousarray(np.floor(both + _HALF_UP).astype(np.uint8))
     if height and width:
-        mean[:height, :width] = _whole_means(source[: height * steps, : width * steps], steps)
+        mean[:height, :width] = _whole_means(read[: height * steps, : width * steps], steps)
     return mean
 
 
-def _whole_means(source: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
+def _whole_means(read: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
     if steps == 1:
-        return source
-    shape = source.shape[1] // steps, source.shape[0] // steps
-    return cv2.resize(source, shape, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return read
+    shape = read.shape[1] // steps, read.shape[0] // steps
+    return cv2.resize(read, shape, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _mean_along(values: NDArray[np.float64], origin: int, first: int, count: int, ratio: float) -> NDArray[np.float64]:

@@ -18,18 +18,18 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError
-from msdask.readers import open_reader
 from msdask.readers.base import LevelInfo, Reader
-from msdask.scale import ReadPlan, magnification_to_mpp, mpp_to_magnification, plan_read
+from msdask.readers.registry import open_reader
+from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
 from msdask.slides.region import OnBadTile, read_region
-from msdask.slides.resample import area_mean, source_span
+from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
 
 __all__ = ["Slide", "open_slide"]
 
 _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
-_SOURCE_CHUNK = 2048
+_READ_CHUNK = 2048
 """Side of what one chunk of `Slide.at` reads, px: bounds the memory of a task."""
 _REPR_PIXELS = 4_000_000
 """A repr never decodes more than this."""
@@ -48,18 +48,21 @@ def open_slide(
 
     Parameters
     ----------
-    path : file or URL (s3://, https://, memory:// ... through fsspec); the format is chosen by content
+    path : file or URL (s3://, https://, memory:// ... through fsspec), or a folder that is one slide; the format is
+        chosen by content
     mpp : um/px of level 0; overrides the file
     magnification : the same as 10 / mpp; at most one of the two
     tolerance : relative distance at which the slide's mpp counts as a nominal one (0.125, 0.25, 0.5, 1.0); 0 switches
         it off
     strict : raise MissingScaleError where the scale is doubtful, instead of warning
-    backend : reader to use ("tiff", "image"); None chooses
+    backend : name of the reader to use ("tiff", "openslide", "image", or a plug-in's); None chooses
 
     Raises
     ------
     SlideError
         The file is missing, damaged or no slide; the message says which.
+    MissingExtraError
+        What reads its format is not installed; the message says how to.
     MissingScaleError
         With `strict`, for a doubtful scale. Without, only when a physical scale is asked of a slide that has none.
     """
@@ -142,7 +145,7 @@ class Slide:
     @property
     def mpp_source(self) -> str | None:
         """Where `mpp` was read."""
-        return self.scale.source
+        return self.scale.stated_by
 
     @property
     def quality(self) -> Quality:
@@ -240,6 +243,26 @@ class Slide:
         slide._on_bad_tile = on_bad_tile
         return slide
 
+    def plan_read(
+        self,
+        ratio: float,
+        *,
+        patch_size: int,
+        source: Source = "coarsest",
+        decode: Decode = "scaled",
+        allow_upsampling: bool = False,
+    ) -> ReadPlan:
+        """Which level of this slide is read for one scale, and how; see `msdask.scale.plan_read`."""
+        return plan_read(
+            ratio,
+            downsamples=[i.downsample for i in self.level_infos],
+            dct_scales=[i.dct_scales for i in self.level_infos],
+            patch_size=patch_size,
+            source=source,
+            decode=decode,
+            allow_upsampling=allow_upsampling,
+        )
+
     def _level(self, level: int) -> da.Array:
         info = self.level_infos[level]
         chunk = tuple(max(1, _LEVEL_CHUNK // t) * t if t <= _LEVEL_CHUNK else t for t in info.tile)
@@ -248,13 +271,8 @@ class Slide:
     def _at_ratio(self, ratio: float) -> tuple[da.Array, ReadPlan]:
         """The whole slide at `ratio` level-0 px per px."""
         height, width = (max(1, round(n / ratio)) for n in self.shape)
-        plan = plan_read(
-            ratio,
-            downsamples=[i.downsample for i in self.level_infos],
-            dct_scales=[i.dct_scales for i in self.level_infos],
-            patch_size=max(height, width),
-        )
-        chunk = max(1, int(_SOURCE_CHUNK / plan.ratio))
+        plan = self.plan_read(ratio, patch_size=max(height, width))
+        chunk = max(1, int(_READ_CHUNK / plan.ratio))
         return self._lazy("at", (height, width), (chunk, chunk), _read_at, (plan,)), plan
 
     def _lazy(
@@ -289,9 +307,6 @@ class Slide:
             "objective_power": self.objective_power,
         }
         return {key: value for key, value in facts.items() if value is not None}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (
@@ -371,8 +386,8 @@ def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple
     info = slide.level_infos[plan.level]
     height, width = (max(1, n // plan.dct_scale) for n in info.shape)
     ratio = plan.ratio
-    y = source_span(*rows, ratio=ratio, size=height)
-    x = source_span(*columns, ratio=ratio, size=width)
-    source = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile)
+    y = read_span(*rows, ratio=ratio, size=height)
+    x = read_span(*columns, ratio=ratio, size=width)
+    read = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile)
     shape = rows[1] - rows[0], columns[1] - columns[0]
-    return area_mean(source, origin=(y[0], x[0]), first=(rows[0], columns[0]), shape=shape, ratio=ratio)
+    return area_mean(read, origin=(y[0], x[0]), first=(rows[0], columns[0]), shape=shape, ratio=ratio)

@@ -32,7 +32,7 @@ class SlideScale:
     ----------
     mpp : um/px, or None where the file does not say or says nonsense
     mpp_used : um/px that everything is planned with: `mpp`, or the nominal value that it stands for
-    source : "user", "user magnification", "objective power", or where in the file
+    stated_by : "user", "user magnification", "objective power", or where in the file
     quality : how far to trust it
     warnings : sentences for a person
     problem : why `mpp` is None
@@ -40,7 +40,7 @@ class SlideScale:
 
     mpp: float | None
     mpp_used: float | None
-    source: str | None
+    stated_by: str | None
     quality: Quality
     warnings: tuple[str, ...] = ()
     problem: str = ""
@@ -90,16 +90,16 @@ def _from_user(mpp: float | None, magnification: float | None, tolerance: float,
     if mpp is not None and magnification is not None:
         raise SpecError(f"slide '{name}': mpp={mpp!r} and magnification={magnification!r}: give one of them")
     if magnification is not None:
-        mpp, source = magnification_to_mpp(magnification), "user magnification"
+        mpp, stated_by = magnification_to_mpp(magnification), "user magnification"
     else:
-        source = "user"
+        stated_by = "user"
     if isinstance(mpp, str):
         raise SpecError(f"slide '{name}': mpp={mpp!r}: expected a number of um/px, such as ms.estimate_scale(path).mpp")
     if mpp is None or not math.isfinite(mpp) or not MILLIMETRES_BELOW <= mpp <= MAX_MPP:
         raise SpecError(
             f"slide '{name}': {mpp!r} um/px: expected {MILLIMETRES_BELOW} to {MAX_MPP:g}, such as 0.25 for 40x"
         )
-    return SlideScale(mpp, snap_mpp(mpp, tolerance=tolerance), source, "user")
+    return SlideScale(mpp, snap_mpp(mpp, tolerance=tolerance), stated_by, "user")
 
 
 def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:

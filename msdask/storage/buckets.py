@@ -175,6 +175,13 @@ class Bucket:
             found = obstore.list_with_delimiter(self._store, self.key(path))
             return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found["common_prefixes"])
 
+    def names(self, path: str) -> list[str]:
+        """Names of the objects and folders directly below `path`."""
+        with self._errors(path):
+            found = obstore.list_with_delimiter(self._store, self.key(path))
+            keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+            return [key.rstrip("/").rsplit("/", 1)[-1] for key in keys]
+
     def is_folder(self, path: str) -> bool:
         """See `Storage.is_folder`."""
         with self._errors(path):

@@ -18,7 +18,7 @@ from msdask.storage.local import local
 if TYPE_CHECKING:
     from msdask.storage.buckets import Bucket
 
-__all__ = ["Storage", "at", "bucket", "configure", "gather", "is_remote", "join", "location", "zarr_store"]
+__all__ = ["Storage", "at", "bucket", "configure", "gather", "is_remote", "is_url", "join", "location", "zarr_store"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,6 +106,11 @@ def location(path: str | os.PathLike[str]) -> str:
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a path leads to object storage."""
     return isinstance(path, str) and path.startswith(_REMOTE)
+
+
+def is_url(path: str) -> bool:
+    """Whether this is a URL of any kind, object storage or another one, and no local path."""
+    return "://" in path
 
 
 def join(path: str | os.PathLike[str], *names: str) -> str:

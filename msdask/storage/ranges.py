@@ -12,7 +12,16 @@ from typing import Any
 from msdask.errors import StoreError
 from msdask.storage import places
 
-__all__ = ["READ_AHEAD", "ObjectSource", "RemoteSource", "UrlSource", "coalesce", "open_url"]
+__all__ = [
+    "READ_AHEAD",
+    "ObjectSource",
+    "RemoteSource",
+    "UrlSource",
+    "coalesce",
+    "is_url_folder",
+    "names_at_url",
+    "open_url",
+]
 
 READ_AHEAD = 32 << 20
 """Bytes that one reader asks for at once, before it needs them."""
@@ -59,6 +68,7 @@ class RemoteSource:
 
     path: str
     size: int
+    reads_ahead = True
 
     def __init__(self) -> None:
         self._is_closed = False
@@ -154,13 +164,11 @@ class RemoteSource:
 class UrlSource(RemoteSource):
     """A file behind any fsspec URL (http, s3, gs, memory ...)."""
 
-    def __init__(self, url: str, *, storage_options: dict[str, Any] | None = None) -> None:
-        import fsspec
-
+    def __init__(self, url: str) -> None:
         super().__init__()
         self.path = url
         try:
-            self._fs, self._key = fsspec.core.url_to_fs(url, **(storage_options or {}))
+            self._fs, self._key = _file_system(url)
             info = self._fs.info(self._key)
         except _url_errors() as error:
             raise _as_os_error(error) from error
@@ -203,9 +211,38 @@ def open_url(url: str) -> RemoteSource:
     return ObjectSource(url) if places.is_remote(url) else UrlSource(url)
 
 
+def is_url_folder(url: str) -> bool:
+    """Whether something lies below a URL; of a server that cannot be reached, False."""
+    try:
+        if places.is_remote(url):
+            return places.at(url).is_folder(url)
+        file_system, key = _file_system(url)
+        return bool(file_system.isdir(key))
+    except _url_errors():
+        return False
+
+
+def names_at_url(url: str) -> list[str]:
+    """Names of what lies directly below a URL; raises OSError."""
+    try:
+        if places.is_remote(url):
+            return places.bucket(url).names(url)
+        file_system, key = _file_system(url)
+        return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in file_system.ls(key, detail=False)]
+    except _url_errors() as error:
+        raise _as_os_error(error) from error
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    file_system, key = fsspec.core.url_to_fs(url)
+    return file_system, key
+
+
 def _url_errors() -> tuple[type[BaseException], ...]:
-    """What fsspec and the clients behind it raise; theirs only where they are loaded."""
-    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError, NotImplementedError]
+    """What fsspec, our buckets and the clients behind them raise; theirs only where they are loaded."""
+    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError, StoreError]
     for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from msdask.errors import MsdaskError, SlideError
-from msdask.storage.ranges import RemoteSource, open_url
+from msdask.storage.places import is_url
+from msdask.storage.ranges import RemoteSource, is_url_folder, names_at_url, open_url
 
-__all__ = ["ByteSource", "LocalSource", "SourceFile", "fingerprint", "open_source"]
+__all__ = ["ByteSource", "LocalSource", "SourceFile", "fingerprint", "is_folder", "names", "open_source"]
 
 _MIB = 1 << 20
 _SAMPLE = 64 << 10
@@ -26,10 +27,12 @@ class ByteSource(Protocol):
     ----------
     path : as given by the user, or the URL
     size : bytes
+    reads_ahead : whether a read is a request to a server, and `prefetch` saves most of them
     """
 
     path: str
     size: int
+    reads_ahead: bool
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`; fewer only where the file ends.
@@ -45,6 +48,14 @@ class ByteSource(Protocol):
         """Several (offset, size) ranges, in their order."""
         ...
 
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Read (offset, size) ranges that will be asked for soon, where that saves requests; raises nothing."""
+        ...
+
+    def forget(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Let go of ranges that were prefetched, each for one use."""
+        ...
+
     def close(self) -> None:
         """Release the file; reading afterwards raises OSError."""
         ...
@@ -53,6 +64,7 @@ class ByteSource(Protocol):
 class LocalSource:
     """A local file, read by pread: no shared position; a file cut while open reads short, mmap would kill."""
 
+    reads_ahead = False
     _release = staticmethod(os.close)  # `os` itself may be gone when the interpreter ends
 
     def __init__(self, path: str) -> None:
@@ -77,6 +89,12 @@ class LocalSource:
         """See `ByteSource.read_many`."""
         return [self.read(offset, size) for offset, size in ranges]
 
+    def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Nothing: a local file's bytes are all at hand."""
+
+    def forget(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """See `ByteSource.close`."""
         descriptor, self._descriptor = self._descriptor, -1
@@ -99,7 +117,7 @@ class SourceFile(io.RawIOBase):
     @classmethod
     def buffered(cls, source: ByteSource) -> io.BufferedReader:
         """A buffered file over `source`; blocks are larger where a read is a request to a server."""
-        return io.BufferedReader(cls(source), buffer_size=16 << 10 if isinstance(source, LocalSource) else 256 << 10)
+        return io.BufferedReader(cls(source), buffer_size=256 << 10 if source.reads_ahead else 16 << 10)
 
     def readable(self) -> bool:
         """Always."""
@@ -156,7 +174,7 @@ def open_source(
         raise error(f"{kind} {text!r}: expected a path or URL as text")
     try:
         source: LocalSource | RemoteSource
-        if "://" in text:
+        if is_url(text):
             source = open_url(text)
         else:
             # a pipe would block at open, before anything could be said about it
@@ -178,12 +196,27 @@ def open_source(
     return source
 
 
+def is_folder(path: str) -> bool:
+    """Whether a path or URL leads to a folder; of a server that cannot be reached, False."""
+    return is_url_folder(path) if is_url(path) else os.path.isdir(path)
+
+
+def names(path: str) -> list[str]:
+    """Names of what lies directly in a folder, sorted.
+
+    Raises
+    ------
+    OSError
+        It cannot be listed.
+    """
+    return sorted(names_at_url(path) if is_url(path) else os.listdir(path))
+
+
 def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (), *, extra: Iterable[bytes] = ()) -> str:
     """Identity of a file's content without reading all of it, the same locally and over a URL.
 
     SHA-256 over the size, the directories (or the first KiB where there are none), `extra`, the first and last MiB,
-    and 64
-    ranges of 64 KiB at offsets that depend on the size alone.
+    and 64 ranges of 64 KiB at offsets that depend on the size alone.
 
     Parameters
     ----------
@@ -197,7 +230,7 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
 
     Raises
     ------
-    OSError
+    SlideError
         The bytes cannot be read.
     """
     size = source.size
@@ -210,6 +243,10 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
     digest = hashlib.sha256(f"{size}".encode())
     for fact in extra:
         digest.update(len(fact).to_bytes(8, "big") + fact)
-    for part in source.read_many(ranges):
+    try:
+        parts = source.read_many(ranges)
+    except OSError as error:
+        raise SlideError(f"slide {source.path!r}: cannot be read ({error}); check that it is still there") from error
+    for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()

@@ -39,10 +39,11 @@ PARTS = """
 """
 PROMISED = {
     "info": """
---slide
+--slide = None
 --mpp = None
 --slide-magnification = None
 --strict --no-strict = False
+--readers = False
 """,
     "mask": """
 --slide

@@ -93,7 +93,7 @@ def test_backend_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write_slide(path)
     assert open_reader(path, backend="tiff").format == "tiff"
-    with pytest.raises(SpecError, match="'tiff', 'image'"):
+    with pytest.raises(SpecError, match="'tiff', 'openslide', 'image'"):
         open_reader(path, backend="openslid")
     with pytest.raises(SlideError, match="backend 'image'"):
         open_reader(path, backend="image")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError
 from msdask.readers import Reader, open_reader
-from msdask.readers.tiff import stored_downsample
+from msdask.readers.base import stored_downsample
 from msdask.readers.to_rgb import shrink, to_uint8
 from tests.tools.reader_files import smooth_image, write_jpeg_tiff, write_ndpi
 

@@ -13,10 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msdask.errors import MaskError, MissingScaleError, SlideError, SpecError
-from msdask.scale import round_half_away
 from msdask.selection.positions import Lattice, Region, morton_order, region_of_interest, round_coordinates
 from msdask.selection.select import centroids, grid, select
 from msdask.spec import ExtractionSpec
+
+
+def round_half_away(value: float) -> int:
+    """Nearest integer, halves away from zero: the one rounding of stored coordinates."""
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [(0.5, 1), (-0.5, -1), (1.5, 2), (2.5, 3), (-2.5, -3), (2.4, 2), (-2.4, -2), (0.0, 0), (-0.2, 0)],
+)
+def test_halves_are_rounded_away_from_zero(value: float, rounded: int) -> None:
+    assert round_half_away(value) == round_coordinates(np.array([value]))[0] == rounded
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msdask.slides.resample import area_mean, source_span
+from msdask.slides.resample import area_mean, read_span
 
 
 def naive_mean(source: NDArray[np.uint8], y: int, x: int, ratio: Fraction) -> NDArray[np.float64] | None:
@@ -32,8 +32,8 @@ def whole_and_blocks(
     """The output made at once, and put together from blocks."""
 
     def part(y: tuple[int, int], x: tuple[int, int]) -> NDArray[np.uint8]:
-        rows = source_span(*y, ratio=ratio, size=source.shape[0])
-        columns = source_span(*x, ratio=ratio, size=source.shape[1])
+        rows = read_span(*y, ratio=ratio, size=source.shape[0])
+        columns = read_span(*x, ratio=ratio, size=source.shape[1])
         under = source[slice(*rows), slice(*columns)]
         size = (y[1] - y[0], x[1] - x[0])
         return area_mean(under, origin=(rows[0], columns[0]), first=(y[0], x[0]), shape=size, ratio=ratio)
@@ -102,8 +102,8 @@ def test_beyond_the_source_its_last_px_goes_on() -> None:
     ("span", "expected"),
     [((0, 4, 2.0, 8), (0, 8)), ((1, 2, 1.5, 8), (1, 3)), ((3, 4, 2.0, 7), (6, 7)), ((9, 10, 2.0, 7), (6, 7))],
 )
-def test_source_span_covers_the_px_under_a_block_and_stays_inside(
+def test_read_span_covers_the_px_under_a_block_and_stays_inside(
     span: tuple[int, int, float, int], expected: tuple[int, int]
 ) -> None:
     first, last, ratio, size = span
-    assert source_span(first, last, ratio=ratio, size=size) == expected
+    assert read_span(first, last, ratio=ratio, size=size) == expected

@@ -250,7 +250,7 @@ def test_at_has_coordinates_in_level_0_px(odd_slide: SampleSlide) -> None:
 @pytest.mark.parametrize("mpp", [0.4526, 0.5, 0.9052, 1.3])
 def test_at_does_not_depend_on_chunks(odd_slide: SampleSlide, mpp: float, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = open_slide(odd_slide.path).at(mpp=mpp)
-    monkeypatch.setattr("msdask.slides.slide._SOURCE_CHUNK", 311)
+    monkeypatch.setattr("msdask.slides.slide._READ_CHUNK", 311)
     cut = open_slide(odd_slide.path).at(mpp=mpp)
     assert cut.data.numblocks > whole.data.numblocks
     np.testing.assert_array_equal(whole.to_numpy(), cut.to_numpy())

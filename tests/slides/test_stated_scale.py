@@ -26,7 +26,7 @@ def resolve(stated: tuple[float, float] | None, power: float | None = None, **op
 )
 def test_a_stated_scale_is_kept_and_snaps_for_planning(stated: float, used: float) -> None:
     scale = resolve((stated, stated), power=10 / used)
-    assert (scale.mpp, scale.mpp_used, scale.source, scale.quality, scale.warnings) == (
+    assert (scale.mpp, scale.mpp_used, scale.stated_by, scale.quality, scale.warnings) == (
         stated,
         used,
         "aperio",
@@ -118,7 +118,7 @@ def test_an_objective_power_that_agrees_is_silent() -> None:
 
 def test_objective_power_alone_gives_the_scale_marked_so() -> None:
     scale = resolve(None, power=20)
-    assert (scale.mpp, scale.mpp_used, scale.source, scale.quality) == (0.5, 0.5, "objective power", "objective")
+    assert (scale.mpp, scale.mpp_used, scale.stated_by, scale.quality) == (0.5, 0.5, "objective power", "objective")
     assert "objective power of 20" in scale.warnings[0]
 
 
@@ -142,9 +142,15 @@ def test_nothing_in_the_file_is_a_missing_scale_with_three_ways_out() -> None:
 @pytest.mark.parametrize("found", [(0.0, 0.0), (0.25, 0.5), None])
 def test_the_user_overrides_whatever_the_file_says(found: tuple[float, float] | None) -> None:
     scale = resolve(found, power=40, mpp=0.499, strict=True)
-    assert (scale.mpp, scale.mpp_used, scale.source, scale.quality, scale.warnings) == (0.499, 0.5, "user", "user", ())
+    assert (scale.mpp, scale.mpp_used, scale.stated_by, scale.quality, scale.warnings) == (
+        0.499,
+        0.5,
+        "user",
+        "user",
+        (),
+    )
     scale = resolve(found, magnification=20)
-    assert (scale.mpp, scale.source, scale.quality) == (0.5, "user magnification", "user")
+    assert (scale.mpp, scale.stated_by, scale.quality) == (0.5, "user magnification", "user")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import msdask as ms
 from msdask.errors import CorruptChunkError, SlideError, StoreError
-from msdask.readers import open_reader
+from msdask.readers import Place, open_reader
 from msdask.sample.slides import SampleSlide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
@@ -336,6 +336,17 @@ def test_a_bucket_with_something_else_at_the_place_is_refused(s3: str, server: A
     put(server, f"{s3}/s.zarr/notes.txt", b"x")
     with pytest.raises(StoreError, match="no msdask patch store"):
         PatchStore(f"{s3}/s.zarr")
+
+
+def test_a_folder_in_a_bucket_is_a_place_with_names(s3: str, server: Any) -> None:
+    for name in ("0/0.0", ".zattrs"):
+        put(server, f"{s3}/slide.zarr/{name}", b"x")
+    place = Place(f"{s3}/slide.zarr")
+    assert (place.head, place.is_folder, place.names) == (b"", True, (".zattrs", "0"))
+    with pytest.raises(SlideError, match=r"directory with 1 folder \('0'\) and 1 file \('\.zattrs'\)"):
+        open_reader(f"{s3}/slide.zarr")
+    with pytest.raises(SlideError, match="no such file"):
+        open_reader(f"{s3}/absent.svs")
 
 
 def test_a_url_that_went_through_pathlib_is_put_right() -> None:
