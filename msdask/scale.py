@@ -21,7 +21,6 @@ __all__ = [
     "magnification_to_mpp",
     "mpp_to_magnification",
     "plan_read",
-    "round_half_away",
     "snap_mpp",
 ]
 
@@ -93,11 +92,6 @@ def footprint(patch_size: int, *, target_mpp: float, slide_mpp: float) -> float:
     448.0
     """
     return patch_size * target_mpp / slide_mpp
-
-
-def round_half_away(value: float) -> int:
-    """Nearest integer, halves away from zero: the one rounding of stored coordinates."""
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))
 
 
 def check_proportions(mask_shape: tuple[int, ...], slide_shape: tuple[int, int], *, what: str) -> None:

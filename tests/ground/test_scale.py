@@ -15,7 +15,6 @@ from msdask.scale import (
     magnification_to_mpp,
     mpp_to_magnification,
     plan_read,
-    round_half_away,
     snap_mpp,
 )
 
@@ -68,14 +67,6 @@ def test_snapping_equals_trying_every_nominal(mpp: float, tolerance: float) -> N
         if abs(mpp / nominal - 1) <= tolerance + 1e-9:
             expected = nominal
     assert snap_mpp(mpp, tolerance=tolerance) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "rounded"),
-    [(0.5, 1), (-0.5, -1), (1.5, 2), (2.5, 3), (-2.5, -3), (2.4, 2), (-2.4, -2), (0.0, 0), (-0.2, 0)],
-)
-def test_halves_are_rounded_away_from_zero(value: float, rounded: int) -> None:
-    assert round_half_away(value) == rounded
 
 
 @pytest.mark.parametrize(
