@@ -82,8 +82,8 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     if repeated:
         where = [r.path for r in rows if r.slide_id == repeated[0]]
         raise SpecError(
-            f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give "
-            "each an id of its own in a column 'slide_id'"
+            f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give each "
+            "an id of its own in a column 'slide_id'"
         )
     return rows
 
