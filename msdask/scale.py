@@ -94,35 +94,6 @@ def footprint(patch_size: int, *, target_mpp: float, slide_mpp: float) -> float:
     return patch_size * target_mpp / slide_mpp
 
 
-def check_proportions(mask_shape: tuple[int, ...], slide_shape: tuple[int, int], *, what: str) -> None:
-    """Refuse a mask that cannot be a reduced view of the whole slide.
-
-    Parameters
-    ----------
-    mask_shape, slide_shape : (height, width), px
-    what : the mask's and the slide's name, for the message
-
-    Raises
-    ------
-    MaskError
-        The aspect ratios differ by more than 1 %, and there is no reduction at which both sides of the mask are within
-        one px of the slide's. (A slide of 1000 x 500 px at 1/32 is 31 x 16 px, which is 3 % off.)
-    """
-    height, width = mask_shape
-    slide_height, slide_width = slide_shape
-    # In whole numbers, so that no rounding decides. 1 / reduction is (height - 1) / slide_height to (height + 1) /
-    # slide_height by the one side, the same by the other: the two ranges must meet.
-    difference = abs(width * slide_height - height * slide_width)
-    meet = (width - 1) * slide_height <= (height + 1) * slide_width
-    meet &= (height - 1) * slide_width <= (width + 1) * slide_height
-    if 100 * difference > height * slide_width and not meet:
-        raise MaskError(
-            f"{what}: the mask has {width} x {height} px (width x height), the slide {slide_width} x {slide_height} "
-            f"px: their proportions differ by {difference / (height * slide_width):.1%}, expected at most 1 %; is it "
-            "another slide's mask, or one of a part of the slide?"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
     """How one magnification of a slide is read. With (x0, y0) it decides every pixel of a patch.
@@ -211,3 +182,32 @@ def plan_read(
     step = downsamples[level] * scale
     left = ratio / step
     return ReadPlan(level, scale, step, 1.0 if abs(left - 1.0) <= slack + _SLACK else left)
+
+
+def check_proportions(mask_shape: tuple[int, ...], slide_shape: tuple[int, int], *, what: str) -> None:
+    """Refuse a mask that cannot be a reduced view of the whole slide.
+
+    Parameters
+    ----------
+    mask_shape, slide_shape : (height, width), px
+    what : the mask's and the slide's name, for the message
+
+    Raises
+    ------
+    MaskError
+        The aspect ratios differ by more than 1 %, and there is no reduction at which both sides of the mask are within
+        one px of the slide's. (A slide of 1000 x 500 px at 1/32 is 31 x 16 px, which is 3 % off.)
+    """
+    height, width = mask_shape
+    slide_height, slide_width = slide_shape
+    # In whole numbers, so that no rounding decides. 1 / reduction is (height - 1) / slide_height to (height + 1) /
+    # slide_height by the one side, the same by the other: the two ranges must meet.
+    difference = abs(width * slide_height - height * slide_width)
+    meet = (width - 1) * slide_height <= (height + 1) * slide_width
+    meet &= (height - 1) * slide_width <= (width + 1) * slide_height
+    if 100 * difference > height * slide_width and not meet:
+        raise MaskError(
+            f"{what}: the mask has {width} x {height} px (width x height), the slide {slide_width} x {slide_height} "
+            f"px: their proportions differ by {difference / (height * slide_width):.1%}, expected at most 1 %; is it "
+            "another slide's mask, or one of a part of the slide?"
+        )

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from msdask.errors import MaskError
 from msdask.scale import check_proportions
 
-__all__ = ["FRACTION_SLACK", "SummedArea", "area_fractions", "mask_values"]
+__all__ = ["FRACTION_SLACK", "SummedArea", "mask_values"]
 
 FRACTION_SLACK = 1e-9
 """Added to fractions before they are compared, so that one exactly on a threshold passes whatever its last bit says."""
@@ -24,6 +24,7 @@ class SummedArea:
     Parameters
     ----------
     mask : (height, width) bool
+        Covers the whole slide, at any resolution; outside it is background.
 
     Notes
     -----
@@ -74,6 +75,13 @@ class SummedArea:
         Returns
         -------
         fraction : (n,) float64, 0 to 1
+
+        Examples
+        --------
+        >>> mask = np.zeros((4, 4), dtype=bool)
+        >>> mask[:, :2] = True
+        >>> SummedArea(mask).fractions([0.5], [1.0], 2.0, (4, 4)).tolist()
+        [0.75]
         """
         x = np.asarray(x, dtype=np.float64)
         y = np.asarray(y, dtype=np.float64)
@@ -106,34 +114,6 @@ def _axis(low: ArrayLike, high: ArrayLike, size: int) -> tuple[NDArray[np.intp],
     bounds = np.stack([a, b, b, b + 1, a, a + 1], axis=-1)
     weights = np.stack([np.ones_like(low), high - b, a - low], axis=-1)
     return bounds, weights
-
-
-def area_fractions(
-    mask: NDArray[np.bool_], x: ArrayLike, y: ArrayLike, side: float, slide_shape: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Fraction of square footprints that a mask covers, by exact area.
-
-    Parameters
-    ----------
-    mask : (height, width) bool
-        Covers the whole slide, at any resolution; outside it is background.
-    x, y : (n,) float64, level-0 px
-        Origins of the footprints.
-    side : level-0 px
-    slide_shape : (height, width) of level 0, px
-
-    Returns
-    -------
-    fraction : (n,) float64, 0 to 1
-
-    Examples
-    --------
-    >>> mask = np.zeros((4, 4), dtype=bool)
-    >>> mask[:, :2] = True
-    >>> area_fractions(mask, [0.5], [1.0], 2.0, (4, 4)).tolist()
-    [0.75]
-    """
-    return SummedArea(mask).fractions(x, y, side, slide_shape)
 
 
 def mask_values(mask: xr.DataArray | ArrayLike, slide_shape: tuple[int, int], *, what: str) -> NDArray[np.generic]:

@@ -13,7 +13,7 @@ from msdask.storage.slide_names import names_of
 from msdask.storage.tables import read_table
 from msdask.store.patch_set import PatchSet
 
-__all__ = ["EXTERNAL", "PARTS", "Lists", "Partition", "read_partitions", "stored_split"]
+__all__ = ["EXTERNAL", "PARTS", "Lists", "Partition", "check_disjoint", "read_partitions", "stored_split"]
 
 Lists: TypeAlias = "str | os.PathLike[str] | Mapping[str, Sequence[str]]"
 """A folder of list_train.csv, list_valid.csv and list_test.csv, or of one such folder a repeat; or part -> names."""
@@ -89,7 +89,7 @@ def read_partitions(
     partitions = []
     for repeat, named in _named(lists, error).items():
         parts = {part: tuple(dict.fromkeys(s for n in names for s in find(n))) for part, names in named.items()}
-        _check_disjoint(f"lists {repeat!r}" if repeat else "lists", parts, error)
+        check_disjoint(f"lists {repeat!r}" if repeat else "lists", parts, error=error)
         partitions.append(Partition(repeat, parts))
     return partitions, tuple(missing)
 
@@ -108,6 +108,18 @@ def stored_split(sets: Iterable[PatchSet]) -> dict[str, list[str]]:
             if split:
                 parts.setdefault(_part(split), {})[slide_id] = None
     return {part: list(slides) for part, slides in parts.items()}
+
+
+def check_disjoint(where: str, parts: Mapping[str, tuple[str, ...]], *, error: type[MsdaskError] = SpecError) -> None:
+    """Refuse a slide in two parts; external slides may be in others too."""
+    first: dict[str, str] = {}
+    for part, ids in parts.items():
+        for slide_id in ids if part != EXTERNAL else ():
+            if slide_id in first:
+                raise error(
+                    f"{where}: slide '{slide_id}' is in '{first[slide_id]}' and in '{part}': put it into one of them"
+                )
+            first[slide_id] = part
 
 
 def _part(split: str) -> str:
@@ -150,14 +162,3 @@ def _read_folder(folder: Path, error: type[MsdaskError]) -> dict[str, list[str]]
             cells = table.rows[0] if is_one_line else table.column("slide_id", "path")
             parts[part] = [cell for cell in cells if cell]
     return parts
-
-
-def _check_disjoint(where: str, parts: Mapping[str, tuple[str, ...]], error: type[MsdaskError]) -> None:
-    first: dict[str, str] = {}
-    for part, ids in parts.items():
-        for slide_id in ids if part != EXTERNAL else ():
-            if slide_id in first:
-                raise error(
-                    f"{where}: slide '{slide_id}' is in '{first[slide_id]}' and in '{part}': put it into one of them"
-                )
-            first[slide_id] = part

@@ -12,7 +12,7 @@ import numpy as np
 
 from msdask.errors import SpecError
 from msdask.storage.tables import write_table
-from msdask.store.splits import EXTERNAL, PARTS, Lists, read_partitions
+from msdask.store.splits import EXTERNAL, PARTS, Lists, check_disjoint, read_partitions
 
 __all__ = ["Split", "splits"]
 
@@ -33,15 +33,7 @@ class Split:
     test: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        first: dict[str, str] = {}
-        for name in PARTS:
-            for slide in getattr(self, name):
-                if slide in first:
-                    raise SpecError(
-                        f"split {self.repeat}: slide '{slide}' is in '{first[slide]}' and in '{name}': put it into "
-                        "one of them"
-                    )
-                first[slide] = name
+        check_disjoint(f"split {self.repeat}", {part: getattr(self, part) for part in PARTS})
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write list_train.csv, list_valid.csv and list_test.csv, one slide a line; returns the folder."""

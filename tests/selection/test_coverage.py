@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from msdask.errors import MaskError
 from msdask.scale import check_proportions
-from msdask.selection.coverage import SummedArea, area_fractions, mask_values
+from msdask.selection.coverage import SummedArea, mask_values
 
 
 def naive_sum(mask: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> float:
@@ -54,7 +54,7 @@ def test_fractions_equal_a_loop_in_level_0_px(
 ) -> None:
     sy, sx = mask.shape[0] / height, mask.shape[1] / width
     expected = naive_sum(mask, x * sx, y * sy, (x + side) * sx, (y + side) * sy) / (side * sx * side * sy)
-    assert area_fractions(mask, [x], [y], side, (height, width))[0] == pytest.approx(expected, abs=1e-9)
+    assert SummedArea(mask).fractions([x], [y], side, (height, width))[0] == pytest.approx(expected, abs=1e-9)
 
 
 def test_summed_area_equals_bilinear_interpolation_of_the_table() -> None:
@@ -79,7 +79,9 @@ def test_summed_area_equals_bilinear_interpolation_of_the_table() -> None:
 
 def test_outside_the_mask_is_background() -> None:
     mask = np.ones((10, 10), dtype=bool)
-    assert area_fractions(mask, [-50.0, 950.0, -200.0, 0.0], [0.0, 950.0, 0.0, 0.0], 100.0, (1000, 1000)).tolist() == [
+    assert SummedArea(mask).fractions(
+        [-50.0, 950.0, -200.0, 0.0], [0.0, 950.0, 0.0, 0.0], 100.0, (1000, 1000)
+    ).tolist() == [
         0.5,
         0.25,
         0.0,
@@ -90,7 +92,7 @@ def test_outside_the_mask_is_background() -> None:
 def test_small_footprints_at_the_far_end_of_a_large_mask_keep_their_digits() -> None:
     mask = np.ones((2000, 3000), dtype=bool)
     x = 99_000 + np.arange(500) * 0.7331
-    fraction = area_fractions(mask, x, x * 0.66, 17.1, (66_667, 100_000))
+    fraction = SummedArea(mask).fractions(x, x * 0.66, 17.1, (66_667, 100_000))
     np.testing.assert_allclose(fraction, 1.0, atol=1e-11)
 
 
@@ -98,13 +100,13 @@ def test_many_footprints_equal_one_at_a_time() -> None:
     rng = np.random.default_rng(1)
     mask = rng.random((30, 40)) < 0.5
     x, y = rng.uniform(0, 3900, 70_000), rng.uniform(0, 2900, 70_000)
-    together = area_fractions(mask, x, y, 100.0, (3000, 4000))
+    together = SummedArea(mask).fractions(x, y, 100.0, (3000, 4000))
     for i in (0, 65_535, 65_536, 69_999):
-        assert together[i] == area_fractions(mask, x[[i]], y[[i]], 100.0, (3000, 4000))[0]
+        assert together[i] == SummedArea(mask).fractions(x[[i]], y[[i]], 100.0, (3000, 4000))[0]
 
 
 def test_no_footprints_give_no_fractions() -> None:
-    assert area_fractions(np.ones((2, 2), dtype=bool), [], [], 10.0, (20, 20)).shape == (0,)
+    assert SummedArea(np.ones((2, 2), dtype=bool)).fractions([], [], 10.0, (20, 20)).shape == (0,)
 
 
 @given(

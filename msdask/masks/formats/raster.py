@@ -187,8 +187,7 @@ def _single_channel(source: ByteSource, pixels: NDArray[Any], *, has_alpha: bool
         y, x = np.argwhere(differing)[0]
         raise MaskError(
             f"mask {source.path!r}: colours, such as {pixels[y, x].tolist()} at x {x}, y {y}; expected one value a "
-            "pixel (R = G = B): export "
-            "the labels as gray or palette PNG"
+            "pixel (R = G = B): export the labels as gray or palette PNG"
         )
     return first
 
@@ -197,6 +196,5 @@ def _check_size(source: ByteSource, width: int, height: int) -> None:
     if width < 1 or height < 1 or width * height > MAX_MASK_PIXELS:
         raise MaskError(
             f"mask {source.path!r}: claims {width} x {height} px; expected 1 to {MAX_MASK_PIXELS} px: save it at a "
-            "lower resolution, "
-            "1.25x is usual"
+            "lower resolution, 1.25x is usual"
         )
