@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,27 +36,17 @@ from msdask.plots.drawing import (
 from msdask.scale import magnification_to_mpp, mpp_to_magnification
 from msdask.spec import format_magnification
 
+if TYPE_CHECKING:
+    from msdask.slides.slide import Slide
+
 __all__ = ["LABEL_COLORS", "SCALE_COLORS", "patches", "pyramid", "scale_bar", "selection"]
 
 _FILL = 0.15
 """Opacity of a selected patch: the tissue under it stays readable."""
 
 
-class DrawableSlide(Protocol):
-    """What the figures need of a slide."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def mpp_used(self) -> float: ...
-    def thumbnail(self, max_size: int = ...) -> NDArray[np.uint8]: ...
-    def at(self, *, mpp: float | None = ...) -> xr.DataArray: ...
-
-
 def pyramid(
-    slide: DrawableSlide,
+    slide: Slide,
     *,
     magnifications: Sequence[float] | None = None,
     center: tuple[float, float] | None = None,
@@ -123,7 +113,7 @@ def pyramid(
 
 
 def selection(
-    slide: DrawableSlide,
+    slide: Slide,
     table: xr.Dataset,
     *,
     mask: xr.DataArray | None = None,
@@ -269,7 +259,7 @@ def _most_coloured(thumbnail: NDArray[np.uint8], shape: tuple[int, int]) -> tupl
     return float((column + 0.5) * shape[1] / colour.shape[1]), float((row + 0.5) * shape[0] / colour.shape[0])
 
 
-def _window(slide: DrawableSlide, mpp: float, center: tuple[float, float], size_px: int) -> NDArray[np.uint8]:
+def _window(slide: Slide, mpp: float, center: tuple[float, float], size_px: int) -> NDArray[np.uint8]:
     """(size_px, size_px, 3) pixels around a level-0 point; white outside the slide."""
     image = slide.at(mpp=mpp)
     ratio = mpp / slide.mpp_used
@@ -315,8 +305,8 @@ def _groups(table: xr.Dataset, mask: xr.DataArray | None) -> list[tuple[NDArray[
     label = label[:, 0] if label.ndim == 2 else label
     if not (label >= 0).any():
         return [(np.ones(count, dtype=bool), "selected", SELECTED)] if count else []
-    sources: list[Mapping[Any, Any]] = [table.attrs] + ([mask.attrs] if mask is not None else [])
-    classes = next((source["classes"] for source in sources if source.get("classes") is not None), ())
+    stated: list[Mapping[Any, Any]] = [table.attrs] + ([mask.attrs] if mask is not None else [])
+    classes = next((attrs["classes"] for attrs in stated if attrs.get("classes") is not None), ())
     groups = []
     for k in sorted(np.unique(label).tolist(), key=lambda k: (k < 0, k)):
         name = "no label" if k < 0 else str(classes[k]) if k < len(classes) else f"class {k}"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -132,20 +132,12 @@ class RunReport:
 
     def totals(self) -> dict[str, float | int | None]:
         """Sums over the slides; `rate` is all patches written over the run's wall time."""
-        entries = self.slides
-        images = sum(entry.images or 0 for entry in entries)
-        return {
-            "slides": len({entry.slide_id for entry in entries}),
-            "complete": sum(entry.state == "complete" for entry in entries),
-            "failed": sum(entry.state == "failed" for entry in entries),
-            "skipped": sum(entry.state == "skipped" for entry in entries),
-            "candidates": sum(entry.candidates or 0 for entry in entries),
-            "selected": sum(entry.selected or 0 for entry in entries),
-            "kept": sum(entry.kept or 0 for entry in entries),
-            "images": images,
-            "seconds": self.seconds,
-            "rate": images / self.seconds if self.seconds else None,
-        }
+        counts = {name: sum(getattr(e, name) or 0 for e in self.slides) for name in ("candidates", "selected", "kept")}
+        states = {state: sum(e.state == state for e in self.slides) for state in get_args(State)}
+        images = sum(e.images or 0 for e in self.slides)
+        rate = images / self.seconds if self.seconds else None
+        slides = len({e.slide_id for e in self.slides})
+        return {"slides": slides, **states, **counts, "images": images, "seconds": self.seconds, "rate": rate}
 
 
 def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 88) -> Picture:
