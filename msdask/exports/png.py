@@ -119,11 +119,11 @@ def export(
         Before any work: no such set or slide, two sets with one folder, partitions that do not fit. Later: `output`
         cannot be written.
     """
-    source = store if isinstance(store, PatchStore) else PatchStore(store)
-    sets = [PatchFolders.below(output, source[n], keep=keep) for n in _set_names(source, name)]
+    opened = store if isinstance(store, PatchStore) else PatchStore(store)
+    sets = [PatchFolders.below(output, opened[n], keep=keep) for n in _set_names(opened, name)]
     _check_folders(sets)
     jobs = [(s, slide_id) for s in sets for slide_id in _slide_ids(s.patch_set, slides)]
-    _check_slides(source, jobs, slides)
+    _check_slides(opened, jobs, slides)
     plan = None if lists is None else plan_lists(lists, sets)
     recorder = Recorder()
     written: list[TrainingList] = []
@@ -134,7 +134,7 @@ def export(
             Progress(enabled=progress) as bar,
         ):
             tell = Listeners((recorder, bar, *listeners))
-            tell(RunBegun("export", source.path, tuple(s.patch_set.name for s in sets), len(jobs)))
+            tell(RunBegun("export", opened.path, tuple(s.patch_set.name for s in sets), len(jobs)))
             for order, (s, slide_id) in enumerate(jobs):
                 tell(SlideBegun(slide_id, (s.patch_set.name,)))
                 tell(SlideDone(slide_id, order, (_export_slide(s, slide_id, pool, tell),)))

@@ -119,10 +119,10 @@ def extract(
         raise SpecError(
             "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
         )
-    target = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
-    names = tuple(target.open_set(s, name=name, overwrite=overwrite) for s in specs)
+    opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
+    names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
-        target,
+        opened,
         specs,
         names,
         MaskChoice.of(masks, labels, values, mask_magnification),
@@ -139,7 +139,7 @@ def extract(
         Progress(enabled=progress) as bar,
     ):
         tell = Listeners((recorder, bar, *listeners))
-        tell(RunBegun("extract", target.path, names, len(rows)))
+        tell(RunBegun("extract", opened.path, names, len(rows)))
 
         def work(order: int, row: SlideRow) -> None:
             with slide_work(engine, tell, order, row.slide_id, names) as slide:
@@ -147,8 +147,8 @@ def extract(
 
         run_jobs(engine, rows, work)
         facts = engine.facts()
-    _tidy(target.path, names)
-    make_indexes(target, names)
+    _tidy(opened.path, names)
+    make_indexes(opened, names)
     tell(RunDone(facts))
     return ExtractionReport(**recorder.facts())
 

@@ -146,20 +146,20 @@ def repair(
     StoreError
         There is no patch store.
     """
-    target = store if isinstance(store, PatchStore) else PatchStore(store)
-    names = list(target)
+    opened = store if isinstance(store, PatchStore) else PatchStore(store)
+    names = list(opened)
     if not names:
-        raise StoreError(f"'{target.path}' is no patch store, or has no patch set yet")
+        raise StoreError(f"'{opened.path}' is no patch store, or has no patch set yet")
     rows = {row.slide_id: row for row in read_slides(slides)} if slides is not None else {}
-    todo = [(name, slide_id) for name in names for slide_id in target[name].states()]
-    run = _Run(target, rows, MaskChoice.of(masks, labels, values))
+    todo = [(name, slide_id) for name in names for slide_id in opened[name].states()]
+    run = _Run(opened, rows, MaskChoice.of(masks, labels, values))
     recorder = Recorder()
     with (
         open_engine(client, workers=workers, threads=threads, jobs=len(todo), tries=tries, timeout=timeout) as engine,
         Progress(enabled=progress) as bar,
     ):
         tell = Listeners((recorder, bar, *listeners))
-        tell(RunBegun("repair", target.path, tuple(names), len(todo)))
+        tell(RunBegun("repair", opened.path, tuple(names), len(todo)))
 
         def work(order: int, which: tuple[str, str]) -> None:
             name, slide_id = which
@@ -169,7 +169,7 @@ def repair(
         run_jobs(engine, todo, work)
         facts = engine.facts()
     if any(outcome.state == "renewed" for outcome in recorder.outcomes):
-        make_indexes(target, names)
+        make_indexes(opened, names)
     tell(RunDone(facts))
     return RepairReport(**recorder.facts(), slides=len(todo))
 
