@@ -136,7 +136,7 @@ def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -
     begun = time.perf_counter()
     engine.run(run_block, job, job.todo, lambda count: None, label=case.name)
     blocks = time.perf_counter() - begun
-    commit(job.target)
+    commit(job.arrays)
     seconds = time.perf_counter() - started
     if not keep:
         shutil.rmtree(folder)

@@ -25,7 +25,7 @@ J = TypeVar("J", contravariant=True)
 class BlockFunction(Protocol[J]):
     """Does one block of a job; may do it in parts on a pool. Doing it twice must change nothing."""
 
-    def __call__(self, job: J, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    def __call__(self, job: J, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
         """How much it was, for the progress bar: the patches of a block, say."""
         ...
 
@@ -108,7 +108,7 @@ class ThreadEngine:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or CPU_COUNT
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-block")
-        self._readers = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-read")
+        self._parts_pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-part")
         self._stop = threading.Event()
 
     @contextmanager
@@ -138,7 +138,7 @@ class ThreadEngine:
         def one(block: int) -> int:
             if self._stop.is_set():
                 raise Stopped
-            count = function(job, block, readers=self._readers, parts=parts)
+            count = function(job, block, pool=self._parts_pool, parts=parts)
             on_block(count)
             return count
 
@@ -171,4 +171,4 @@ class ThreadEngine:
     def close(self) -> None:
         """End the pool's threads."""
         self._pool.shutdown(wait=True)
-        self._readers.shutdown(wait=True)
+        self._parts_pool.shutdown(wait=True)

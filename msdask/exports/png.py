@@ -23,9 +23,9 @@ from msdask.errors import SpecError, StoreError
 from msdask.exports.folders import PatchFolders, StoredRows, write_table
 from msdask.exports.training_lists import Partitions, TrainingList, plan_lists, write_lists
 from msdask.progress import Progress
-from msdask.store import shards
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
+from msdask.store.reading import ShardArray
 
 __all__ = ["ExportSummary", "SlideExport", "export", "export_table"]
 
@@ -233,11 +233,12 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, bar:
 
 def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
     """(patches of one shard, their numbers), shard by shard; patches (n, magnification, y, x, 3) uint8."""
-    target = s.patch_set.target(slide_id)
-    bounds = np.searchsorted(stored.rows, [target.block(i).stop for i in range(target.blocks)])
+    arrays = s.patch_set.arrays(slide_id)
+    shards = ShardArray(arrays, "image")
+    bounds = np.searchsorted(stored.rows, [arrays.block(i).stop for i in range(arrays.blocks)])
     for first, last in zip([0, *bounds[:-1].tolist()], bounds.tolist(), strict=True):
         if last > first:
-            yield shards.read_rows(target, "image", stored.rows[first:last]), list(range(first, last))
+            yield shards.read(stored.rows[first:last]), list(range(first, last))
 
 
 def _write_images(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from msdask.engines.threads import Engine, JobTrace, Stopped, ThreadEngine
 from msdask.errors import MsdaskError, SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
-from msdask.extraction.slide_job import BlockJob, MaskSource, begin_slide, check_source, commit_slide, run_block
+from msdask.extraction.slide_job import BlockJob, MaskSource, begin_slide, check_source, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.progress import Progress
 from msdask.slides.region import OnBadTile
@@ -25,6 +25,7 @@ from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import layout
 from msdask.store.patch_store import PatchStore
+from msdask.store.writing import commit
 
 if TYPE_CHECKING:
     from msdask.engines.dask_cluster import Client
@@ -303,7 +304,7 @@ def _write_set(
     travels = replace(job, todo=(), notes=())
     engine.run(run_block, travels, job.todo, bar.patches_done, label=f"extract: {where}", trace=trace)
     lock.check()  # a slide that another run has taken over is that run's to commit
-    complete = engine.call(f"commit: {where}", trace, commit_slide, job.target)
+    complete = engine.call(f"commit: {where}", trace, commit, job.arrays)
     return SlideOutcome(
         row.slide_id,
         row.path,
@@ -311,7 +312,7 @@ def _write_set(
         "complete",
         "",
         complete["counts"],
-        job.target.shape[0] - job.done,
+        job.arrays.shape[0] - job.done,
         time.perf_counter() - started,
         job.notes,
         trace.tries,

@@ -14,16 +14,18 @@ import pandas as pd
 from msdask.engines.threads import Engine, JobTrace, Stopped
 from msdask.errors import MaskError, MsdaskError, StoreError
 from msdask.extraction.cohort import open_engine
-from msdask.extraction.damage import Damage, find_damage, finish_repair, mend_block, reopen, same_slide
-from msdask.extraction.slide_job import MaskSource, begin_slide, commit_slide, run_block
+from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
+from msdask.extraction.slide_job import MaskSource, begin_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.progress import Progress
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import layout
+from msdask.store.damage import Damage, find_damage
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
+from msdask.store.writing import commit
 
 if TYPE_CHECKING:
     from msdask.engines.dask_cluster import Client
@@ -225,7 +227,7 @@ def _mend_blocks(
 
     work.engine.run(mend_block, job, damage.blocks, count, label=f"mend: {label}", trace=trace)
     lock.check()
-    if not work.engine.call(f"finish: {label}", trace, finish_repair, job.target):
+    if not work.engine.call(f"finish: {label}", trace, finish_repair, job.arrays):
         raise StoreError(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
@@ -261,10 +263,10 @@ def _mend_slide(
     label = f"{patch_set.name}/{slide_id}"
     work.engine.run(run_block, job, job.todo, work.bar.patches_done, label=f"extract: {label}", trace=trace)
     lock.check()
-    complete = work.engine.call(f"commit: {label}", trace, commit_slide, job.target)
+    complete = work.engine.call(f"commit: {label}", trace, commit, job.arrays)
     changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
     note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""
-    return SlideRepair(slide_id, patch_set.name, damage.problems, "slide", patches=job.target.shape[0], reason=note)
+    return SlideRepair(slide_id, patch_set.name, damage.problems, "slide", patches=job.arrays.shape[0], reason=note)
 
 
 def _check_file(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> None:
