@@ -21,7 +21,7 @@ from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_m
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 
-__all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plans"]
+__all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plan", "read_plans"]
 
 MAX_PATCHES_PER_BLOCK = 256
 MAX_BLOCK_BYTES = 64 * 2**20
@@ -33,23 +33,27 @@ THUMBNAIL_MPP = 8.0
 
 def read_plans(slide: Slide, spec: ExtractionSpec) -> tuple[ReadPlan, ...]:
     """How each magnification of `spec` is read from `slide`, highest magnification first."""
-    infos = slide.level_infos
     plans = []
     for magnification in spec.magnifications:
         try:
-            plan = plan_read(
-                magnification_to_mpp(magnification) / slide.mpp_used,
-                downsamples=[i.downsample for i in infos],
-                dct_scales=[i.dct_scales for i in infos],
-                patch_size=spec.patch_size,
-                source=spec.source,
-                decode=spec.decode,
-                allow_upsampling=spec.allow_upsampling,
-            )
+            plans.append(read_plan(slide, spec, magnification_to_mpp(magnification) / slide.mpp_used))
         except SpecError as error:
             raise SpecError(f"slide '{slide.path}' at {magnification:g}x: {error}") from None
-        plans.append(plan)
     return tuple(plans)
+
+
+def read_plan(slide: Slide, spec: ExtractionSpec, ratio: float) -> ReadPlan:
+    """How a scale of `ratio` level-0 px per patch px, any number, is read from `slide`."""
+    infos = slide.level_infos
+    return plan_read(
+        ratio,
+        downsamples=[i.downsample for i in infos],
+        dct_scales=[i.dct_scales for i in infos],
+        patch_size=spec.patch_size,
+        source=spec.source,
+        decode=spec.decode,
+        allow_upsampling=spec.allow_upsampling,
+    )
 
 
 def block_rows(patches: int, magnifications: int, patch_size: int) -> int:

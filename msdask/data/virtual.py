@@ -13,13 +13,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.cutting.cutter import Cutter
-from msdask.cutting.lazy_patches import planned
+from msdask.cutting.lazy_patches import planned, read_plan
 from msdask.cutting.tile_cache import TileCache
 from msdask.errors import SpecError
 from msdask.extraction.slide_job import MaskSource, plan_slide
 from msdask.extraction.slide_table import Slides, read_slides
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
-from msdask.scale import footprint, plan_read
+from msdask.scale import footprint
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
@@ -299,15 +299,7 @@ class VirtualSet:
     def _read_scaled(self, part: _VirtualSlide, row: int, column: int, magnification: float) -> NDArray[np.uint8]:
         slide, size = part.slide, part.reader.patch_size
         target_mpp, mpp = 10.0 / magnification, slide.mpp or slide.mpp_used
-        plan = plan_read(
-            target_mpp / mpp,
-            downsamples=[i.downsample for i in slide.level_infos],
-            dct_scales=[i.dct_scales for i in slide.level_infos],
-            patch_size=size,
-            source=self.spec.source,
-            decode=self.spec.decode,
-            allow_upsampling=self.spec.allow_upsampling,
-        )
+        plan = read_plan(slide, self.spec, target_mpp / mpp)
         side = footprint(size, target_mpp=target_mpp, slide_mpp=mpp)
         inset = (part.reader.footprints[column] - side) / 2
         x0, y0 = (np.rint([[v[row, column] + inset]]).astype(np.int32) for v in (part.x0, part.y0))

@@ -34,8 +34,7 @@ class PatchStore(Mapping[str, PatchSet]):
     path : directory, or a URL in object storage such as "s3://bucket/cohort.zarr"; made at the first write if it does
         not exist
     codec : "raw" (readable by every Zarr v3 reader), "lossless" or "jpeg"; one a store. None means what the store
-        has, or
-        "raw" for a new one
+        has, or "raw" for a new one
     storage_options : for object storage, settings of this process: "endpoint", "region", "anonymous"; otherwise, and
         on every worker, the environment's (AWS_ENDPOINT_URL, AWS_REGION). Credentials come from the environment alone
 
@@ -154,9 +153,8 @@ class PatchStore(Mapping[str, PatchSet]):
             if not overwrite:
                 changed = sorted(k for k, v in spec.to_dict().items() if found.get("spec", {}).get(k) != v)
                 raise StoreError(
-                    f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): "
-                    "give the new set a "
-                    "name of its own, or pass overwrite=True to replace the whole set"
+                    f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
+                    "new set a name of its own, or pass overwrite=True to replace the whole set"
                 )
             layout.remove_tree(path)
         layout.create_group(path, {"spec": spec.to_dict(), "spec_hash": spec.hash})
