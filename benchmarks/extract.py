@@ -137,7 +137,7 @@ def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -
     begun = time.perf_counter()
     engine.run(case.name, JobTrace(), run_block, job, job.todo, lambda block, count: None)
     blocks = time.perf_counter() - begun
-    commit(job.target)
+    commit(job.arrays)
     seconds = time.perf_counter() - started
     if not keep:
         shutil.rmtree(folder)

@@ -34,8 +34,8 @@ from verdict import machine
 import msdask as ms
 from msdask.cutting.lazy_patches import block_rows, read_plans
 from msdask.cutting.tile_cache import PROCESS_BUDGET
-from msdask.extraction.slide_job import IN_HAND_BYTES
 from msdask.spec import ExtractionSpec
+from msdask.store.blocks import IN_HAND_BYTES
 
 CASES = {"40x": ("grid", (40.0,)), "20x": ("grid", (20.0,)), "tuples": ("centroids", (20.0, 10.0, 5.0))}
 SLACK, SLACK_MIB = 1.25, 32.0

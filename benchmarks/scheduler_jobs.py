@@ -14,9 +14,9 @@ from msdask.extraction.slide_table import SlideRow
 from msdask.selection.select import select
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.store.layout import SlideTarget
+from msdask.store.slide_arrays import SlideArrays
 
-__all__ = ["begin_slide", "commit_slide", "run_block"]
+__all__ = ["begin_slide", "commit", "run_block"]
 
 
 @lru_cache(maxsize=4)
@@ -24,11 +24,11 @@ def _job(path: str, spec: ExtractionSpec, patches: int) -> BlockJob:
     """A real slide's job, with the tables of a larger one left out."""
     slide = Slide(path)
     table = select(slide, spec)
-    reader, facts = planned(slide, table.isel(patch=slice(1)))
+    cutter, facts = planned(slide, table.isel(patch=slice(1)))
     scales = facts.sizes["magnification"]
     rows = block_rows(patches, scales, spec.patch_size)
-    target = SlideTarget("", "raw", (patches, scales), rows, spec.patch_size)
-    return BlockJob(target, slide, reader, tuple(range(target.blocks)), 0)
+    arrays = SlideArrays("", "raw", (patches, scales), rows, spec.patch_size)
+    return BlockJob(arrays, slide, cutter, tuple(range(arrays.blocks)), 0)
 
 
 def begin_slide(
@@ -36,16 +36,16 @@ def begin_slide(
 ) -> list[BlockJob | None]:
     """A job of as many patches as the row's column `patches` says."""
     job = _job(row.path, specs[0], int(row.cohort["patches"]))
-    return [None if path is None else replace(job, target=replace(job.target, path=path)) for path in paths]
+    return [None if path is None else replace(job, arrays=replace(job.arrays, path=path)) for path in paths]
 
 
-def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+def run_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
     """Nothing; the block's number of patches."""
-    rows = job.target.block(block)
+    rows = job.arrays.block(block)
     return rows.stop - rows.start
 
 
-def commit_slide(target: SlideTarget) -> dict[str, Any]:
+def commit(arrays: SlideArrays) -> dict[str, Any]:
     """Nothing; what a commit tells the client."""
-    count = target.shape[0]
+    count = arrays.shape[0]
     return {"counts": {"candidates": 2 * count, "selected": count, "kept": count, "labeled": 0, "filled": 0}}

@@ -28,6 +28,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tensorstore
 import torch
 import zarr
 from numpy.typing import NDArray
@@ -40,7 +41,6 @@ from verdict import machine
 
 import msdask as ms
 from msdask.data import Augment, PatchDataset
-from msdask.store import shards
 from msdask.store.patch_set import PatchSet
 
 BATCH, SIZE = 64, 224
@@ -186,13 +186,18 @@ def from_zarr(patches: Patches) -> Batches:
 
 def from_tensorstore(patches: Patches) -> Batches:
     """TensorStore's batched reads of the same store, one a slide."""
-    targets = {s: patches.sets["raw"].target(s) for s in patches.sets["raw"].slides}
+    path = patches.sets["raw"].path
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    arrays = {}
+    for slide_id in patches.sets["raw"].slides:
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/{slide_id}/image/"}}
+        arrays[slide_id] = tensorstore.open(spec, open=True, context=context).result()
 
     def read(indices: NDArray[np.int64]) -> torch.Tensor:
         out = np.empty((BATCH, 1, SIZE, SIZE, 3), np.uint8)
         for slide_id, places in _by_slide(patches, indices).items():
             rows = [patches.places[indices[p]][1] for p in places]
-            out[places] = shards.read_rows(targets[slide_id], "image", rows)
+            out[places] = arrays[slide_id].oindex[rows].read().result()
         return torch.from_numpy(out).movedim(-1, -3)
 
     return own_batches(patches, read)

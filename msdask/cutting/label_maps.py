@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from msdask.cutting.block_reader import PatchReader
+from msdask.cutting.cutter import Cutter
 from msdask.errors import MaskError
 
 __all__ = ["label_maps", "lazy_label_maps"]
@@ -55,27 +56,41 @@ def _mask_index(position: NDArray[np.float64], slide: int, mask: int) -> tuple[N
 
 def lazy_label_maps(
     slide_shape: tuple[int, int],
-    reader: PatchReader,
+    cutter: Cutter,
     labels: xr.DataArray,
-    selection: xr.Dataset,
+    origins: Delayed,
     lengths: tuple[int, ...],
 ) -> da.Array:
-    """`label_maps` of a selection, in blocks of `lengths` patches."""
+    """`label_maps` of a selection, in blocks of `lengths` patches.
+
+    Parameters
+    ----------
+    origins : (x0, y0), each (patch, magnification) int32, of all patches
+    """
     values = np.asarray(labels.values)
     if values.max(initial=0) > 255:
         raise MaskError(
-            f"label mask of slide '{selection.attrs['slide_id']}': class {int(values.max()) - 1}; label maps "
-            "hold at most "
-            "255 classes"
+            f"label mask '{labels.attrs.get('source', 'given')}': class {int(values.max()) - 1}; label maps hold at "
+            "most 255 classes"
         )
-    magnifications, size = len(reader.footprints), reader.patch_size
-    x0, y0 = (da.from_array(selection[v].values, chunks=(lengths, magnifications)) for v in ("x0", "y0"))
-    mask = delayed(values.astype(np.uint8))
-    cut = partial(label_maps, footprints=reader.footprints, patch_size=size, slide_shape=slide_shape)
-
-    def block(x: NDArray[np.int32], y: NDArray[np.int32], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return cut(values, x, y)
-
+    magnifications, size = len(cutter.footprints), cutter.patch_size
+    cut = partial(label_maps, footprints=cutter.footprints, patch_size=size, slide_shape=slide_shape)
     return da.map_blocks(
-        block, x0, y0, mask, dtype=np.uint8, new_axis=(2, 3), chunks=(lengths, (magnifications,), (size,), (size,))
+        partial(_label_maps, cut, lengths[0]),
+        origins=origins,
+        labels=delayed(values.astype(np.uint8), pure=True),
+        dtype=np.uint8,
+        chunks=(lengths, (magnifications,), (size,), (size,)),
+        meta=np.empty((0,) * 4, np.uint8),
     )
+
+
+def _label_maps(
+    cut: Callable[..., NDArray[np.uint8]],
+    rows: int,
+    origins: tuple[NDArray[np.int32], NDArray[np.int32]],
+    labels: NDArray[np.uint8],
+    block_id: tuple[int, ...],
+) -> NDArray[np.uint8]:
+    block = slice(block_id[0] * rows, (block_id[0] + 1) * rows)
+    return cut(labels, *(values[block] for values in origins))

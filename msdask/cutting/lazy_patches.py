@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from msdask.cutting.block_reader import OnBadTile, PatchReader
+from msdask.cutting.cutter import Cutter, OnBadTile
 from msdask.cutting.label_maps import lazy_label_maps
 from msdask.cutting.measures import tissue_mean
 from msdask.errors import SpecError
@@ -22,10 +21,12 @@ from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_m
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 
-__all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plans"]
+__all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plan", "read_plans"]
 
 MAX_PATCHES_PER_BLOCK = 256
 MAX_BLOCK_BYTES = 64 * 2**20
+_Origins = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""x0, y0 (patch, magnification) of all patches."""
 THUMBNAIL_MPP = 8.0
 """um/px of the image that a slide's tissue mean is taken from (1.25x)."""
 
@@ -35,17 +36,21 @@ def read_plans(slide: Slide, spec: ExtractionSpec) -> tuple[ReadPlan, ...]:
     plans = []
     for magnification in spec.magnifications:
         try:
-            plan = slide.plan_read(
-                magnification_to_mpp(magnification) / slide.mpp_used,
-                patch_size=spec.patch_size,
-                source=spec.source,
-                decode=spec.decode,
-                allow_upsampling=spec.allow_upsampling,
-            )
+            plans.append(read_plan(slide, spec, magnification_to_mpp(magnification) / slide.mpp_used))
         except SpecError as error:
             raise SpecError(f"slide '{slide.path}' at {magnification:g}x: {error}") from None
-        plans.append(plan)
     return tuple(plans)
+
+
+def read_plan(slide: Slide, spec: ExtractionSpec, ratio: float) -> ReadPlan:
+    """How a scale of `ratio` level-0 px per patch px, any number, is read from `slide`."""
+    return slide.plan_read(
+        ratio,
+        patch_size=spec.patch_size,
+        source=spec.source,
+        decode=spec.decode,
+        allow_upsampling=spec.allow_upsampling,
+    )
 
 
 def block_rows(patches: int, magnifications: int, patch_size: int) -> int:
@@ -96,14 +101,17 @@ def patches(
     SpecError
         The selection was made on another slide, or asks for more than the slide has.
     """
-    reader, data = planned(slide, selection, source=source, decode=decode, pad=pad, on_bad_tile=on_bad_tile)
-    image, filled = _lazy_blocks(slide, reader, data["x0"].values, data["y0"].values)
+    cutter, data = planned(slide, selection, source=source, decode=decode, pad=pad, on_bad_tile=on_bad_tile)
+    x0, y0 = data["x0"].values, data["y0"].values
+    # One thing that all blocks share: it travels once to each worker, not in parts with every task.
+    origins = delayed((x0, y0), name=f"origins-{tokenize(x0, y0)}", traverse=False)
+    image, filled = _lazy_blocks(slide, cutter, origins, len(x0))
     dims = ("patch", "magnification", "y", "x", "channel")
     data["image"] = (dims, image)
     if filled is not None:
         data["filled"] = (dims[:2], filled)
     if labels is not None:
-        data["label_map"] = (dims[:4], lazy_label_maps(slide.shape, reader, labels, data, image.chunks[0]))
+        data["label_map"] = (dims[:4], lazy_label_maps(slide.shape, cutter, labels, origins, image.chunks[0]))
     if "tissue_mean" not in data.attrs:
         mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None, on_bad_tile)
         data["tissue_mean"] = ((), da.from_delayed(mean, shape=(), dtype=np.float64))
@@ -118,7 +126,7 @@ def planned(
     decode: Decode | None = None,
     pad: int | None = None,
     on_bad_tile: OnBadTile = "raise",
-) -> tuple[PatchReader, xr.Dataset]:
+) -> tuple[Cutter, xr.Dataset]:
     """How the patches of a selection are read, and the selection with that and the slide's facts in its attributes.
 
     Parameters and errors are those of `patches`.
@@ -150,7 +158,7 @@ def planned(
         "reads": [plan.attrs() for plan in plans],
         "fingerprint": slide.fingerprint(),
     }
-    return PatchReader(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
+    return Cutter(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
 
 
 def mean_of_tissue(
@@ -164,36 +172,25 @@ def mean_of_tissue(
     return np.asarray(tissue_mean(image, inside))
 
 
-def _lazy_blocks(
-    slide: Slide, reader: PatchReader, x0: NDArray[np.int32], y0: NDArray[np.int32]
-) -> tuple[da.Array, da.Array | None]:
-    count, magnifications = x0.shape
-    size = reader.patch_size
+def _lazy_blocks(slide: Slide, cutter: Cutter, origins: Delayed, count: int) -> tuple[da.Array, da.Array | None]:
+    """`image`, one chunk a block, and `filled` where bad tiles are filled."""
+    magnifications, size = len(cutter.plans), cutter.patch_size
     rows = block_rows(count, magnifications, size)
-    lengths = _block_lengths(count, rows)
-    token = tokenize(slide, reader, x0, y0)
-    name = f"read-patches-{token}"
-    chunks = (lengths, (magnifications,), (size,), (size,), (3,))
-    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-    blocks = [slice(a, b) for a, b in pairwise(starts)]
-    if reader.on_bad_tile == "raise":
-        graph: dict[Any, Any] = {
-            (name, i, 0, 0, 0, 0): (_read_image, slide, reader, x0[b], y0[b]) for i, b in enumerate(blocks)
-        }
-        layer = HighLevelGraph.from_collections(name, graph)
-        return da.Array(layer, name, chunks, dtype=np.uint8), None
-    # Filling has two results a block; the plain case stays one task a block.
-    both, fill_name = f"read-both-{token}", f"filled-{token}"
-    read: dict[Any, Any] = {(both, i): (_read_both, slide, reader, x0[b], y0[b]) for i, b in enumerate(blocks)}
-    image: dict[Any, Any] = {(name, i, 0, 0, 0, 0): (_first, (both, i)) for i in range(len(blocks))}
-    filled: dict[Any, Any] = {(fill_name, i, 0): (_second, (both, i)) for i in range(len(blocks))}
-    layers = HighLevelGraph(
-        {both: read, name: image, fill_name: filled}, {both: set(), name: {both}, fill_name: {both}}
-    )
-    return (
-        da.Array(layers, name, chunks, dtype=np.uint8),
-        da.Array(layers, fill_name, chunks[:2], dtype=np.float32),
-    )
+    token = tokenize(slide, cutter, origins.key)
+    shape = ((magnifications,), (size,), (size,), (3,))
+    options: dict[str, Any] = {
+        "chunks": (_block_lengths(count, rows), *shape),
+        "dtype": np.uint8,
+        "meta": np.empty((0,) * 5, np.uint8),
+    }
+    if cutter.on_bad_tile == "raise":
+        cut = partial(_cut_image, slide, cutter, rows)
+        return da.map_blocks(cut, origins=origins, name=f"cut-patches-{token}", **options), None
+    # Filling has two results a block: a task of their own; the plain case is in one task with whatever follows.
+    both = da.map_blocks(partial(_cut, slide, cutter, rows), origins=origins, name=f"cut-both-{token}", **options)
+    empty = np.empty((0, 0), np.float32)
+    filled = da.blockwise(_second, "pm", both, "pmyxc", dtype=np.float32, meta=empty, name=f"filled-{token}")
+    return da.map_blocks(_first, both, name=f"cut-patches-{token}", **options), filled
 
 
 def _block_lengths(count: int, rows: int) -> tuple[int, ...]:
@@ -201,19 +198,24 @@ def _block_lengths(count: int, rows: int) -> tuple[int, ...]:
     return (rows,) * full + ((rest,) if rest or not full else ())
 
 
-def _read_both(
-    slide: Slide, reader: PatchReader, x0: NDArray[np.int32], y0: NDArray[np.int32]
+def _cut(
+    slide: Slide, cutter: Cutter, rows: int, origins: _Origins, block_id: tuple[int, ...]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    return reader.read(slide.reader, x0, y0)
+    block = slice(block_id[0] * rows, (block_id[0] + 1) * rows)
+    return cutter.cut(slide.reader, *(values[block] for values in origins))
 
 
-def _read_image(slide: Slide, reader: PatchReader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> NDArray[np.uint8]:
-    return reader.read(slide.reader, x0, y0)[0]
+def _cut_image(
+    slide: Slide, cutter: Cutter, rows: int, origins: _Origins, block_id: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    return _cut(slide, cutter, rows, origins, block_id)[0]
 
 
 def _first(both: tuple[Any, Any]) -> Any:
     return both[0]
 
 
-def _second(both: tuple[Any, Any]) -> Any:
+def _second(both: Any) -> Any:
+    while isinstance(both, list):  # dask wraps the one block along each axis that is gone
+        both = both[0]
     return both[1]

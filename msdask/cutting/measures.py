@@ -12,6 +12,7 @@ __all__ = [
     "EXACT_BELOW",
     "LOW_CONTRAST",
     "MEASURES",
+    "column",
     "contrast",
     "keep",
     "measure",
@@ -38,6 +39,11 @@ _MOST_AT_ONCE = 255
 """Images that a byte can number."""
 _QUANTILES = np.array([0.01, 0.99, 0.03, 0.97])
 """What contrast is made of, and the bounds of it that half the px give."""
+
+
+def column(measured: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """One of the `MEASURES` out of an array (..., measure); a view, so that it can be written to."""
+    return measured[..., MEASURES.index(name)]
 
 
 def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
@@ -100,10 +106,10 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     values, bounds = _estimates(histograms)
     for i in np.flatnonzero(bounds < EXACT_BELOW).tolist():  # the rare ones near a verdict, one at a time
         values[i] = _exact_contrast(images[i])
-    measured[..., 0] = (sums / images[0].size).reshape(image.shape[:2])
-    measured[..., 1] = _on_its_side(values).reshape(image.shape[:2])
+    column(measured, "brightness")[...] = (sums / images[0].size).reshape(image.shape[:2])
+    column(measured, "contrast")[...] = _on_its_side(values).reshape(image.shape[:2])
     if filled is not None:
-        measured[..., 2] = filled
+        column(measured, "filled")[...] = filled
     return measured
 
 
@@ -197,5 +203,5 @@ def keep(measured: NDArray[np.float32], tissue_mean: float) -> NDArray[np.bool_]
     -------
     keep : (patch,) bool
     """
-    brightness, contrast = measured[:, 0, 0], measured[:, 0, 1]
+    brightness, contrast = (column(measured, name)[:, 0] for name in ("brightness", "contrast"))
     return (brightness <= white_threshold(tissue_mean)) & (contrast >= np.float32(LOW_CONTRAST))

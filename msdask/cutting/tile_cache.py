@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from functools import lru_cache
 
 import numpy as np
@@ -19,18 +20,23 @@ THREAD_BUDGET = 16 * 2**20
 
 
 class TileCache:
-    """Least recently used tiles, for any number of threads.
+    """Decoded tiles of all slides of a process within one budget, the least recently used given up first.
 
-    Parameters
+    For any number of threads. It travels to another process empty, with its budget.
+
+    Attributes
     ----------
-    budget : bytes of pixels; the oldest tiles go first
+    max_bytes : budget; the tiles that a running read holds come on top
+    hits, misses : how often a tile of `decoded` was there, and was decoded
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.hits = self.misses = 0
         self._tiles: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+        self._decoding: dict[Hashable, Future[NDArray[np.uint8]]] = {}
         self._bytes = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def get(self, key: Hashable) -> NDArray[np.uint8] | None:
         """The tile, or None. Treat it as read-only."""
@@ -47,13 +53,43 @@ class TileCache:
                 self._bytes += tile.nbytes
             self._tiles[key] = tile
             self._tiles.move_to_end(key)
-            while self._bytes > self.budget and self._tiles:
+            while self._bytes > self.max_bytes and self._tiles:
                 self._bytes -= self._tiles.popitem(last=False)[1].nbytes
 
+    def decoded(self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The tile of a key, decoded by `decode` if it is not there: once, also where two threads need it at once."""
+        with self._lock:
+            tile = self.get(key)
+            waiting = self._decoding.get(key)
+            if tile is None and waiting is None:
+                self.misses += 1
+                mine = self._decoding[key] = Future()
+            else:
+                self.hits += 1
+        if tile is not None:
+            return tile
+        if waiting is not None:
+            return waiting.result()
+        try:
+            tile = decode()
+        except BaseException as error:
+            with self._lock:
+                del self._decoding[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._decoding[key]
+            self.put(key, tile)
+        mine.set_result(tile)
+        return tile
+
     @property
-    def nbytes(self) -> int:
-        """Bytes of pixels that are kept now."""
+    def used_bytes(self) -> int:
+        """Bytes of the tiles that are kept now."""
         return self._bytes
+
+    def __reduce__(self) -> tuple[type[TileCache], tuple[int]]:
+        return TileCache, (self.max_bytes,)
 
 
 @lru_cache(maxsize=1)

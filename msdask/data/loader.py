@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from msdask.data.dataset import Batch, PatchDataset, Reading, Sets, Transform
 from msdask.data.order import EpochOrder, Shuffle
 from msdask.errors import SpecError
-from msdask.store.random_reads import FORK_REASON
+from msdask.store.reading import FORK_REASON
 
 __all__ = ["PatchLoader", "loader"]
 

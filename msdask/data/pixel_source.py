@@ -15,7 +15,7 @@ from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.store import layout
 from msdask.store.patch_set import PatchSet
-from msdask.store.random_reads import ShardArray
+from msdask.store.reading import ShardArray
 
 __all__ = ["PixelSource", "StoredPixels"]
 
@@ -86,14 +86,15 @@ class StoredPixels:
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `PixelSource.open`; checks that every shard is there."""
-        target = self._set.target(slide_id)
+        arrays = self._set.arrays(slide_id)
         for name in names:
-            if name != "image" and not layout.has_document(target.array_path(name)):
+            if name != "image" and not layout.has_document(arrays.array_path(name)):
                 raise SpecError(
                     f"slide '{slide_id}' of '{self.name}' has no {name}: write it with labels= given to msdask.patches"
                 )
-            self._arrays[slide_id, name] = ShardArray(target, name)
-        return target.rows
+            self._arrays[slide_id, name] = ShardArray(arrays, name)
+            self._arrays[slide_id, name].check_sizes()
+        return arrays.rows
 
     def begin(
         self,
@@ -106,4 +107,4 @@ class StoredPixels:
         columns: Sequence[int],
     ) -> list[Future[None]]:
         """See `PixelSource.begin`."""
-        return self._arrays[slide_id, name].begin(rows, out, places=places, columns=columns)
+        return self._arrays[slide_id, name].submit(rows, out, places=places, columns=columns)

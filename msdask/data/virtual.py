@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask.cutting import tile_cache as tilecache
-from msdask.cutting.block_reader import PatchReader
-from msdask.cutting.lazy_patches import planned
-from msdask.errors import SpecError, StoreError
+from msdask.cutting.cutter import Cutter
+from msdask.cutting.lazy_patches import planned, read_plan
+from msdask.cutting.tile_cache import TileCache
+from msdask.errors import SpecError
 from msdask.extraction.slide_job import plan_slide
 from msdask.extraction.slide_table import Slides, read_slides
 from msdask.masks.choice import MaskChoice
@@ -27,73 +26,16 @@ from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.store import layout
+from msdask.store.integrity import check_same_file
 from msdask.store.patch_set import PatchSet
-from msdask.store.random_reads import reading_pool
+from msdask.store.reading import reading_pool
 
-__all__ = ["TileCache", "VirtualSet"]
+__all__ = ["VirtualSet"]
 
 _BLOCK_ROWS = 64
 """Patches of a block: neighbours on the slide, whose tiles are decoded once."""
 _PATCHES_A_TASK = 8
 DEFAULT_CACHE_BYTES = 512 * 2**20
-
-_TileKey = tuple[str, int, int, int, int]
-
-
-class TileCache:
-    """Decoded tiles of all slides of a process within one budget, the least recently used given up first.
-
-    Thread-safe; a tile that two threads need at once is decoded once.
-
-    Attributes
-    ----------
-    max_bytes : budget; the tiles that a running read holds come on top
-    hits, misses : how often a tile was there, and was decoded
-    """
-
-    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self.hits = self.misses = 0
-        self._kept = tilecache.TileCache(max_bytes)
-        self._decoding: dict[_TileKey, Future[NDArray[np.uint8]]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: _TileKey, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The tile of a key, decoded by `decode` if it is not there."""
-        with self._lock:
-            tile = self._kept.get(key)
-            if tile is not None:
-                self.hits += 1
-                return tile
-            waiting = self._decoding.get(key)
-            if waiting is None:
-                self.misses += 1
-                mine: Future[NDArray[np.uint8]] = Future()
-                self._decoding[key] = mine
-            else:
-                self.hits += 1
-        if waiting is not None:
-            return waiting.result()
-        try:
-            tile = decode()
-        except BaseException as error:
-            with self._lock:
-                del self._decoding[key]
-            mine.set_exception(error)
-            raise
-        with self._lock:
-            del self._decoding[key]
-            self._kept.put(key, tile)
-        mine.set_result(tile)
-        return tile
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of the tiles that are held."""
-        return self._kept.nbytes
-
-    def __reduce__(self) -> tuple[type[TileCache], tuple[int]]:
-        return TileCache, (self.max_bytes,)
 
 
 class _CachedReader:
@@ -111,7 +53,7 @@ class _CachedReader:
     ) -> NDArray[np.uint8]:
         """See `Reader.read_tile`; tiles that are kept have memory of their own, never `out`."""
         key = (self._path, level, row, column, scale)
-        return self._cache.get(key, lambda: self._reader.read_tile(level, row, column, scale))
+        return self._cache.decoded(key, lambda: self._reader.read_tile(level, row, column, scale))
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         """See `Reader.read_associated`."""
@@ -130,7 +72,7 @@ class _VirtualSlide:
     """One slide: how its patches are read, and their table."""
 
     slide: Slide
-    reader: PatchReader
+    reader: Cutter
     x0: NDArray[np.int32]
     y0: NDArray[np.int32]
     label: NDArray[np.int16]
@@ -246,11 +188,9 @@ class VirtualSet:
             attrs, path = patch_set.attrs(slide_id), places.join(patch_set.path, slide_id)
             source = (slides or {}).get(slide_id, attrs["source"])
             slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
-            if slide.fingerprint() != attrs["fingerprint"]:
-                raise StoreError(
-                    f"slide '{slide_id}' of '{patch_set.name}' was made from another file than '{slide.path}' (their "
-                    "fingerprints differ): give the right one as slides={...}, or extract it again with overwrite"
-                )
+            otherwise = "give the right one as slides={...}, or extract it again with overwrite"
+            stored = f"slide '{slide_id}' of '{patch_set.name}'"
+            check_same_file(stored, attrs, slide.fingerprint(), slide.path, otherwise=otherwise)
             columns = {n: layout.read_variable(path, n) for n in ("x0", "y0", "label", "tissue", "keep")}
             opened[slide_id] = slide
             tables[slide_id] = xr.Dataset(
@@ -329,7 +269,7 @@ class VirtualSet:
 
         def read(which: NDArray[np.intp]) -> None:
             at = np.ix_(rows[which], np.asarray(wanted, np.int64))
-            out[places[which]] = reader.read(self._reader(part), part.x0[at], part.y0[at])[0]
+            out[places[which]] = reader.cut(self._reader(part), part.x0[at], part.y0[at])[0]
 
         return self._submit(rows, read)
 
@@ -362,18 +302,12 @@ class VirtualSet:
     def _read_scaled(self, part: _VirtualSlide, row: int, column: int, magnification: float) -> NDArray[np.uint8]:
         slide, size = part.slide, part.reader.patch_size
         target_mpp, mpp = 10.0 / magnification, slide.mpp or slide.mpp_used
-        plan = slide.plan_read(
-            target_mpp / mpp,
-            patch_size=size,
-            source=self.spec.source,
-            decode=self.spec.decode,
-            allow_upsampling=self.spec.allow_upsampling,
-        )
+        plan = read_plan(slide, self.spec, target_mpp / mpp)
         side = footprint(size, target_mpp=target_mpp, slide_mpp=mpp)
         inset = (part.reader.footprints[column] - side) / 2
         x0, y0 = (np.rint([[v[row, column] + inset]]).astype(np.int32) for v in (part.x0, part.y0))
         reader = replace(part.reader, plans=(plan,), footprints=(side,))
-        return reader.read(self._reader(part), x0, y0)[0][0, 0]
+        return reader.cut(self._reader(part), x0, y0)[0][0, 0]
 
     def _reader(self, part: _VirtualSlide) -> Reader:
         return _CachedReader(part.slide.path, part.slide.reader, self._cache)

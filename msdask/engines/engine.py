@@ -22,7 +22,7 @@ J = TypeVar("J", contravariant=True)
 class BlockFunction(Protocol[J]):
     """Does one block of a job; may do it in parts on a pool. Doing it twice must change nothing."""
 
-    def __call__(self, job: J, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    def __call__(self, job: J, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
         """How much it was: the patches of a block, say."""
         ...
 

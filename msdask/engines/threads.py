@@ -29,7 +29,7 @@ class ThreadEngine(PlainEngine):
         super().__init__()
         self.threads = threads or CPU_COUNT
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-block")
-        self._readers = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-read")
+        self._parts_pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-part")
 
     def run(
         self,
@@ -44,7 +44,7 @@ class ThreadEngine(PlainEngine):
         parts = self._parts(len(blocks))
 
         def one(block: int) -> None:
-            count = self.call(label, trace, function, job, block, readers=self._readers, parts=parts)
+            count = self.call(label, trace, function, job, block, pool=self._parts_pool, parts=parts)
             on_block(block, count)
 
         futures = [self._pool.submit(one, block) for block in blocks]
@@ -72,4 +72,4 @@ class ThreadEngine(PlainEngine):
     def close(self) -> None:
         """End the pool's threads."""
         self._pool.shutdown(wait=True)
-        self._readers.shutdown(wait=True)
+        self._parts_pool.shutdown(wait=True)

@@ -24,9 +24,9 @@ from msdask.runs.progress import Progress
 from msdask.runs.report import Recorder, Report
 from msdask.storage.files import replacing, replacing_folder
 from msdask.storage.tables import write_table
-from msdask.store import shards
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
+from msdask.store.reading import ShardArray
 
 __all__ = ["ExportSummary", "SlideExport", "export", "export_table"]
 
@@ -214,11 +214,12 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, tell
 
 def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
     """(block, patches of its shard, their numbers), shard by shard; patches (n, magnification, y, x, 3) uint8."""
-    target = s.patch_set.target(slide_id)
-    bounds = np.searchsorted(stored.rows, [target.block(i).stop for i in range(target.blocks)])
+    arrays = s.patch_set.arrays(slide_id)
+    shards = ShardArray(arrays, "image")
+    bounds = np.searchsorted(stored.rows, [arrays.block(i).stop for i in range(arrays.blocks)])
     for block, (first, last) in enumerate(pairwise([0, *bounds.tolist()])):
         if last > first:
-            yield block, shards.read_rows(target, "image", stored.rows[first:last]), list(range(first, last))
+            yield block, shards.read(stored.rows[first:last]), list(range(first, last))
 
 
 def _write_images(

@@ -15,7 +15,7 @@ from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
-from msdask.extraction.slide_job import BlockJob, begin_slide, check_source, commit_slide, run_block
+from msdask.extraction.slide_job import BlockJob, begin_slide, check_source, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
@@ -29,6 +29,7 @@ from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import layout
 from msdask.store.patch_store import PatchStore
+from msdask.store.writing import commit
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -251,7 +252,7 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
     travels = replace(job, todo=(), notes=())
     patches = work.run("extract", name, run_block, travels, job.todo)
     lock.check()  # a slide that another run has taken over is that run's to commit
-    complete = work.call(f"commit: {name}/{row.slide_id}", commit_slide, job.target)
+    complete = work.call(f"commit: {name}/{row.slide_id}", commit, job.arrays)
     return SlideOutcome(
         row.slide_id,
         name,

@@ -11,8 +11,8 @@ from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import MaskError, StoreError
 from msdask.extraction.cohort import make_indexes
-from msdask.extraction.damage import Damage, find_damage, finish_repair, mend_block, reopen, same_slide
-from msdask.extraction.slide_job import begin_slide, commit_slide, run_block
+from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
+from msdask.extraction.slide_job import begin_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
@@ -24,8 +24,10 @@ from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import layout
+from msdask.store.damage import Damage, find_damage
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
+from msdask.store.writing import commit
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -202,7 +204,7 @@ def _mend_blocks(
     job = work.call(f"reopen: {name}/{slide_id}", reopen, path, run.store.codec, patch_set.spec, file, damage.blocks)
     patches = work.run("mend", name, mend_block, job, damage.blocks)
     lock.check()
-    if not work.call(f"finish: {name}/{slide_id}", finish_repair, job.target):
+    if not work.call(f"finish: {name}/{slide_id}", finish_repair, job.arrays):
         raise StoreError(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
@@ -238,10 +240,10 @@ def _renew_slide(
         raise StoreError(f"'{path}' was not begun")
     work.run("extract", name, run_block, job, job.todo)
     lock.check()
-    complete = work.call(f"commit: {name}/{slide_id}", commit_slide, job.target)
+    complete = work.call(f"commit: {name}/{slide_id}", commit, job.arrays)
     changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
     note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""
-    return SlideRepair(slide_id, name, "renewed", note, job.target.shape[0], problems=damage.problems)
+    return SlideRepair(slide_id, name, "renewed", note, job.arrays.shape[0], problems=damage.problems)
 
 
 def _check_file(attrs: dict[str, Any], path: str, spec: ExtractionSpec) -> None:

@@ -1,4 +1,4 @@
-"""The work on one slide, as functions that run where its file can be read: plan, begin, one block, commit.
+"""The work on one slide, as functions that run where its file can be read: plan, begin, one block.
 
 What travels between them is small: a job says where the tables are, never what is in them. Nothing a patch reaches the
 scheduler or the client.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,9 +19,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask.cutting.block_reader import OnBadTile, PatchReader, SharedTiles
+from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
-from msdask.cutting.measures import MEASURES, measure
+from msdask.cutting.measures import column
 from msdask.cutting.tile_cache import process_cache
 from msdask.errors import SlideError, StoreError
 from msdask.extraction.slide_table import SlideRow
@@ -31,23 +31,19 @@ from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
 from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
-from msdask.storage import places
-from msdask.store import layout, shards, writing
-from msdask.store.layout import SlideTarget
+from msdask.store import layout, writing
+from msdask.store.blocks import BlockWriter, block_writer
+from msdask.store.integrity import check_same_file
+from msdask.store.slide_arrays import SlideArrays
 
 __all__ = [
     "BlockJob",
     "begin_set",
     "begin_slide",
     "check_source",
-    "commit_slide",
     "plan_slide",
-    "read_block",
     "run_block",
 ]
-
-IN_HAND_BYTES = 4 * 2**20
-"""Pixels that a thread has in hand between the decoder and the file: 40x is 6 % faster than with a block of 38 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +52,16 @@ class BlockJob:
 
     Attributes
     ----------
-    target : where blocks are written; its tables are there
-    slide, reader : where and how they are read
+    arrays : where blocks are written; the tables are there
+    slide, cutter : what they are cut from, and how
     todo : blocks that are not written yet
     done : patches that an earlier run has written
     notes : warnings about scale and mask
     """
 
-    target: SlideTarget
+    arrays: SlideArrays
     slide: Slide
-    reader: PatchReader
+    cutter: Cutter
     todo: tuple[int, ...]
     done: int
     notes: tuple[str, ...] = ()
@@ -120,116 +116,93 @@ def begin_set(
     notes: tuple[str, ...] = (),
 ) -> BlockJob:
     """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
-    reader, facts = planned(slide, table, on_bad_tile=on_bad_tile)
+    cutter, facts = planned(slide, table, on_bad_tile=on_bad_tile)
     count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
     mask = facts["mask"].values if "mask" in facts else None
-    target, written = writing.begin(
+    arrays, written = writing.begin(
         path,
         codec,
         facts,
-        rows=block_rows(count, magnifications, reader.patch_size),
+        rows=block_rows(count, magnifications, cutter.patch_size),
         tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
         attrs=attrs,
     )
     todo = tuple(np.flatnonzero(~written).tolist())
     empty = () if count else ("no patch was selected",)
-    return BlockJob(target, slide, reader, todo, writing.patches_in(target, written), (*notes, *empty))
+    return BlockJob(arrays, slide, cutter, todo, writing.patches_in(arrays, written), (*notes, *empty))
 
 
-def run_block(job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
-    """Read, measure and write one block; returns its number of patches. Running it twice changes nothing.
+def run_block(
+    job: BlockJob,
+    block: int,
+    *,
+    pool: ThreadPoolExecutor | None = None,
+    parts: int = 1,
+    stored: NDArray[np.float32] | None = None,
+) -> int:
+    """Cut, measure and write one block; returns its number of patches. Doing it twice changes nothing.
 
     Parameters
     ----------
     job, block : what to do
-    readers, parts : pool that the block is read on, in so many parts; for slides of fewer blocks than there are threads
+    pool, parts : threads that the block is cut on, in so many parts; for slides of fewer blocks than there are threads
+    stored : what was measured on the block before, as for `msdask.store.blocks.block_writer`
     """
-    with shards.placed_chunks(job.target, "image", block) as put:
-        placed = shards.is_placed(job.target, "image")
-        measured = _read_parts(job, block, put, readers, parts, placed=placed)
-    shards.write_measured(job.target, block, measured)
-    return len(measured)
-
-
-def read_block(
-    job: BlockJob, block: int, *, readers: ThreadPoolExecutor | None = None, parts: int = 1
-) -> tuple[list[shards.Chunk], NDArray[np.float32]]:
-    """A block as it is stored, and its measures; valid until this thread reads another block."""
-    pieces: dict[int, Sequence[shards.Chunk]] = {}
-    measured = _read_parts(job, block, pieces.__setitem__, readers, parts)
-    return [chunk for first in sorted(pieces) for chunk in pieces[first]], measured
-
-
-def _read_parts(
-    job: BlockJob,
-    block: int,
-    put: Callable[[int, Sequence[shards.Chunk]], None],
-    readers: ThreadPoolExecutor | None,
-    parts: int,
-    *,
-    placed: bool = False,
-) -> NDArray[np.float32]:
-    """Read and measure a block; its chunks go to `put` as they get ready, in no order.
-
-    Where pixels are not needed after `put` (it has `placed` them, or they were encoded), they stay in the processor's
-    cache from the decoder to the file, and a thread holds a few patches instead of a block.
-    """
-    reader = job.slide.reader
-    if readers is None:
-        parts = 1
-    state = layout.document_time(job.target.array_path("x0"))
+    parts = 1 if pool is None else parts
+    reader = cast("Any", job.slide.reader)
+    state = layout.document_state(job.arrays.array_path("x0"))
     with _tables_lock:  # a slide's first blocks begin together: one of them reads
-        x0, y0, needed = _tables(job.target, job.reader, cast("Any", reader), parts, state)
-    rows = job.target.block(block)
+        x0, y0, needed = _tables(job.arrays, job.cutter, reader, parts, state)
+    rows = job.arrays.block(block)
     x, y = x0[rows], y0[rows]
-    shared = SharedTiles(process_cache(), (job.slide.path, cast("Any", reader)), needed)
-    shape = (len(job.reader.plans), job.reader.patch_size, job.reader.patch_size, 3)
-    measured = np.empty((len(x), len(job.reader.plans), len(MEASURES)), np.float32)
-    ring = max(1, IN_HAND_BYTES // math.prod(shape))
-    keeps = job.target.array_codec("image") == "raw" and not placed
-    whole = _buffer((len(x), *shape)) if keeps else None
+    shared = SharedTiles(process_cache(), (job.slide.path, reader), needed)
+    with block_writer(job.arrays, block, stored=stored) as writer:
 
-    def read(part: slice) -> None:
-        count = part.stop - part.start
-        own = _buffer((min(ring, count), *shape)) if whole is None else whole[part]
-        first = 0
+        def cut(part: slice) -> None:
+            _cut_part(job, writer, part, x[part], y[part], shared)
 
-        def after(i: int) -> None:
-            nonlocal first
-            end = i + 1
-            if end - first == len(own) or end == count:
-                pixels = own[: end - first]
-                measured[part.start + first : part.start + end] = measure(pixels)
-                put((part.start + first) * shape[0], shards.encode(job.target, "image", pixels))
-                first = end
+        if pool is None or parts < 2:
+            cut(slice(0, len(x)))
+        else:
+            futures = [pool.submit(cut, slice(*edge)) for edge in pairwise(_edges(len(x), parts))]
+            try:
+                for future in futures:
+                    future.result()
+            finally:  # nobody may still be writing when the file is closed
+                for future in futures:
+                    future.cancel()
+                wait([future for future in futures if not future.cancelled()])
+    return len(x)
 
-        _, filled = job.reader.read(reader, x[part], y[part], shared=shared, out=own, after=after)
-        measured[part, :, MEASURES.index("filled")] = filled
 
-    if readers is None or parts < 2:
-        read(slice(0, len(x)))
-        return measured
-    futures = [readers.submit(read, slice(*edge)) for edge in pairwise(_edges(len(x), parts))]
-    try:
-        for future in futures:
-            future.result()
-    finally:  # nobody may still be reading into this thread's memory, or writing
-        for future in futures:
-            future.cancel()
-        wait([future for future in futures if not future.cancelled()])
-    return measured
+def _cut_part(
+    job: BlockJob,
+    writer: BlockWriter,
+    part: slice,
+    x0: NDArray[np.int32],
+    y0: NDArray[np.int32],
+    shared: SharedTiles,
+) -> None:
+    """Cut a part of a block in this thread, a few patches in hand at a time."""
+    count, size = len(x0), job.cutter.patch_size
+    ring = _buffer((min(writer.in_hand, count), len(job.cutter.plans), size, size, 3))
+    first = 0
+
+    def after(i: int) -> None:
+        nonlocal first
+        end = i + 1
+        if end - first == len(ring) or end == count:
+            writer.put(part.start + first, ring[: end - first])
+            first = end
+
+    _, filled = job.cutter.cut(job.slide.reader, x0, y0, shared=shared, out=ring, after=after)
+    column(writer.measured, "filled")[part] = filled
 
 
 def _edges(count: int, parts: int) -> list[int]:
     """Where the parts of a block of `count` patches begin, and its end."""
     edges: list[int] = np.linspace(0, count, parts + 1).round().astype(int).tolist()
     return edges
-
-
-def commit_slide(target: SlideTarget) -> dict[str, Any]:
-    """`msdask.store.writing.commit`, without what workers that were lost on the way left behind."""
-    places.at(target.path).remove_leftovers(target.path)
-    return writing.commit(target)
 
 
 _scratch = threading.local()
@@ -249,13 +222,13 @@ _tables_lock = threading.Lock()
 
 @lru_cache(maxsize=16)
 def _tables(
-    target: SlideTarget, patch_reader: PatchReader, reader: Reader, parts: int, state: int
+    arrays: SlideArrays, cutter: Cutter, reader: Reader, parts: int, state: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], tuple[NDArray[np.bool_], ...]]:
     """(x0, y0) of a slide, and the tiles that several parts of its blocks need: once a process."""
-    x0, y0 = layout.read_column(target.path, "x0"), layout.read_column(target.path, "y0")
-    blocks = [target.block(block) for block in range(target.blocks)]
+    x0, y0 = layout.read_column(arrays.path, "x0"), layout.read_column(arrays.path, "y0")
+    blocks = [arrays.block(block) for block in range(arrays.blocks)]
     lengths = np.concatenate([np.diff(_edges(rows.stop - rows.start, parts)) for rows in blocks])
-    return x0, y0, patch_reader.shared_tiles(reader, x0, y0, np.repeat(np.arange(len(lengths)), lengths))
+    return x0, y0, cutter.shared_tiles(reader, x0, y0, np.repeat(np.arange(len(lengths)), lengths))
 
 
 def plan_slide(
@@ -310,11 +283,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
         fingerprint = slide.fingerprint()
     except SlideError as error:
         return (f"complete, but its file cannot be opened now: {error}",)
-    if fingerprint != stored["fingerprint"]:
-        raise StoreError(
-            f"'{path}' was made from another file than '{row.path}' (their fingerprints differ): pass "
-            "overwrite=True to replace it, or give the slide another id"
-        )
+    check_same_file(f"'{path}'", stored, fingerprint, row.path)
     if slide.mpp is not None and slide.mpp != stored["mpp"]:
         raise StoreError(
             f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): "

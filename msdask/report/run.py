@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from msdask._version import __version__
-from msdask.cutting.measures import LOW_CONTRAST, white_threshold
+from msdask.cutting.measures import LOW_CONTRAST, column, white_threshold
 from msdask.errors import MsdaskError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.plots import figures
@@ -96,8 +96,8 @@ def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: boo
         seconds=outcome.seconds or None,
         warnings=tuple(warnings),
         pictures=drawn,
-        brightness=measured[:, 0, 0],
-        contrast=measured[:, 0, 1],
+        brightness=column(measured, "brightness")[:, 0],
+        contrast=column(measured, "contrast")[:, 0],
         tissue=data["tissue"].values,
         brightness_threshold=white_threshold(float(attrs["tissue_mean"])),
         contrast_threshold=LOW_CONTRAST,

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["machine", "versions"]
 
-_PROGRAMS = ("dask", "distributed", "numpy", "tensorstore", "tifffile", "xarray", "zarr")
+_PROGRAMS = ("dask", "distributed", "numpy", "tifffile", "xarray", "zarr")
 
 
 def machine() -> dict[str, Any]:

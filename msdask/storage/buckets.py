@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -67,8 +67,8 @@ def _connect(
 class _Settings:
     endpoint: str | None
     region: str
-    credentials: str
-    """TensorStore's word for where credentials come from: "environment", "anonymous" or "default"."""
+    is_anonymous: bool
+    """Whether requests are not signed."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any], environment: Mapping[str, str]) -> _Settings:
@@ -77,14 +77,64 @@ class _Settings:
 
         endpoint = options.get("endpoint") or first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         region = options.get("region") or first("AWS_REGION", "AWS_DEFAULT_REGION") or _DEFAULT_REGION
-        has_keys = first("AWS_ACCESS_KEY_ID") is not None
-        # asked for "default", TensorStore's client complains about files that are not there
-        credentials = "anonymous" if options.get("anonymous") else "environment" if has_keys else "default"
-        return cls(endpoint, region, credentials)
+        return cls(endpoint, region, bool(options.get("anonymous")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """See `msdask.storage.places.OpenFile`: each read is one request."""
+
+    bucket: Bucket
+    path: str
+
+    def read_end(self, length: int) -> tuple[bytes, int]:
+        """See `OpenFile.read_end`."""
+        return self.bucket.read_end(self.path, length)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `OpenFile.read_at`."""
+        return self.bucket.read_range(self.path, offset, size)
+
+    def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
+        """See `OpenFile.read_into`."""
+        return _fill(parts, self.read_at(offset, sum(part.nbytes for part in parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class _WholeObject:
+    """An object that was fetched whole, as an `OpenFile`."""
+
+    data: memoryview
+
+    def read_end(self, length: int) -> tuple[bytes, int]:
+        """See `OpenFile.read_end`."""
+        return bytes(self.data[max(0, len(self.data) - length) :]), len(self.data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `OpenFile.read_at`."""
+        return bytes(self.data[offset : offset + size])
+
+    def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
+        """See `OpenFile.read_into`."""
+        return _fill(parts, self.data[offset:])
+
+
+def _fill(parts: Sequence[memoryview], data: bytes | memoryview) -> int:
+    """Copy `data` into the parts, one behind the other; the number of bytes that were there for them."""
+    rest = memoryview(data)
+    done = 0
+    for part in parts:
+        room = part.cast("B")
+        some = rest[: len(room)]
+        room[: len(some)] = some
+        rest, done = rest[len(some) :], done + len(some)
+    return done
 
 
 class Bucket:
     """See `msdask.storage.Storage`; and what only object storage has: writes that depend on what is there."""
+
+    requests = 16
 
     def __init__(self, scheme: str, name: str, settings: _Settings) -> None:
         self.scheme, self.name, self._settings = scheme, name, settings
@@ -101,7 +151,7 @@ class Bucket:
             prefix=prefix or None,
             endpoint=settings.endpoint,
             region=settings.region,
-            skip_signature=settings.credentials == "anonymous",
+            skip_signature=settings.is_anonymous,
             client_options={"allow_http": allow_http, "timeout": _TIMEOUT, "connect_timeout": "10s"},
             retry_config=_RETRIES,
         )
@@ -120,8 +170,13 @@ class Bucket:
         with self._errors(path):
             return bytes(obstore.get_range(self._store, self.key(path), start=offset, length=size))
 
+    @contextmanager
+    def opened(self, path: str, *, whole: bool = False) -> Iterator[_Object | _WholeObject]:
+        """See `Storage.opened`."""
+        yield _WholeObject(memoryview(self.read(path))) if whole else _Object(self, path)
+
     def read_end(self, path: str, length: int) -> tuple[bytes, int]:
-        """See `Storage.read_end`."""
+        """See `OpenFile.read_end`."""
         with self._errors(path):
             try:
                 found = obstore.get(self._store, self.key(path), options={"range": {"suffix": length}})
@@ -151,6 +206,20 @@ class Bucket:
         """See `Storage.write`; one PUT."""
         with self._errors(path):
             obstore.put(self._store, self.key(path), b"".join(parts), use_multipart=False)
+
+    @contextmanager
+    def placed(self, path: str, size: int) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+        """See `Storage.placed`: pieces are put together in memory, then sent in one PUT."""
+        whole = memoryview(bytearray(size))
+
+        def put_at(offset: int, parts: Sequence[bytes | memoryview]) -> None:
+            for part in parts:
+                whole[offset : offset + len(part)] = part
+                offset += len(part)
+
+        yield put_at
+        with self._errors(path):
+            obstore.put(self._store, self.key(path), whole, use_multipart=False)
 
     def put_if_absent(self, path: str, data: bytes) -> str | None:
         """Write an object unless there is one: the tag of the version written, or None."""
@@ -187,6 +256,15 @@ class Bucket:
         with self._errors(path):
             return any(len(some) > 0 for some in obstore.list(self._store, self.key(path), chunk_size=1))
 
+    def is_taken(self, path: str) -> bool:
+        """See `Storage.is_taken`."""
+        return self.is_folder(path)
+
+    def size_below(self, path: str) -> int:
+        """See `Storage.size_below`."""
+        with self._errors(path):
+            return sum(int(entry["size"]) for some in obstore.list(self._store, self.key(path)) for entry in some)
+
     def remove(self, path: str) -> None:
         """See `Storage.remove`."""
         with self._errors(path), suppress(FileNotFoundError):
@@ -209,19 +287,6 @@ class Bucket:
 
     def sync(self, path: str) -> None:
         """Nothing: a PUT that was answered is stored."""
-
-    def may_write(self, path: str) -> bool:
-        """Always: only a try can tell."""
-        return True
-
-    def tensorstore(self, path: str) -> dict[str, Any]:
-        """See `Storage.tensorstore`; credentials by name only."""
-        if self.scheme == "gs":
-            return {"driver": "gcs", "bucket": self.name, "path": self.key(path)}
-        spec = {"driver": "s3", "bucket": self.name, "path": self.key(path), "aws_region": self._settings.region}
-        if self._settings.endpoint:
-            spec["endpoint"] = self._settings.endpoint
-        return {**spec, "aws_credentials": {"type": self._settings.credentials}}
 
     def _state(self, meta: Any) -> ObjectState:
         return ObjectState(self._tag(meta), meta["last_modified"])

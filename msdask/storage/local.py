@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 __all__ = ["LocalFolders", "local"]
 
@@ -20,20 +20,44 @@ _MOST_PARTS = 1024
 _SYNC_THREADS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _LocalFile:
+    """See `msdask.storage.places.OpenFile`."""
+
+    handle: int
+
+    def read_end(self, length: int) -> tuple[bytes, int]:
+        """See `OpenFile.read_end`."""
+        size = os.fstat(self.handle).st_size
+        return os.pread(self.handle, length, max(0, size - length)), size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """See `OpenFile.read_at`."""
+        return os.pread(self.handle, size, offset)
+
+    def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
+        """See `OpenFile.read_into`: into place, without a copy."""
+        return os.preadv(self.handle, parts, offset)
+
+
 class LocalFolders:
     """Folders of this machine, or of a file system that it has mounted."""
+
+    requests = 1
 
     def read(self, path: str) -> bytes:
         """See `Storage.read`."""
         with open(path, "rb") as stream:
             return stream.read()
 
-    def read_end(self, path: str, length: int) -> tuple[bytes, int]:
-        """See `Storage.read_end`."""
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - length))
-            return stream.read(length), size
+    @contextmanager
+    def opened(self, path: str, *, whole: bool = False) -> Iterator[_LocalFile]:
+        """See `Storage.opened`."""
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            yield _LocalFile(handle)
+        finally:
+            os.close(handle)
 
     def size(self, path: str) -> int:
         """See `Storage.size`."""
@@ -41,15 +65,14 @@ class LocalFolders:
 
     def write(self, path: str, parts: Sequence[bytes | memoryview], *, sync: bool = False) -> None:
         """Write under a temporary name, gathered from the parts without joining them, and rename."""
-        with self.placed(path, sync=sync) as write_at:
-            write_at(0, parts)
+        with self.placed(path, sync=sync) as put_at:
+            put_at(0, parts)
 
     @contextmanager
-    def placed(self, path: str, *, sync: bool = False) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
-        """Write a file in pieces, each at its offset and from any thread; it appears, whole, when the block ends.
-
-        Every call must have come back by then. An error in the block leaves nothing behind.
-        """
+    def placed(
+        self, path: str, size: int | None = None, *, sync: bool = False
+    ) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+        """See `Storage.placed`: pieces go straight to their places in a file under a temporary name."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
         part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -72,6 +95,14 @@ class LocalFolders:
         """See `Storage.is_folder`; an empty folder is one too."""
         return os.path.isdir(path)
 
+    def is_taken(self, path: str) -> bool:
+        """See `Storage.is_taken`."""
+        return os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
+
+    def size_below(self, path: str) -> int:
+        """See `Storage.size_below`."""
+        return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, files in os.walk(path) for name in files)
+
     def remove(self, path: str) -> None:
         """See `Storage.remove`."""
         Path(path).unlink(missing_ok=True)
@@ -81,7 +112,7 @@ class LocalFolders:
         shutil.rmtree(path, ignore_errors=False)
 
     def remove_leftovers(self, path: str) -> None:
-        """See `Storage.remove_leftovers`; TensorStore writes `<name>.__lock` and renames it."""
+        """See `Storage.remove_leftovers`; TensorStore, which wrote in older versions, renames `<name>.__lock`."""
         for pattern in ("**/*.__lock", "**/*.part"):
             for file in Path(path).glob(pattern):
                 file.unlink(missing_ok=True)
@@ -99,14 +130,6 @@ class LocalFolders:
         names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in (*files, ".")]
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             deque(pool.map(_sync_one, names), maxlen=0)
-
-    def may_write(self, path: str) -> bool:
-        """See `Storage.may_write`."""
-        return os.access(path, os.W_OK)
-
-    def tensorstore(self, path: str) -> dict[str, Any]:
-        """See `Storage.tensorstore`."""
-        return {"driver": "file", "path": path}
 
 
 _LOCAL = LocalFolders()

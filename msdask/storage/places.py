@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msdask.errors import StoreError
@@ -18,7 +19,20 @@ from msdask.storage.local import local
 if TYPE_CHECKING:
     from msdask.storage.buckets import Bucket
 
-__all__ = ["Storage", "at", "bucket", "configure", "gather", "is_remote", "is_url", "join", "location", "zarr_store"]
+__all__ = [
+    "OpenFile",
+    "PutAt",
+    "Storage",
+    "at",
+    "bucket",
+    "configure",
+    "gather",
+    "is_remote",
+    "is_url",
+    "join",
+    "location",
+    "zarr_store",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,26 +40,49 @@ R = TypeVar("R")
 SCHEMES = ("s3", "gs")
 _REMOTE = tuple(f"{scheme}://" for scheme in SCHEMES)
 _COLLAPSED = re.compile(rf"^({'|'.join(SCHEMES)}):/+")
-_REQUESTS = 16
-"""Requests in flight where many small things are asked of object storage."""
-
 _options: dict[str, dict[str, Any]] = {}
 """Bucket's URL -> settings of this process; never stored, never sent anywhere."""
 _OPTION_NAMES = ("endpoint", "region", "anonymous")
+
+
+PutAt = Callable[[int, Sequence[bytes | memoryview]], None]
+"""Writes parts, one behind the other, from an offset on."""
+
+
+class OpenFile(Protocol):
+    """A file or object that is open for reading, from any thread."""
+
+    def read_end(self, length: int) -> tuple[bytes, int]:
+        """(its last `length` bytes, or all if it is shorter; its size)."""
+        ...
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer only where the file ends."""
+        ...
+
+    def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
+        """Fill `parts`, one behind the other, from `offset` on; the number of bytes that were there."""
+        ...
 
 
 class Storage(Protocol):
     """What a store needs of the place that it lies in. All paths are whole; all methods are thread-safe.
 
     What is missing raises FileNotFoundError, everything else that goes wrong another OSError.
+
+    Attributes
+    ----------
+    requests : how many small things are worth asking for at once
     """
+
+    requests: int
 
     def read(self, path: str) -> bytes:
         """A file or object, whole."""
         ...
 
-    def read_end(self, path: str, length: int) -> tuple[bytes, int]:
-        """(its last `length` bytes, or all if it is shorter; its size)."""
+    def opened(self, path: str, *, whole: bool = False) -> AbstractContextManager[OpenFile]:
+        """Open a file or object; `whole`: all of it will be read, which object storage sends in one request."""
         ...
 
     def size(self, path: str) -> int:
@@ -56,12 +93,28 @@ class Storage(Protocol):
         """Write a file or object from its parts, replacing what is there in one step; `sync` also to the disk."""
         ...
 
+    def placed(self, path: str, size: int) -> AbstractContextManager[PutAt]:
+        """Write a file or object of `size` bytes in pieces, in any order and from any thread.
+
+        A piece is taken before its call comes back. The file appears, whole, when the block ends; every call must have
+        come back by then. An error in the block leaves nothing behind.
+        """
+        ...
+
     def folders(self, path: str) -> list[str]:
         """Names of the folders directly below `path`, sorted."""
         ...
 
     def is_folder(self, path: str) -> bool:
         """Whether something lies below `path`."""
+        ...
+
+    def is_taken(self, path: str) -> bool:
+        """Whether a new store cannot begin at `path`: there is a file, or a folder that holds something."""
+        ...
+
+    def size_below(self, path: str) -> int:
+        """Bytes of all that lies below `path`."""
         ...
 
     def remove(self, path: str) -> None:
@@ -84,23 +137,25 @@ class Storage(Protocol):
         """Make what was written below `path` survive a power cut."""
         ...
 
-    def may_write(self, path: str) -> bool:
-        """Whether there is no obvious reason against writing below `path`."""
-        ...
-
-    def tensorstore(self, path: str) -> dict[str, Any]:
-        """TensorStore's kvstore spec of a file, object or folder."""
-        ...
-
 
 def location(path: str | os.PathLike[str]) -> str:
     """A path as text without a slash at its end; "s3:/bucket", what pathlib makes of a URL, is put right.
+
+    Raises
+    ------
+    StoreError
+        It is a bucket, and no place in one.
 
     >>> location("s3:/bucket/cohort.zarr/"), location("cohort.zarr")
     ('s3://bucket/cohort.zarr', 'cohort.zarr')
     """
     text = _COLLAPSED.sub(r"\1://", os.fspath(path))
-    return text.rstrip("/") if is_remote(text) else text
+    if not is_remote(text):
+        return text
+    text = text.rstrip("/")
+    if text.count("/") < 3:
+        raise StoreError(f"'{text}' is a whole bucket: give a place in it, such as '{text}/cohort.zarr'")
+    return text
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -170,9 +225,10 @@ def configure(path: str, options: Mapping[str, Any]) -> None:
 
 def gather(path: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``[function(i) for i in items]``; where each is a request to object storage, several at a time."""
-    if not is_remote(path) or len(items) < 2:
+    most = min(at(path).requests, len(items))
+    if most < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(min(_REQUESTS, len(items))) as pool:
+    with ThreadPoolExecutor(most) as pool:
         return list(pool.map(function, items))
 
 

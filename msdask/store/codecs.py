@@ -1,8 +1,8 @@
 """How one patch becomes bytes: three codecs, chosen by one word a store (design sections 6 and 7).
 
 `raw` is readable by every Zarr v3 reader. `lossless` (prediction + zstd, about 1.8x) and `jpeg` (4:4:4, quality 95,
-about 4x
-to 5x, 41 to 43 dB) need msdask installed: zarr-python finds them through entry points under their registered names.
+about 4x to 5x, 41 to 43 dB) need msdask installed: zarr-python finds them through entry points under their registered
+names.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import simplejpeg
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
-from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, NDBuffer
-from zarr.core.common import JSON
 
 from msdask.spec import Codec
+
+if TYPE_CHECKING:
+    from zarr.abc.buffer import Buffer, NDBuffer
 
 __all__ = ["JPEG_QUALITY", "Jpeg", "PredictedZstd", "decoder", "encoder", "inner_codec"]
 
@@ -37,7 +37,7 @@ def encode_predicted(patch: NDArray[np.uint8], level: int = ZSTD_LEVEL) -> bytes
     return bytes(Zstd(level=level).encode(planes))
 
 
-def decode_predicted(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def decode_predicted(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Bytes -> (..., y, x, 3) uint8; the exact inverse of `encode_predicted`."""
     planes = np.frombuffer(Zstd().decode(data), np.uint8).reshape(3, *shape[:-1])
     green, red, blue = np.cumsum(planes, axis=-1, dtype=np.uint8)
@@ -54,7 +54,7 @@ def encode_jpeg(patch: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     return bytes(simplejpeg.encode_jpeg(image, quality, "RGB", "444"))
 
 
-def decode_jpeg(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def decode_jpeg(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """A JPEG -> (..., y, x, 3) uint8."""
     return simplejpeg.decode_jpeg(data, "RGB").reshape(shape)
 
@@ -69,7 +69,7 @@ def encoder(codec: Codec) -> Callable[[NDArray[np.uint8]], bytes | memoryview]:
     return encoders[codec]
 
 
-def decoder(codec: Codec) -> Callable[[bytes, tuple[int, ...]], NDArray[np.uint8]]:
+def decoder(codec: Codec) -> Callable[[bytes | memoryview, tuple[int, ...]], NDArray[np.uint8]]:
     """Function that decodes one inner chunk, without its checksum."""
     return {"raw": _from_bytes, "lossless": decode_predicted, "jpeg": decode_jpeg}[codec]
 
@@ -78,7 +78,7 @@ def _as_it_is(patch: NDArray[np.uint8]) -> memoryview:
     return np.ascontiguousarray(patch).reshape(-1).data
 
 
-def _from_bytes(data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _from_bytes(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -87,7 +87,7 @@ class _PatchCodec(ArrayBytesCodec):
 
     is_fixed_size = False
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         raise NotImplementedError("the encoded size depends on the pixels")
 
     def _encode(self, patch: NDArray[np.uint8]) -> bytes:
@@ -96,11 +96,11 @@ class _PatchCodec(ArrayBytesCodec):
     def _decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         raise NotImplementedError
 
-    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> NDBuffer:
         array = await asyncio.to_thread(self._decode, chunk_data.to_bytes(), chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array)
 
-    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: Any) -> Buffer | None:
         data = await asyncio.to_thread(self._encode, np.asarray(chunk_data.as_numpy_array(), np.uint8))
         return chunk_spec.prototype.buffer.from_bytes(data)
 
@@ -112,11 +112,11 @@ class PredictedZstd(_PatchCodec):
     level: int = ZSTD_LEVEL
 
     @classmethod
-    def from_dict(cls, data: dict[str, JSON]) -> Self:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """From the codec's metadata document."""
         return cls(**_configuration(data))
 
-    def to_dict(self) -> dict[str, JSON]:
+    def to_dict(self) -> dict[str, Any]:
         """The codec's metadata document."""
         return {"name": "msdask.predicted_zstd", "configuration": {"level": self.level}}
 
@@ -134,11 +134,11 @@ class Jpeg(_PatchCodec):
     quality: int = JPEG_QUALITY
 
     @classmethod
-    def from_dict(cls, data: dict[str, JSON]) -> Self:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """From the codec's metadata document."""
         return cls(**_configuration(data))
 
-    def to_dict(self) -> dict[str, JSON]:
+    def to_dict(self) -> dict[str, Any]:
         """The codec's metadata document."""
         return {"name": "msdask.jpeg", "configuration": {"quality": self.quality}}
 
@@ -149,7 +149,7 @@ class Jpeg(_PatchCodec):
         return decode_jpeg(data, shape)
 
 
-def _configuration(data: dict[str, JSON]) -> dict[str, Any]:
+def _configuration(data: dict[str, Any]) -> dict[str, Any]:
     configuration = data.get("configuration", {})
     return dict(configuration) if isinstance(configuration, dict) else {}
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -63,15 +64,18 @@ def open_index(set_path: str, slides: Mapping[str, Mapping[str, Any]]) -> xr.Dat
     except StoreError:  # damaged: it is derived, so it is made anew
         pass
     index = _build(set_path, slides, states)
-    if places.at(path).may_write(_parts(set_path)[0]):
-        try:
-            write_index(path, index)
-        except StoreError as error:
-            # whether one may write to object storage, only a try can tell
-            if not isinstance(error.__cause__, PermissionError) or not places.is_remote(path):
-                raise
+    try:
+        write_index(path, index)
+    except StoreError as error:
+        if not _is_forbidden(error.__cause__):
+            raise
     index.attrs = _public(index.attrs)
     return index
+
+
+def _is_forbidden(cause: BaseException | None) -> bool:
+    """Whether one may not write there: only a try can tell."""
+    return isinstance(cause, PermissionError) or (isinstance(cause, OSError) and cause.errno == errno.EROFS)
 
 
 def _state(attrs: Mapping[str, Any]) -> list[str]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
 from msdask.cutting.measures import MEASURES
@@ -20,33 +20,42 @@ from msdask.errors import CorruptChunkError, StoreError
 from msdask.spec import Codec
 from msdask.storage import places
 from msdask.store.codecs import inner_codec
+from msdask.store.integrity import REPAIR_HINT, check_document, checked_body, committed_documents
+from msdask.store.slide_arrays import SlideArrays
 
 __all__ = [
     "INDEX_GROUP",
     "SCHEMA",
-    "SlideTarget",
     "array_names",
-    "check_document",
+    "check_documents",
     "check_slide_id",
     "create_column",
     "create_group",
     "create_measured",
     "create_shards",
-    "document_time",
+    "document_state",
     "exists",
     "has_document",
+    "open_arrays",
     "read_attrs",
     "read_column",
     "read_shape",
     "read_variable",
     "remove_tree",
+    "sharded_names",
     "write_document",
 ]
 
 SCHEMA = 1
 INDEX_GROUP = "_index"
 DOCUMENT = "zarr.json"
+SHARDED = ("image", "label_map")
+"""Arrays of patches; all others are columns."""
 MAX_ID_BYTES = 200
+
+_DATA_TYPES = ("bool", "uint8", "int16", "int32", "float32", "float64")
+_PLAIN, _COMPRESSED = ["bytes", "crc32c"], ["bytes", "zstd", "crc32c"]
+"""Codecs of columns, and of masks."""
 
 
 def check_slide_id(slide_id: str) -> str:
@@ -76,53 +85,6 @@ def check_slide_id(slide_id: str) -> str:
     if bad:
         raise StoreError(f"slide id {slide_id!r} {bad}: give another one in a column 'slide_id' of the slides' table")
     return slide_id
-
-
-@dataclass(frozen=True, slots=True)
-class SlideTarget:
-    """Where one slide's patches are written, and in what shape: all that a block's task needs to know of the store.
-
-    Attributes
-    ----------
-    path : of the slide's group; a URL in object storage
-    codec : of the store
-    shape : (patches, magnifications)
-    rows : patches in a shard
-    patch_size : px
-    """
-
-    path: str
-    codec: Codec
-    shape: tuple[int, int]
-    rows: int
-    patch_size: int
-
-    @property
-    def blocks(self) -> int:
-        """Number of shards of `image`."""
-        return -(-self.shape[0] // self.rows)
-
-    def block(self, index: int) -> slice:
-        """Rows of one block."""
-        return slice(index * self.rows, min((index + 1) * self.rows, self.shape[0]))
-
-    def array_path(self, name: str) -> str:
-        """Directory of one of the slide's arrays."""
-        return places.join(self.path, name)
-
-    def shard_path(self, name: str, block: int) -> str:
-        """File of one shard of `image` or `label_map`."""
-        rest = ["0"] * (len(self.chunk_shape(name)) - 1)
-        return places.join(self.path, name, "c", str(block), *rest)
-
-    def chunk_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one inner chunk: one patch at one magnification."""
-        size = self.patch_size
-        return (1, 1, size, size, 3) if name == "image" else (1, 1, size, size)
-
-    def array_codec(self, name: str) -> Codec:
-        """Codec of one of the sharded arrays; label maps are always raw."""
-        return self.codec if name == "image" else "raw"
 
 
 def read_attrs(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -178,17 +140,17 @@ def create_group(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> None
         write_document(path, attrs)
 
 
-def create_shards(target: SlideTarget, name: str) -> None:
+def create_shards(arrays: SlideArrays, name: str) -> None:
     """Create the empty sharded array `image` or `label_map`."""
-    chunk = target.chunk_shape(name)
-    count, magnifications = target.shape
-    codec = inner_codec(target.array_codec(name))
+    chunk = arrays.chunk_shape(name)
+    count, magnifications = arrays.shape
+    codec = inner_codec(arrays.array_codec(name))
     dims = ("patch", "magnification", "y", "x", "channel")[: len(chunk)]
     _create_array(
-        target.array_path(name),
+        arrays.array_path(name),
         shape=(count, magnifications, *chunk[2:]),
         chunks=chunk,
-        shards=(target.rows, magnifications, *chunk[2:]),
+        shards=(arrays.rows, magnifications, *chunk[2:]),
         dtype="uint8",
         serializer=codec if codec is not None else "auto",
         compressors=[Crc32cCodec()],
@@ -197,13 +159,13 @@ def create_shards(target: SlideTarget, name: str) -> None:
     )
 
 
-def create_measured(target: SlideTarget) -> None:
+def create_measured(arrays: SlideArrays) -> None:
     """Create the array `measured`, all NaN: NaN says that a block is not written yet."""
-    count, magnifications = target.shape
+    count, magnifications = arrays.shape
     _create_array(
-        target.array_path("measured"),
+        arrays.array_path("measured"),
         shape=(count, magnifications, len(MEASURES)),
-        chunks=(target.rows, magnifications, len(MEASURES)),
+        chunks=(arrays.rows, magnifications, len(MEASURES)),
         dtype="float32",
         compressors=[Crc32cCodec()],
         fill_value=float("nan"),
@@ -237,20 +199,14 @@ def create_column(
 
 def _create_array(path: str, values: NDArray[Any] | None = None, **options: Any) -> None:
     """What zarr's `create_array` makes, and the values written; where there is one, it is replaced."""
-    if not places.is_remote(path):
-        _fill(zarr.create_array(store=path, overwrite=True, **options), values)
-        return
-    # Made in memory and sent: the same bytes as in a folder, one PUT an object, and no documents in the groups above.
+    # Made in memory and written file by file: the same bytes in a folder and in object storage, each file in one step.
     made: dict[str, Any] = {}
-    _fill(zarr.create_array(store=MemoryStore(made), **options), values)
+    array = zarr.create_array(store=MemoryStore(made), **options)
+    if values is not None and values.size:
+        array[...] = values
     place = places.at(path)
     for key, buffer in made.items():
         place.write(places.join(path, key), [buffer.to_bytes()])
-
-
-def _fill(array: Any, values: NDArray[Any] | None) -> None:
-    if values is not None and values.size:
-        array[...] = values
 
 
 def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
@@ -261,42 +217,51 @@ def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
     CorruptChunkError
         It is missing or damaged; names it.
     """
-    path = places.join(group, name)
-    hint = "run `msdask verify` on the store, then extract the slide again with overwrite"
-    try:
-        array = _fetch_array(path) if places.is_remote(path) else zarr.open_array(store=path, mode="r")
-        # zarr reads fill values from an absent or empty chunk without a word
-        for key in _chunk_keys(array):
-            chunk = os.path.join(path, key)
-            if not places.is_remote(path) and (not os.path.exists(chunk) or os.path.getsize(chunk) == 0):
-                raise CorruptChunkError(f"chunk '{chunk}' is missing or empty: {hint}")
-        return np.asarray(array[...])
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, OverflowError, AttributeError) as error:
-        raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {hint}") from error
-
-
-def _fetch_array(path: str) -> Any:
-    """An array of object storage in memory: its document, then all of its chunks."""
-    place = places.at(path)
-    held: dict[str, Any] = {DOCUMENT: cpu.Buffer.from_bytes(place.read(places.join(path, DOCUMENT)))}
-    keys = _chunk_keys(zarr.open_array(store=MemoryStore(held), mode="r"))
-    for key, data in zip(keys, places.gather(path, lambda k: place.read(places.join(path, k)), keys), strict=True):
-        if not data:
-            raise ValueError(f"chunk '{places.join(path, key)}' is empty")
-        held[key] = cpu.Buffer.from_bytes(data)
-    return zarr.open_array(store=MemoryStore(held), mode="r")
-
-
-def _chunk_keys(array: Any) -> list[str]:
-    counts = (-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))
-    return ["/".join(("c", *map(str, index))) for index in np.ndindex(*counts)]
+    return read_variable(group, name)[1]
 
 
 def read_variable(group: str | os.PathLike[str], name: str) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
     """A small array as (dims, values, attributes); errors as for `read_column`."""
-    document = _read_document(places.join(group, name)) or {}
-    values = read_column(group, name)
-    return list(document["dimension_names"]), values, dict(document.get("attributes", {}))
+    path = places.join(group, name)
+    try:
+        document = _read_document(path)
+        if document is None:
+            raise FileNotFoundError("it has no document")
+        return list(document["dimension_names"]), _read_chunks(path, document), dict(document.get("attributes", {}))
+    except (StoreError, OSError, ValueError, LookupError, RuntimeError, TypeError, ArithmeticError) as error:
+        raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {REPAIR_HINT}") from error
+
+
+def _read_chunks(path: str, document: Mapping[str, Any]) -> NDArray[Any]:
+    """Values of an array of a type and with codecs that this package writes, cut along its first axis at most.
+
+    zarr would read fill values from a chunk that is absent or empty, without a word.
+    """
+    shape, chunk = tuple(document["shape"]), tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    codecs = [codec["name"] for codec in document["codecs"]]
+    if document["data_type"] not in _DATA_TYPES or codecs not in (_PLAIN, _COMPRESSED):
+        raise ValueError(f"it is of {document['data_type']!r} with codecs {codecs}, which msdask does not write")
+    if len(shape) != len(chunk) or any(c != max(1, n) for n, c in zip(shape[1:], chunk[1:], strict=True)):
+        raise ValueError(f"it has shape {shape} and chunks {chunk}, which msdask does not write")
+    dtype = np.dtype(document["data_type"]).newbyteorder("<")
+    length = math.prod(chunk) * dtype.itemsize
+    rest = ["0"] * (len(shape) - 1)
+    place = places.at(path)
+
+    def read(number: int) -> NDArray[Any]:
+        file = places.join(path, "c", str(number), *rest)
+        body = checked_body(place.read(file), length if codecs == _PLAIN else None)
+        if body is not None and codecs == _COMPRESSED:
+            body = memoryview(Zstd().decode(body))
+        if body is None or len(body) != length:
+            raise ValueError(f"the checksum of its chunk '{file}' is wrong, or that has not the bytes of {chunk}")
+        return np.frombuffer(body, dtype).reshape(chunk)
+
+    count = -(-shape[0] // chunk[0])
+    # The last one first: a document that lies about the shape must not have us ask for millions.
+    parts = [read(count - 1)] if count else []
+    parts[:0] = places.gather(path, read, range(count - 1))
+    return np.concatenate(parts)[: shape[0]] if parts else np.empty(shape, dtype)
 
 
 def array_names(group: str | os.PathLike[str]) -> list[str]:
@@ -321,6 +286,24 @@ def exists(path: str | os.PathLike[str]) -> bool:
     return places.at(path).is_folder(os.fspath(path))
 
 
+def open_arrays(path: str, codec: Codec, attrs: Mapping[str, Any]) -> SlideArrays:
+    """The arrays that a slide's group was written as.
+
+    Parameters
+    ----------
+    path : of the group
+    codec : of the store
+    attrs : of the group
+    """
+    shape = read_shape(places.join(path, "image"))
+    return SlideArrays(path, codec, (shape[0], shape[1]), int(attrs["rows_per_shard"]), shape[2])
+
+
+def sharded_names(arrays: SlideArrays) -> list[str]:
+    """Which of the sharded arrays a slide has."""
+    return [name for name in SHARDED if has_document(arrays.array_path(name))]
+
+
 def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """Shape of an array, from its document alone: whatever its codecs are.
 
@@ -331,34 +314,42 @@ def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """
     document = _read_document(path)
     if document is None or "shape" not in document:
-        raise StoreError(f"array '{path}' is missing: the store was changed from outside; extract the slide again")
+        raise StoreError(f"array '{path}' is missing: the store was changed from outside; {REPAIR_HINT}")
     try:
         return tuple(int(n) for n in document["shape"])
     except (TypeError, ValueError, OverflowError) as error:
         raise CorruptChunkError(f"array '{path}' has the shape {document['shape']!r} in its document") from error
 
 
-def check_document(group: str | os.PathLike[str], name: str) -> None:
-    """Compare an array's document with the copy that its slide's document took at the commit.
+def check_documents(group: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[str]:
+    """Compare documents of a complete slide's arrays with the copies that its own document took at the commit.
 
-    One flipped bit in it (another separator of chunk names, say) makes every Zarr library read zeros without a word.
+    Parameters
+    ----------
+    group : of the slide
+    names : of the arrays; by default "image" and all that were committed
+
+    Returns
+    -------
+    names : of all arrays that were committed
 
     Raises
     ------
     CorruptChunkError
-        They differ; names the array.
+        One is another, or missing; names the array.
     """
-    kept = (_read_document(group) or {}).get("consolidated_metadata", {})
-    path = places.join(group, name)
-    try:
-        found = _read_document(path)
-    except StoreError as error:
-        raise CorruptChunkError(str(error)) from error
-    if not isinstance(kept, dict) or found is None or found != kept.get("metadata", {}).get(name):
-        raise CorruptChunkError(
-            f"document of array '{path}' is not the one that was committed: run `msdask verify` on the store, then "
-            "extract the slide again with overwrite"
-        )
+    committed = committed_documents(_read_document(group))
+
+    def check(name: str) -> None:
+        path = places.join(group, name)
+        try:
+            found = _read_document(path)
+        except StoreError as error:
+            raise CorruptChunkError(str(error)) from error
+        check_document(path, found, committed.get(name))
+
+    places.gather(os.fspath(group), check, sorted({"image", *committed}) if names is None else names)
+    return sorted(committed)
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
@@ -368,14 +359,11 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     place.remove_tree(folder)
 
 
-def document_time(path: str | os.PathLike[str]) -> int:
-    """State of an array's or group's document: caches of what is stored are keyed by it.
+def document_state(path: str | os.PathLike[str]) -> int:
+    """State of an array's document: caches of what is stored are keyed by it.
 
-    In a folder its time, ns. In object storage a digest of its ETag and of that of the group above, since equal
-    documents have equal ETags there.
+    Made from the document and that of the group above, since equal documents have equal ETags in object storage.
     """
-    folder = os.fspath(path)
-    if not places.is_remote(folder):
-        return os.stat(os.path.join(folder, DOCUMENT)).st_mtime_ns
-    place = places.at(folder)
-    return hash((place.state(places.join(folder, DOCUMENT)), place.state(f"{folder.rsplit('/', 1)[0]}/{DOCUMENT}")))
+    place, folder = places.at(path), os.fspath(path)
+    files = (places.join(folder, DOCUMENT), places.join(os.path.dirname(folder), DOCUMENT))
+    return hash(tuple(place.state(file) for file in files))

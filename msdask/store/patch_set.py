@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -10,14 +14,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from msdask.errors import CorruptChunkError, StoreError
+from msdask.cutting.measures import column
+from msdask.errors import StoreError
+from msdask.scale import magnification_to_mpp
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
-from msdask.store import index, layout, shards, writing
-from msdask.store.layout import SlideTarget
+from msdask.store import index, layout
+from msdask.store.damage import find_damage
+from msdask.store.patch import Patch
+from msdask.store.reading import ShardArray
+from msdask.store.slide_arrays import SlideArrays
 
 __all__ = ["PatchSet"]
 
@@ -25,14 +34,16 @@ __all__ = ["PatchSet"]
 class PatchSet:
     """One patch set of a store; get it as ``store[name]``.
 
-    Only slides whose state is complete are shown: an absent shard reads as zeros in every Zarr library, so an
-    unfinished slide must not be read.
+    ``len(patch_set)`` is its number of patches, ``patch_set[i]`` the i-th in the order of `index`. Only slides whose
+    state is complete are shown: an absent shard reads as zeros in every Zarr library, so an unfinished slide must not
+    be read.
     """
 
     def __init__(self, path: str, codec: Codec) -> None:
         self.path = path
         self.codec: Codec = codec
         self._attrs = layout.read_attrs(path)
+        self._known: _Known | None = None
 
     @property
     def name(self) -> str:
@@ -51,19 +62,27 @@ class PatchSet:
 
     def states(self) -> dict[str, str]:
         """State of every slide that was begun: "complete", "writing", or "broken" without a readable document."""
-        names = places.at(self.path).folders(self.path)
-        return dict(zip(names, places.gather(self.path, self._state, names), strict=True))
+        return {slide_id: str(attrs.get("state", "broken")) for slide_id, attrs in self._begun().items()}
 
-    def _state(self, slide_id: str) -> str:
+    def _begun(self) -> dict[str, dict[str, Any]]:
+        """Attributes of every slide that was begun, sorted by id; {} without a readable document."""
+        names = places.at(self.path).folders(self.path)
+        return dict(zip(names, places.gather(self.path, self._readable_attrs, names), strict=True))
+
+    def _readable_attrs(self, slide_id: str) -> dict[str, Any]:
         try:
-            return str(layout.read_attrs(places.join(self.path, slide_id)).get("state", "broken"))
+            return layout.read_attrs(places.join(self.path, slide_id))
         except StoreError:  # one damaged slide must not hide the others
-            return "broken"
+            return {}
+
+    def _complete(self) -> dict[str, dict[str, Any]]:
+        """Attributes of the complete slides, sorted by id."""
+        return {slide_id: attrs for slide_id, attrs in self._begun().items() if attrs.get("state") == "complete"}
 
     @property
     def slides(self) -> list[str]:
         """Ids of the complete slides, sorted."""
-        return [slide_id for slide_id, state in self.states().items() if state == "complete"]
+        return list(self._complete())
 
     def attrs(self, slide_id: str) -> dict[str, Any]:
         """Attributes of a complete slide: source, scale, counts, checksum, its cohort's row."""
@@ -76,15 +95,14 @@ class PatchSet:
             )
         return found
 
-    def target(self, slide_id: str) -> SlideTarget:
+    def arrays(self, slide_id: str) -> SlideArrays:
         """Place and shape of a complete slide's arrays, whose documents are those that were committed."""
-        target = writing.open_target(places.join(self.path, slide_id), self.codec, attrs=self.attrs(slide_id))
-        for name in writing.sharded_arrays(target):
-            layout.check_document(target.path, name)
-        return target
+        arrays = layout.open_arrays(places.join(self.path, slide_id), self.codec, self.attrs(slide_id))
+        layout.check_documents(arrays.path, layout.sharded_names(arrays))
+        return arrays
 
     def open(self, slide_id: str, *, keep: bool = False) -> xr.Dataset:
-        """A slide's patches, lazily: `image` is chunked by shards, each read by TensorStore with its checksums checked.
+        """A slide's patches, lazily: `image` is chunked by shards, each read at once, its checksums checked.
 
         Parameters
         ----------
@@ -102,19 +120,20 @@ class PatchSet:
         CorruptChunkError
             A table is missing or damaged; and while computing: a shard is; names array and chunk.
         """
-        target = self.target(slide_id)
-        sharded = writing.sharded_arrays(target)
-        columns = [name for name in layout.array_names(target.path) if name not in sharded]
-        tables = places.gather(self.path, lambda name: layout.read_variable(target.path, name), columns)
-        data = xr.Dataset(dict(zip(columns, tables, strict=True)), attrs=self.attrs(slide_id))
-        for name in sharded:
-            dims = ("patch", "magnification", "y", "x", "channel")[: len(target.chunk_shape(name))]
-            data[name] = (dims, _lazy_shards(target, name))
+        attrs = self.attrs(slide_id)
+        arrays = layout.open_arrays(places.join(self.path, slide_id), self.codec, attrs)
+        names = layout.check_documents(arrays.path, layout.sharded_names(arrays))
+        columns = [name for name in names if name not in layout.SHARDED]
+        tables = places.gather(self.path, lambda name: layout.read_variable(arrays.path, name), columns)
+        data = xr.Dataset(dict(zip(columns, tables, strict=True)), attrs=attrs)
+        for name in (name for name in names if name in layout.SHARDED):
+            dims = ("patch", "magnification", "y", "x", "channel")[: len(arrays.chunk_shape(name))]
+            data[name] = (dims, _lazy_shards(arrays, name, attrs["checksum"]))
         return data.isel(patch=np.flatnonzero(data["keep"].values)) if keep else data
 
     def read(self, slide_id: str, rows: NDArray[np.integer[Any]] | list[int]) -> NDArray[np.uint8]:
         """Any patches of a slide, in the order given: (row, magnification, y, x, channel) uint8."""
-        return shards.read_rows(self.target(slide_id), "image", rows)
+        return ShardArray(self.arrays(slide_id), "image").read(rows)
 
     def table(self, *, keep: bool = False) -> pd.DataFrame:
         """All patches of all complete slides as a table, without pixels.
@@ -146,8 +165,7 @@ class PatchSet:
             "label": columns["label"][:, 0],
             "tissue": columns["tissue"],
             "keep": columns["keep"],
-            "brightness": columns["measured"][:, 0, 0],
-            "contrast": columns["measured"][:, 0, 1],
+            **{name: column(columns["measured"], name)[:, 0] for name in ("brightness", "contrast")},
         }
         for m, magnification in enumerate(self.spec.magnifications):
             for name in ("x0", "y0", "label", "label_fraction"):
@@ -164,9 +182,53 @@ class PatchSet:
         index : Dataset with dim "patch"; attrs "slides" (ids, indexed by `slide`) and "splits" (names, indexed by
             `split`, -1 none)
         """
-        names = self.slides
-        attrs = places.gather(self.path, self.attrs, names)
-        return index.open_index(self.path, dict(zip(names, attrs, strict=True)))
+        return index.open_index(self.path, self._complete())
+
+    def __len__(self) -> int:
+        return sum(int(attrs["counts"]["selected"]) for attrs in self._complete().values())
+
+    def __getitem__(self, number: int) -> Patch:
+        """The patch of a number in the order of `index`, negative ones from the end; reads its pixels.
+
+        Raises
+        ------
+        IndexError
+            There is no such patch.
+        """
+        i = operator.index(number)
+        if self._known is None or not self._known.has(i):
+            self._known = self._look()
+        slide_id, row = self._known.place(i)
+        if self.attrs(slide_id).get("checksum") != self._known.checksums[slide_id]:  # it was written anew
+            self._known = self._look()
+            slide_id, row = self._known.place(i)
+        columns = self._known.columns
+        split = int(columns["split"][i])
+        return Patch(
+            image=self.read(slide_id, [row])[0],
+            magnifications=self.spec.magnifications,
+            slide_id=slide_id,
+            row=row,
+            x0=int(columns["x0"][i]),
+            y0=int(columns["y0"][i]),
+            label=int(columns["label"][i]),
+            tissue=float(columns["tissue"][i]),
+            keep=bool(columns["keep"][i]),
+            split=self._known.splits[split] if split >= 0 else "",
+        )
+
+    def __iter__(self) -> Iterator[Patch]:
+        return (self[i] for i in range(len(self)))
+
+    def _look(self) -> _Known:
+        attrs = self._complete()
+        found = index.open_index(self.path, attrs)
+        columns = {str(name): found[name].values for name in found}
+        checksums = {slide_id: str(facts["checksum"]) for slide_id, facts in attrs.items()}
+        return _Known(columns, checksums, tuple(found.attrs["splits"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_known": None}  # what is known of an index travels nowhere
 
     def verify(self) -> list[str]:
         """Check every slide of the set, every byte of it.
@@ -177,38 +239,76 @@ class PatchSet:
         """
         problems: list[str] = []
         for slide_id, state in self.states().items():
-            if state == "complete":
-                problems += self._verify_slide(slide_id)
-            else:
+            if state != "complete":
                 problems.append(f"slide '{slide_id}' is {state}: run the same extraction again to finish it")
+            elif damage := find_damage(places.join(self.path, slide_id), self.codec):
+                problems += [f"slide '{slide_id}': {line}" for line in damage.problems]
         return problems
-
-    def _verify_slide(self, slide_id: str) -> list[str]:
-        try:
-            target = self.target(slide_id)
-            problems = [
-                line
-                for name in writing.sharded_arrays(target)
-                for block in range(target.blocks)
-                for line in shards.check_shard(target, name, block)
-            ]
-            if not problems and writing.slide_checksum(target) != self.attrs(slide_id)["checksum"]:
-                problems = ["its tables or shard indexes do not match the checksum taken when it was completed"]
-        except (StoreError, CorruptChunkError, KeyError) as error:
-            problems = [str(error)]
-        return [f"slide '{slide_id}': {line}" for line in problems]
 
     def __repr__(self) -> str:
         return f"<PatchSet '{self.name}': {len(self.slides)} slides, {self.codec}>"
 
+    def _repr_html_(self) -> str:
+        from msdask.html import facts_html
 
-def _lazy_shards(target: SlideTarget, array: str) -> da.Array:
-    shape = (*target.shape, *target.chunk_shape(array)[2:])
-    lengths = tuple(target.block(i).stop - target.block(i).start for i in range(target.blocks)) or (0,)
-    name = f"stored-{array}-{tokenize(target, array, layout.read_attrs(target.path).get('checksum'))}"
-    rest = (0,) * (len(shape) - 1)
-    graph: dict[Any, Any] = {(name, i, *rest): (shards.read_block, target, array, i) for i in range(target.blocks)}
-    if not graph:
-        graph = {(name, 0, *rest): (np.empty, shape, np.uint8)}
-    layer = HighLevelGraph.from_collections(name, graph)
-    return da.Array(layer, name, (lengths, *((n,) for n in shape[1:])), dtype=np.uint8)
+        return facts_html(f"PatchSet {self.name}", self.facts())
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What a notebook shows of the set, as (name, text): slides, patches, bytes, spec and scale; no pixels."""
+        begun = self._begun()
+        complete = [attrs for attrs in begun.values() if attrs.get("state") == "complete"]
+        left = f", {len(begun) - len(complete)} not complete" if len(complete) < len(begun) else ""
+        counts = [attrs["counts"] for attrs in complete]
+        kept = sum(count["kept"] for count in counts)
+        spec = self.spec
+        scales = ", ".join(f"{m:g}x ({magnification_to_mpp(m):g} um/px)" for m in spec.magnifications)
+        shown = ("mode", "magnifications", "patch_size", "codec")
+        rest = [
+            f"{f.name} {getattr(spec, f.name)}"
+            for f in fields(spec)
+            if f.name not in shown and getattr(spec, f.name) != (f.default if f.name != "stride" else spec.patch_size)
+        ]
+        return [
+            ("slides", f"{len(complete):,}{left}"),
+            ("patches", f"{sum(count['selected'] for count in counts):,}, {kept:,} of them to keep"),
+            ("on disk", f"{format_bytes(places.at(self.path).size_below(self.path))}, {self.codec}"),
+            ("spec", ", ".join([spec.mode, f"{spec.patch_size} px", *rest])),
+            ("scale", scales),
+        ]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A set's index as it was when a patch was last looked up."""
+
+    columns: dict[str, NDArray[Any]]
+    checksums: dict[str, str]
+    splits: tuple[str, ...]
+
+    def has(self, number: int) -> bool:
+        """Whether there is a patch of this number."""
+        count = len(self.columns["row"])
+        return -count <= number < count
+
+    def place(self, number: int) -> tuple[str, int]:
+        """(slide id, row in it) of a patch."""
+        if not self.has(number):
+            raise IndexError(f"patch {number} asked for, the set has {len(self.columns['row'])}")
+        return list(self.checksums)[int(self.columns["slide"][number])], int(self.columns["row"][number])
+
+
+def _lazy_shards(arrays: SlideArrays, array: str, checksum: str) -> da.Array:
+    """A sharded array, one chunk a shard; `checksum` is of the slide, so that one that was written anew is another."""
+    lengths = tuple(arrays.block(i).stop - arrays.block(i).start for i in range(arrays.blocks)) or (0,)
+    shape = (arrays.shape[1], *arrays.chunk_shape(array)[2:])
+    return da.map_blocks(
+        partial(_read_block, arrays, array),
+        chunks=(lengths, *((n,) for n in shape)),
+        dtype=np.uint8,
+        meta=np.empty((0,) * (1 + len(shape)), np.uint8),
+        name=f"stored-{array}-{tokenize(arrays, array, checksum)}",
+    )
+
+
+def _read_block(arrays: SlideArrays, array: str, block_id: tuple[int, ...]) -> NDArray[np.uint8]:
+    return ShardArray(arrays, array).read_block(block_id[0])

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
+import numpy as np
 import xarray as xr
-from dask.threaded import get as threaded_get
+from dask.base import compute
+from dask.delayed import Delayed
+from dask.utils import format_bytes
 
 from msdask.errors import StoreError
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import slide_lock
 from msdask.store import layout, writing
+from msdask.store.blocks import lazy_blocks, rows_per_block
+from msdask.store.integrity import check_same_file
 from msdask.store.patch_set import PatchSet
-from msdask.store.writing import SlideWrite
+from msdask.store.slide_arrays import SlideArrays
 
 __all__ = ["PatchStore"]
 
@@ -29,8 +34,7 @@ class PatchStore(Mapping[str, PatchSet]):
     path : directory, or a URL in object storage such as "s3://bucket/cohort.zarr"; made at the first write if it does
         not exist
     codec : "raw" (readable by every Zarr v3 reader), "lossless" or "jpeg"; one a store. None means what the store
-        has, or
-        "raw" for a new one
+        has, or "raw" for a new one
     storage_options : for object storage, settings of this process: "endpoint", "region", "anonymous"; otherwise, and
         on every worker, the environment's (AWS_ENDPOINT_URL, AWS_REGION). Credentials come from the environment alone
 
@@ -56,12 +60,10 @@ class PatchStore(Mapping[str, PatchSet]):
         self.path = places.location(path)
         if storage_options is not None:
             places.configure(self.path, storage_options)
-        if places.is_remote(self.path) and self.path.count("/") < 3:
-            raise StoreError(f"'{self.path}' is a whole bucket: give a place in it, such as '{self.path}/cohort.zarr'")
         attrs = layout.read_attrs(self.path)
         if "msdask_schema" in attrs:
             self._check(attrs, codec)
-        elif _is_taken(self.path):
+        elif places.at(self.path).is_taken(self.path):
             raise StoreError(f"'{self.path}' exists and is no msdask patch store: give another path")
         self.codec: Codec = attrs.get("codec") or codec or "raw"
         if self.codec not in get_args(Codec):
@@ -127,11 +129,12 @@ class PatchStore(Mapping[str, PatchSet]):
         set_name = self.open_set(spec, name=name, overwrite=overwrite)
         slide_id = layout.check_slide_id(str(patches.attrs["slide_id"]))
         with slide_lock(self.path, set_name, slide_id) as lock:
-            job = self.prepare(set_name, patches, overwrite=overwrite, attrs=attrs)
-            if job is not None:
-                _compute(job)
+            begun = self.begin(set_name, patches, overwrite=overwrite, attrs=attrs)
+            if begun is not None:
+                arrays, tasks = begun
+                compute(*tasks)
                 lock.check()
-                writing.commit(job.target)
+                writing.commit(arrays)
         return self[set_name]
 
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:
@@ -150,38 +153,46 @@ class PatchStore(Mapping[str, PatchSet]):
             if not overwrite:
                 changed = sorted(k for k, v in spec.to_dict().items() if found.get("spec", {}).get(k) != v)
                 raise StoreError(
-                    f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): "
-                    "give the new set a "
-                    "name of its own, or pass overwrite=True to replace the whole set"
+                    f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
+                    "new set a name of its own, or pass overwrite=True to replace the whole set"
                 )
             layout.remove_tree(path)
         layout.create_group(path, {"spec": spec.to_dict(), "spec_hash": spec.hash})
         return name
 
-    def prepare(
+    def begin(
         self, name: str, patches: xr.Dataset, *, overwrite: bool = False, attrs: Mapping[str, Any] | None = None
-    ) -> SlideWrite | None:
-        """The slide's blocks that are left to write, as tasks; None if it is complete. Hold the slide's lock for it."""
+    ) -> tuple[SlideArrays, list[Delayed]] | None:
+        """Make the tables of lazy patches, or find those of an earlier run. Hold the slide's lock for it.
+
+        Returns
+        -------
+        begun : where blocks are written, and one task for each that is left; None if the slide is complete
+        """
         slide_id = str(patches.attrs["slide_id"])
         path = places.join(self.path, name, layout.check_slide_id(slide_id))
         if overwrite and layout.exists(path):
             layout.remove_tree(path)
         found = layout.read_attrs(path)
         if found.get("state") == "complete":
-            changed = writing.differences(found, patches)
-            if "fingerprint" in changed:
-                raise StoreError(
-                    f"slide '{slide_id}' of '{name}' was made from another file than "
-                    f"'{patches.attrs['source']}' (their fingerprints "
-                    "differ): pass overwrite=True to replace it, or give the slide another id"
-                )
-            if changed:
+            facts = patches.attrs
+            check_same_file(f"slide '{slide_id}' of '{name}'", found, facts["fingerprint"], facts["source"])
+            if changed := writing.differences(found, patches):
                 raise StoreError(
                     f"slide '{slide_id}' of '{name}' is complete, but was made with another {', '.join(changed)}: pass "
                     "overwrite=True to replace it, or write to a set with a name of its own"
                 )
             return None
-        return writing.prepare(path, self.codec, patches, attrs or {})
+        arrays, written = writing.begin(
+            path,
+            self.codec,
+            patches,
+            rows=rows_per_block(path, patches),
+            tissue_mean=lambda: float(patches["tissue_mean"].compute()),
+            sharded=[name for name in layout.SHARDED if name in patches],
+            attrs=attrs,
+        )
+        return arrays, lazy_blocks(arrays, patches, np.flatnonzero(~written).tolist())
 
     def remove(self, name: str) -> None:
         """Remove a patch set and its index."""
@@ -204,19 +215,11 @@ class PatchStore(Mapping[str, PatchSet]):
         sets = ", ".join(f"'{name}' ({len(self[name].slides)} slides)" for name in self) or "empty"
         return f"<PatchStore '{self.path}', {self.codec}: {sets}>"
 
+    def _repr_html_(self) -> str:
+        from msdask.html import facts_html
 
-def _is_taken(path: str) -> bool:
-    """Whether something that is no patch store is at a path."""
-    if places.is_remote(path):
-        return layout.exists(path)
-    return os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
-
-
-def _compute(job: SlideWrite) -> None:
-    """Run a slide's blocks on the scheduler that dask is set to: threads unless a client or its settings say other."""
-    if not job.keys:
-        return
-    import dask.base
-
-    get = dask.base.get_scheduler() or threaded_get
-    get(cast("dict[Any, Any]", job.graph), list(job.keys))
+        sets = [
+            (name, "; ".join(f"{what}: {text}" for what, text in patch_set.facts())) for name, patch_set in self.items()
+        ]
+        size = format_bytes(places.at(self.path).size_below(self.path))
+        return facts_html(f"PatchStore {self.path}", [("on disk", f"{size}, {self.codec}"), *sets])

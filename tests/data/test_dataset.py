@@ -171,7 +171,7 @@ def test_an_absent_shard_is_found_when_the_dataset_is_opened(tmp_path_factory: p
     from pathlib import Path
 
     patch_set = write_cohort(tmp_path_factory.mktemp("absent"), names=(GRID,))[GRID]
-    Path(patch_set.target("b.svs").shard_path("image", 2)).unlink()
+    Path(patch_set.arrays("b.svs").shard_path("image", 2)).unlink()
     with pytest.raises(CorruptChunkError, match=r"b\.svs/image/c/2/.* is missing"):
         PatchDataset(patch_set)
     assert len(PatchDataset(patch_set, slides=["a.svs", "c.svs"])) > 0

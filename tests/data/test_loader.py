@@ -219,7 +219,7 @@ def test_arguments_that_make_no_sense_are_refused(cohort: Cohort) -> None:
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_corrupt_chunk_raises_and_names_it(tmp_path: Path, num_workers: int) -> None:
     patch_set = write_cohort(tmp_path, names=(GRID,), slides=("a.svs",))[GRID]
-    shard = Path(patch_set.target("a.svs").shard_path("image", 0))
+    shard = Path(patch_set.arrays("a.svs").shard_path("image", 0))
     data = bytearray(shard.read_bytes())
     data[1000] ^= 255
     shard.write_bytes(data)

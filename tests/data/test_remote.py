@@ -58,8 +58,8 @@ def test_batches_from_a_bucket_are_those_of_a_folder(
 
 def test_a_damaged_object_is_named(server: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cohort = write_cohort(tmp_path, path=f"{place_of(request)}/cohort.zarr", names=(GRID,), slides=("a.svs",))
-    target = cohort[GRID].target("a.svs")
-    path = target.shard_path("image", 0)
+    arrays = cohort[GRID].arrays("a.svs")
+    path = arrays.shard_path("image", 0)
     whole = get(server, path)
     put(server, path, whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
     dataset = PatchDataset(cohort[GRID], keep=False)
@@ -69,6 +69,6 @@ def test_a_damaged_object_is_named(server: Any, tmp_path: Path, request: pytest.
     with pytest.raises(CorruptChunkError, match=f"shard '{path}' has {len(whole) - 1} bytes"):
         PatchDataset(cohort[GRID], keep=False)
     places.at(path).remove(path)
-    assert not any(key.endswith("image/c/0/0/0/0/0") for key in keys(server, target.path))
+    assert not any(key.endswith("image/c/0/0/0/0/0") for key in keys(server, arrays.path))
     with pytest.raises(CorruptChunkError, match="is missing"):
         PatchDataset(cohort[GRID], keep=False)

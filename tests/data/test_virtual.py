@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 
 import msdask as ms
 from msdask.data import PatchDataset, ScaleAugment, VirtualSet
-from msdask.data.virtual import TileCache
 from msdask.errors import SpecError, StoreError
 from msdask.sample.slides import SampleSlide, make_slide
 from msdask.selection.select import centroids, grid
@@ -105,65 +101,6 @@ def test_selections_that_do_not_fit_are_refused(cohort: Cohort) -> None:
         VirtualSet({}, {})
     with pytest.raises(SpecError, match="label maps"):
         PatchDataset(VirtualSet({"x": slide}, {"x": fine}), label_maps=True)
-
-
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
-def tile(value: int) -> np.ndarray:
-    return np.full((10, 10, 3), value, np.uint8)
-
-
-def test_the_least_recently_used_tile_is_given_up_first() -> None:
-    cache, decoded = TileCache(900), []
-
-    def get(key: int) -> int:
-        def decode() -> np.ndarray:
-            decoded.append(key)
-            return tile(key)
-
-        return int(cache.get(("s", 0, 0, key, 1), decode)[0, 0, 0])
-
-    assert [get(k) for k in (1, 2, 3, 1, 4, 1, 2)] == [1, 2, 3, 1, 4, 1, 2]
-    assert decoded == [1, 2, 3, 4, 2]
-    assert (cache.hits, cache.misses, cache.used_bytes) == (2, 5, 900)
-
-
-def test_a_tile_that_two_threads_need_is_decoded_once() -> None:
-    cache, begun, go = TileCache(10_000), threading.Event(), threading.Event()
-    decoded = []
-
-    def decode() -> np.ndarray:
-        decoded.append(1)
-        begun.set()
-        assert go.wait(30)
-        return tile(7)
-
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, ("s", 0, 0, 0, 1), decode)
-        assert begun.wait(30)
-        second = pool.submit(cache.get, ("s", 0, 0, 0, 1), decode)
-        go.set()
-        assert first.result() is second.result()
-    assert len(decoded) == 1
-
-
-def test_a_tile_that_fails_is_tried_again() -> None:
-    cache = TileCache(10_000)
-
-    def fail() -> np.ndarray:
-        raise ValueError("bad tile")
-
-    with pytest.raises(ValueError, match="bad tile"):
-        cache.get(("s", 0, 0, 0, 1), fail)
-    assert cache.get(("s", 0, 0, 0, 1), lambda: tile(1))[0, 0, 0] == 1
-
-
-def test_a_cache_travels_empty_with_its_budget() -> None:
-    cache = TileCache(5000)
-    cache.get(("s", 0, 0, 0, 1), lambda: tile(1))
-    copy = pickle.loads(pickle.dumps(cache))
-    assert (copy.max_bytes, copy.used_bytes) == (5000, 0)
 
 
 def test_block_order_saves_decoding(cohort: Cohort) -> None:

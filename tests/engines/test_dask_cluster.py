@@ -130,7 +130,7 @@ def test_what_travels_does_not_grow_with_the_slide(sample: SampleSlide, tmp_path
         slide = open_slide(sample.path)
         table = grid(slide, magnification=10, patch_size=size)
         job = begin_set(slide, table, str(tmp_path / f"{size}"))
-        sizes.append((table.sizes["patch"], len(pickle.dumps(job.slide)) + len(pickle.dumps(job.reader))))
+        sizes.append((table.sizes["patch"], len(pickle.dumps(job.slide)) + len(pickle.dumps(job.cutter))))
     assert sizes[1][0] > 30 * sizes[0][0]
     assert abs(sizes[1][1] - sizes[0][1]) < 200
 

@@ -151,7 +151,7 @@ def test_labelled_tuples_have_a_folder_and_tables_for_each_magnification(cohort:
 
 def test_unlabelled_grid_of_several_shards_has_paths_instead_of_labels(plain: ms.PatchStore, tmp_path: Path) -> None:
     patch_set = plain["grid-20x-16"]
-    assert patch_set.target("plain.tif").blocks > 1
+    assert patch_set.arrays("plain.tif").blocks > 1
     summary = export(plain, tmp_path, name="grid-20x-16")
     folder = tmp_path / "single_magnifications" / "magnification_20x" / "plain.tif"
     kept = patch_set.open("plain.tif", keep=True)

@@ -327,7 +327,7 @@ def test_a_slide_whose_lock_was_lost_meanwhile_is_not_committed(
     original = cohort.run_block
 
     def robbed(job: Any, block: int, **options: Any) -> int:
-        if job.target.path.endswith("a.svs"):  # what another run does that takes the slide over
+        if job.arrays.path.endswith("a.svs"):  # what another run does that takes the slide over
             (tmp_path / "s.zarr.locks" / GRID.name / "a.svs.lock").unlink(missing_ok=True)
         return int(original(job, block, **options))
 

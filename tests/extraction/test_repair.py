@@ -16,7 +16,7 @@ from distributed import Client
 
 from msdask.cli.app import main
 from msdask.cutting.lazy_patches import patches
-from msdask.extraction import damage as damage_module
+from msdask.extraction import mending
 from msdask.extraction import repair as repairing
 from msdask.extraction.cohort import extract, grid_specs
 from msdask.extraction.repair import RepairReport, repair
@@ -25,8 +25,8 @@ from msdask.selection.select import grid
 from msdask.slides.slide import open_slide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.store import shards
-from msdask.store.layout import SlideTarget
 from msdask.store.patch_store import PatchStore
+from msdask.store.slide_arrays import SlideArrays
 from tests.tools.cluster_tools import faulty_cluster
 from tests.tools.store_tools import tree, use_small_blocks
 
@@ -122,7 +122,7 @@ def test_a_sound_store_is_left_alone(store: Path) -> None:
 
 def test_the_slide_stays_complete_while_its_shards_are_read_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(store, 1).unlink()
-    original, seen = damage_module.mend_block, []
+    original, seen = mending.mend_block, []
 
     def looking(*args: object, **options: object) -> int:
         patch_set = PatchStore(store)[NAME]
@@ -139,15 +139,15 @@ def test_a_repair_that_dies_is_gone_on_with(
 ) -> None:
     for block in (0, 1, 2):
         flip(shard(store, block))
-    original = shards.write_chunks
+    original = shards.shard_writer
 
-    def dying(target: object, name: str, block: int, values: object) -> None:
+    def dying(arrays: SlideArrays, name: str, block: int) -> Any:
         if block == 1:
             raise KeyboardInterrupt
-        original(target, name, block, values)  # type: ignore[arg-type]
+        return original(arrays, name, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_chunks", dying)
+        patch.setattr(shards, "shard_writer", dying)
         with pytest.raises(KeyboardInterrupt):
             mended(store, threads=1)
     report = mended(store)
@@ -259,16 +259,16 @@ def test_the_masks_are_those_that_were_used(kind: str, samples: list[SampleSlide
 def test_an_unfinished_slide_is_finished(
     samples: list[SampleSlide], whole: dict[Codec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shards.placed_chunks
+    original = shards.shard_writer
 
-    def failing(target: SlideTarget, name: str, block: int) -> Any:
+    def failing(arrays: SlideArrays, name: str, block: int) -> Any:
         if block == 2:
             raise OSError("no room")
-        return original(target, name, block)
+        return original(arrays, name, block)
 
     store = tmp_path / "s.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "placed_chunks", failing)
+        patch.setattr(shards, "shard_writer", failing)
         assert not extract(samples[0].path.parent, store, GRID, progress=False).is_complete
     assert all(r.action == "blocks" for r in mended(store).repairs)
     shutil.rmtree(store / "_index", ignore_errors=True)

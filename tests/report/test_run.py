@@ -40,7 +40,7 @@ def test_the_record_says_what_became_of_every_slide(made: Path, tmp_path: Path) 
     assert record["totals"] == {"complete": 1, "present": 0, "failed": 1, "patches": report.patches}
     assert datetime.fromisoformat(record["started"]).utcoffset() is not None
     assert {"host", "system", "cores", "memory"} <= set(record["machine"])
-    assert {"Python", "dask", "distributed", "numpy", "tensorstore", "zarr"} <= set(record["versions"])
+    assert {"Python", "dask", "distributed", "numpy", "tifffile", "zarr"} <= set(record["versions"])
     whole, broken = record["slides"]
     assert (whole["slide_id"], whole["state"], whole["tries"], whole["workers"]) == ("a.svs", "complete", 1, [])
     assert whole["patches"] == whole["counts"]["selected"] > 0

@@ -24,6 +24,7 @@ from msdask.storage.locks import slide_lock
 from msdask.store import shards, writing
 from msdask.store.codecs import encode_predicted
 from msdask.store.patch_store import PatchStore
+from msdask.store.reading import ShardArray
 from tests.tools.store_tools import lazy_grid, lazy_tuples, tree, use_small_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,10 +70,10 @@ def interrupt(
     """Write until one step of block `at_block` fails."""
     original = getattr(shards, where)
 
-    def failing(target: object, *args: object) -> None:
+    def failing(arrays: object, *args: object) -> object:
         if next(a for a in args if isinstance(a, int)) == at_block:
             raise RuntimeError("power cut")
-        original(target, *args)
+        return original(arrays, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, where, failing)
@@ -92,7 +93,7 @@ def assert_unfinished(path: Path, name: str = NAME) -> None:
 
 
 @pytest.mark.parametrize("codec", ["raw", "lossless"])
-@pytest.mark.parametrize("where", ["write_chunks", "write_measured"])
+@pytest.mark.parametrize("where", ["shard_writer", "write_measured"])
 def test_a_failed_write_is_finished_by_a_rerun_with_equal_bytes(
     codec: Codec,
     where: str,
@@ -154,7 +155,7 @@ def test_leftovers_of_a_killed_writer_are_removed(
     small_slide: SampleSlide, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lazy = lazy_grid(small_slide.path)
-    interrupt(lazy, tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_chunks")
+    interrupt(lazy, tmp_path / "s.zarr", "raw", 3, monkeypatch, "shard_writer")
     group = tmp_path / "s.zarr" / NAME / SLIDE
     (group / "image/c/3/0/0/0").mkdir(parents=True, exist_ok=True)
     (group / "image/c/3/0/0/0/0.__lock").write_bytes(b"half")
@@ -168,7 +169,7 @@ def test_an_unfinished_slide_whose_file_was_replaced_starts_afresh(
 ) -> None:
     path = tmp_path / SLIDE
     shutil.copy(small_slide.path, path)
-    interrupt(lazy_grid(path), tmp_path / "s.zarr", "raw", 3, monkeypatch, "write_chunks")
+    interrupt(lazy_grid(path), tmp_path / "s.zarr", "raw", 3, monkeypatch, "shard_writer")
     path.write_bytes(path.read_bytes() + b"\0")
     PatchStore(tmp_path / "s.zarr").write(lazy_grid(path))
     PatchStore(tmp_path / "t.zarr").write(lazy_grid(path))
@@ -196,7 +197,7 @@ def dying(function):
         return function(*args, **kwargs)
     return step
 
-for name in ("write_chunks", "write_measured"):
+for name in ("shard_writer", "write_measured"):
     setattr(msdask.store.shards, name, dying(getattr(msdask.store.shards, name)))
 for name in ("create_column", "create_shards", "create_measured", "write_document"):
     setattr(msdask.store.layout, name, dying(getattr(msdask.store.layout, name)))
@@ -337,8 +338,8 @@ def test_a_damaged_shard_raises_with_its_name_and_verify_lists_it(
 
 
 def test_a_flipped_byte_raises_with_array_and_chunk_and_verify_lists_it(store: PatchStore) -> None:
-    target = store[NAME].target(SLIDE)
-    _, table = shards.shard_index(target, "image", 2)
+    arrays = store[NAME].arrays(SLIDE)
+    _, table = ShardArray(arrays, "image").index(2)
     flip(shard(store, 2), int(table[5, 0, 0]) + 10)
     patch_set = store[NAME]
     for read in (lambda: patch_set.open(SLIDE)["image"].compute(), lambda: patch_set.read(SLIDE, [37])):
@@ -348,16 +349,16 @@ def test_a_flipped_byte_raises_with_array_and_chunk_and_verify_lists_it(store: P
             read()
     assert patch_set.read(SLIDE, [36, 38]).shape == (2, 1, 64, 64, 3)
     assert store.verify()[NAME] == [
-        f"slide '{SLIDE}': array '{target.array_path('image')}' chunk (37, 0): the checksum of its bytes is wrong"
+        f"slide '{SLIDE}': array '{arrays.array_path('image')}' chunk (37, 0): the checksum of its bytes is wrong"
     ]
 
 
 def test_a_flipped_byte_names_the_magnification(small_slide: SampleSlide, tmp_path: Path) -> None:
     patch_set = PatchStore(tmp_path / "s.zarr").write(lazy_tuples(small_slide.path))
-    target = patch_set.target(SLIDE)
-    _, table = shards.shard_index(target, "image", 1)
-    flip(Path(target.shard_path("image", 1)), int(table[2, 1, 0]) + 100)
-    row = target.rows + 2
+    arrays = patch_set.arrays(SLIDE)
+    _, table = ShardArray(arrays, "image").index(1)
+    flip(Path(arrays.shard_path("image", 1)), int(table[2, 1, 0]) + 100)
+    row = arrays.rows + 2
     with pytest.raises(CorruptChunkError, match=rf"chunk \({row}, 1\)"):
         patch_set.read(SLIDE, [row])
 
@@ -558,8 +559,8 @@ def test_a_full_disk_is_a_clear_error_and_a_rerun_finishes(
 
 def test_lossless_chunks_are_what_the_codec_makes(undisturbed: dict[str, Path]) -> None:
     patch_set = PatchStore(undisturbed["lossless"])[NAME]
-    target = patch_set.target(SLIDE)
-    _, table = shards.shard_index(target, "image", 0)
+    arrays = patch_set.arrays(SLIDE)
+    _, table = ShardArray(arrays, "image").index(0)
     offset, length = table[3, 0].tolist()
-    stored = Path(target.shard_path("image", 0)).read_bytes()[offset : offset + length]
+    stored = Path(arrays.shard_path("image", 0)).read_bytes()[offset : offset + length]
     assert stored[:-4] == encode_predicted(patch_set.read(SLIDE, [3])[0, 0])

@@ -29,6 +29,7 @@ from msdask.storage.locks import slide_lock
 from msdask.storage.ranges import READ_AHEAD, coalesce
 from msdask.store import layout, shards, writing
 from msdask.store.patch_store import PatchStore
+from msdask.store.reading import ShardArray
 from tests.tools.s3_server import BUCKET, SECRET, get, keys, objects, place_of, put, s3_server
 from tests.tools.store_tools import lazy_grid, tree, use_small_blocks
 
@@ -108,18 +109,18 @@ def test_plain_zarr_and_xarray_read_a_bucket(s3: str, small_slide: SampleSlide, 
         assert found.attrs["state"] == "complete"
 
 
-@pytest.mark.parametrize("where", ["write_chunks", "write_measured"])
+@pytest.mark.parametrize("where", ["shard_writer", "write_measured"])
 def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
     where: str, s3: str, server: Any, small_slide: SampleSlide, local: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, written = getattr(shards, where), []
 
-    def failing(target: object, *args: object) -> None:
+    def failing(arrays: object, *args: object) -> object:
         block = next(a for a in args if isinstance(a, int))
         written.append(block)
         if block == 3:
             raise RuntimeError("no network")
-        original(target, *args)
+        return original(arrays, *args)
 
     store = PatchStore(f"{s3}/s.zarr")
     with monkeypatch.context() as patch:
@@ -130,7 +131,7 @@ def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
     assert any("is writing" in problem for problem in store.verify()[NAME])
     with monkeypatch.context() as patch:
         again: list[int] = []
-        patch.setattr(shards, "write_chunks", _recording(again, shards.write_chunks))
+        patch.setattr(shards, "shard_writer", _recording(again, shards.shard_writer))
         store.write(lazy_grid(small_slide.path)).index()
     done = set(written) - {3} if where == "write_measured" else set()
     assert not done & set(again)
@@ -139,11 +140,11 @@ def test_an_interrupted_write_is_finished_by_a_rerun_with_the_bytes_of_a_folder(
 
 
 def _recording(blocks: list[int], original: Any) -> Any:
-    def write_chunks(target: object, name: str, block: int, chunks: object) -> None:
+    def shard_writer(arrays: object, name: str, block: int) -> Any:
         blocks.append(block)
-        original(target, name, block, chunks)
+        return original(arrays, name, block)
 
-    return write_chunks
+    return shard_writer
 
 
 def test_a_shard_that_was_lost_before_the_commit_is_written_again(
@@ -175,14 +176,14 @@ from msdask.selection.select import grid
 from msdask.store.patch_store import PatchStore
 
 msdask.cutting.lazy_patches.MAX_PATCHES_PER_BLOCK = 16
-original = shards.write_chunks
+original = shards.shard_writer
 
-def write_chunks(target, name, block, chunks):
+def shard_writer(arrays, name, block):
     if block == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    original(target, name, block, chunks)
+    return original(arrays, name, block)
 
-shards.write_chunks = write_chunks
+shards.shard_writer = shard_writer
 slide = open_slide(sys.argv[1])
 PatchStore(sys.argv[2]).write(msdask.cutting.lazy_patches.patches(slide, grid(slide, magnification=10, patch_size=64)))
 """
@@ -206,7 +207,7 @@ def test_damage_is_named_when_read_and_by_verify(s3: str, server: Any, small_sli
     patch_set = store.write(lazy_grid(small_slide.path))
     shard = f"{s3}/s.zarr/{NAME}/{SLIDE}/image/c/2/0/0/0/0"
     good = get(server, shard)
-    _, table = shards.shard_index(patch_set.target(SLIDE), "image", 2)
+    _, table = ShardArray(patch_set.arrays(SLIDE), "image").index(2)
     flipped = bytearray(good)
     flipped[int(table[5, 0, 0]) + 10] ^= 1
     put(server, shard, bytes(flipped))
@@ -286,15 +287,15 @@ def test_a_cohort_is_extracted_from_one_bucket_into_another_place(
 
 def test_caches_see_that_an_equal_document_was_written_anew(s3: str, small_slide: SampleSlide) -> None:
     store = PatchStore(f"{s3}/s.zarr")
-    target = store.write(lazy_grid(small_slide.path)).target(SLIDE)
-    before = layout.document_time(target.array_path("x0"))
-    assert layout.document_time(target.array_path("x0")) == before
-    document = places.at(target.path).state(f"{target.array_path('x0')}/zarr.json")
+    arrays = store.write(lazy_grid(small_slide.path)).arrays(SLIDE)
+    before = layout.document_state(arrays.array_path("x0"))
+    assert layout.document_state(arrays.array_path("x0")) == before
+    document = places.at(arrays.path).state(f"{arrays.array_path('x0')}/zarr.json")
     slide = ms.open_slide(small_slide.path)
     table = ms.grid(slide, magnification=10, patch_size=64)
     store.write(ms.patches(slide, table.assign(x0=table["x0"] - 16)), overwrite=True)
-    assert places.at(target.path).state(f"{target.array_path('x0')}/zarr.json")[0] == document[0]
-    assert layout.document_time(target.array_path("x0")) != before
+    assert places.at(arrays.path).state(f"{arrays.array_path('x0')}/zarr.json")[0] == document[0]
+    assert layout.document_state(arrays.array_path("x0")) != before
 
 
 # --- what is said, kept and sent --------------------------------------------------------------------------------------
@@ -306,8 +307,8 @@ def test_no_credential_is_stored_or_sent(
     monkeypatch.setattr(places, "_options", {})  # they stay for the process's life
     options = {"endpoint": os.environ["AWS_ENDPOINT_URL"], "region": "us-east-1"}
     store = PatchStore(f"{s3}/s.zarr", storage_options=options)
-    target = store.write(lazy_grid(small_slide.path)).target(SLIDE)
-    for sent in (store, target):
+    arrays = store.write(lazy_grid(small_slide.path)).arrays(SLIDE)
+    for sent in (store, arrays):
         assert SECRET.encode() not in pickle.dumps(sent)
         assert options["endpoint"].encode() not in pickle.dumps(sent)
     for key in keys(server, f"{s3}/s.zarr"):
@@ -454,14 +455,14 @@ def test_a_block_of_a_remote_slide_is_read_in_few_requests_of_what_it_needs(web:
 
     slide, local_slide = ms.open_slide(web.url), ms.open_slide(small_slide.path)
     table = grid(slide, magnification=40, patch_size=256)
-    patch_reader, _ = planned(slide, table)
+    cutter, _ = planned(slide, table)
     rows = slice(8, 24)
     x0, y0 = table["x0"].values[rows], table["y0"].values[rows]
     reader: Any = slide.reader
     asked = _ReadTiles(reader)
     web.requests.clear()
-    image, _ = patch_reader.read(asked, x0, y0)
-    np.testing.assert_array_equal(image, patch_reader.read(local_slide.reader, x0, y0)[0])
+    image, _ = cutter.cut(asked, x0, y0)
+    np.testing.assert_array_equal(image, cutter.cut(local_slide.reader, x0, y0)[0])
     took = sum(size for _, size in web.requests)
     assert len(asked.tiles) >= 16
     assert len(web.requests) <= len(asked.tiles) // 4

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msdask.cutting import block_reader as blocks
-from msdask.cutting.block_reader import PatchReader
+from msdask.cutting import cutter as cutting
+from msdask.cutting.cutter import Cutter
 from msdask.cutting.lazy_patches import block_rows, patches, planned
 from msdask.errors import SpecError, TileError
 from msdask.readers.tiff import TiffReader
@@ -225,16 +225,16 @@ def test_tiles_are_dropped_after_their_last_use(small_slide: SampleSlide, monkey
     slide = open_slide(small_slide.path)
     table = grid(slide, magnification=40, patch_size=64)
     held: list[int] = []
-    original = blocks._Source.load
+    original = cutting._Level.load
 
     def watching(self: Any, row: int, column: int) -> NDArray[np.uint8]:
         tile = original(self, row, column)
         held.append(len(self.tiles))
         return tile
 
-    monkeypatch.setattr(blocks._Source, "load", watching)
+    monkeypatch.setattr(cutting._Level, "load", watching)
     reader, facts = planned(slide, table)
-    reader.read(slide.reader, facts["x0"].values, facts["y0"].values)
+    reader.cut(slide.reader, facts["x0"].values, facts["y0"].values)
     # Tiles of 256 px hold 16 whole patches of 64 px, in Morton order: one tile at a time.
     assert len(held) == 9 * 12
     assert max(held) == 1
@@ -454,9 +454,9 @@ def test_any_patch_of_any_tiling_is_its_slice_padded_with_white(
     from msdask.scale import ReadPlan
 
     level = np.random.default_rng(height * 61 + width).integers(0, 100, (height, width, 3), dtype=np.uint8)
-    reader = PatchReader((ReadPlan(0, 1, 1.0, 1.0),), (float(size),), size)
+    reader = Cutter((ReadPlan(0, 1, 1.0, 1.0),), (float(size),), size)
     x0, y0 = (np.array(v, np.int32)[:, None] for v in zip(*origins, strict=True))
-    image, filled = reader.read(ArrayReader(level, tile), x0, y0)  # type: ignore[arg-type]
+    image, filled = reader.cut(ArrayReader(level, tile), x0, y0)  # type: ignore[arg-type]
     canvas = np.full((height + 300, width + 300, 3), 255, np.uint8)
     canvas[100 : 100 + height, 100 : 100 + width] = level
     for i, (x, y) in enumerate(origins):

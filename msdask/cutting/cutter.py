@@ -1,4 +1,4 @@
-"""The block reader: patches of one dask chunk, put together straight from decoded tiles, each tile decoded once.
+"""The cutter: patches of one block, put together straight from decoded tiles, each tile decoded once.
 
 This is the one place with a Python loop over patches. Its cost beside the decoder is one copy of a patch's pixels.
 """
@@ -20,7 +20,7 @@ from msdask.readers.base import LevelInfo, Reader, ReadsAhead
 from msdask.scale import ReadPlan
 from msdask.slides.region import WHITE, OnBadTile
 
-__all__ = ["OnBadTile", "PatchReader", "SharedTiles"]
+__all__ = ["Cutter", "OnBadTile", "SharedTiles"]
 
 _Segment = tuple[int, int, int, int, int]
 """One tile along one axis: its row (column), px [from, to) in the patch, px [from, to) in the tile."""
@@ -44,8 +44,8 @@ class SharedTiles:
 
 
 @dataclass(frozen=True, slots=True)
-class PatchReader:
-    """Reads the patches of one selection.
+class Cutter:
+    """Cuts the patches of one selection out of their slide.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class PatchReader:
     pad: int = WHITE
     on_bad_tile: OnBadTile = "raise"
 
-    def read(
+    def cut(
         self,
         reader: Reader,
         x0: NDArray[np.int32],
@@ -93,19 +93,19 @@ class PatchReader:
         count, size = len(x0), self.patch_size
         image = np.empty((count, len(self.plans), size, size, 3), np.uint8) if out is None else out
         filled = np.zeros((count, len(self.plans)), np.float32)
-        sources, cuts = self._cuts(reader, x0, y0)
-        for number, source in enumerate(sources):
-            source.expect([cut for cut in cuts if cut.source is source])
+        levels, cuts = self._cuts(reader, x0, y0)
+        for number, level in enumerate(levels):
+            level.expect([cut for cut in cuts if cut.level is level])
             if shared is not None:
-                source.share(shared, shared.needed[number])
+                level.share(shared, shared.needed[number])
         for i in range(count):
             patch = image[i % len(image)]
             for m, cut in enumerate(cuts):
                 cut.read(i, patch[m])
-                if cut.source.bad:
+                if cut.level.bad:
                     filled[i, m] = cut.bad_fraction(i)
-            for source in sources:
-                source.release(i)
+            for level in levels:
+                level.release(i)
             if after is not None:
                 after(i)
         return image, filled
@@ -119,26 +119,26 @@ class PatchReader:
         ----------
         reader : of the slide
         x0, y0 : (patch, magnification) int32, of all patches of the slide
-        part : (patch,) int64, ascending: what is read in one call of `read`
+        part : (patch,) int64, ascending: what is cut in one call of `cut`
 
         Returns
         -------
         needed : for each level and reduction that is read (tile rows, tile columns) bool
         """
-        sources, cuts = self._cuts(reader, x0, y0)
-        return tuple(source.shared_by_parts([c for c in cuts if c.source is source], part) for source in sources)
+        levels, cuts = self._cuts(reader, x0, y0)
+        return tuple(level.shared_by_parts([c for c in cuts if c.level is level], part) for level in levels)
 
-    def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Source], list[_Cut]]:
+    def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Level], list[_Cut]]:
         """What is read, each level and reduction once, and how each magnification is cut from it."""
-        sources: dict[tuple[int, int], _Source] = {}
+        levels: dict[tuple[int, int], _Level] = {}
         cuts = []
         for m, plan in enumerate(self.plans):
-            source = sources.setdefault((plan.level, plan.dct_scale), _Source(reader, plan, self.on_bad_tile))
-            cuts.append(_Cut(self, source, m, x0[:, m], y0[:, m]))
-        return list(sources.values()), cuts
+            level = levels.setdefault((plan.level, plan.dct_scale), _Level(reader, plan, self.on_bad_tile))
+            cuts.append(_Cut(self, level, m, x0[:, m], y0[:, m]))
+        return list(levels.values()), cuts
 
 
-class _Source:
+class _Level:
     """One level at one reduction in one block: its tiles, kept from their first to their last use."""
 
     def __init__(self, reader: Reader, plan: ReadPlan, on_bad_tile: OnBadTile) -> None:
@@ -248,15 +248,15 @@ class _Cut:
     """One magnification of one block: where its patches lie in what is read, and how they become patches."""
 
     def __init__(
-        self, spec: PatchReader, source: _Source, magnification: int, x0: NDArray[np.int32], y0: NDArray[np.int32]
+        self, cutter: Cutter, level: _Level, magnification: int, x0: NDArray[np.int32], y0: NDArray[np.int32]
     ) -> None:
-        self.source, self.plan, self.size, self.pad = source, spec.plans[magnification], spec.patch_size, spec.pad
+        self.level, self.plan, self.size, self.pad = level, cutter.plans[magnification], cutter.patch_size, cutter.pad
         # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
         ratio = self.plan.ratio
         self.extent = self.size if ratio == 1.0 else math.ceil(self.size * ratio - 1e-9) + 1
         self.xs, self.ys = self._starts(x0), self._starts(y0)
-        slide_height, slide_width = source.reader.levels[0].shape
-        footprint = spec.footprints[magnification]
+        slide_height, slide_width = level.reader.levels[0].shape
+        footprint = cutter.footprints[magnification]
         self.x_limits = self._limits(x0, slide_width, footprint)
         self.y_limits = self._limits(y0, slide_height, footprint)
         self._canvas: NDArray[np.uint8] | None = None
@@ -264,56 +264,56 @@ class _Cut:
     @cached_property
     def columns(self) -> list[list[_Segment]]:
         """Tiles under each patch along x."""
-        return [self._segments(x, self.source.width, self.source.tile_width) for x in self.xs.tolist()]
+        return [self._segments(x, self.level.width, self.level.tile_width) for x in self.xs.tolist()]
 
     @cached_property
     def rows(self) -> list[list[_Segment]]:
         """Tiles under each patch along y."""
-        return [self._segments(y, self.source.height, self.source.tile_height) for y in self.ys.tolist()]
+        return [self._segments(y, self.level.height, self.level.tile_height) for y in self.ys.tolist()]
 
     @cached_property
     def whole(self) -> list[bool]:
         """Whether all that is read for a patch lies in the level."""
         xs, ys, extent = self.xs, self.ys, self.extent
-        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.source.width) & (ys + extent <= self.source.height)
+        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.level.width) & (ys + extent <= self.level.height)
         return [bool(w) for w in whole]
 
     def read(self, i: int, patch: NDArray[np.uint8]) -> None:
         """Put patch `i` together, straight from its tiles."""
         ratio = self.plan.ratio
-        target = patch
+        canvas = patch
         if ratio != 1.0:
             if self._canvas is None:
                 self._canvas = np.empty((self.extent, self.extent, 3), np.uint8)
-            target = self._canvas
+            canvas = self._canvas
         if not self.whole[i]:
-            target[:] = self.pad
-        tiles, load = self.source.tiles, self.source.load
+            canvas[:] = self.pad
+        tiles, load = self.level.tiles, self.level.load
         for r, top, bottom, tile_top, tile_bottom in self.rows[i]:
             for c, left, right, tile_left, tile_right in self.columns[i]:
                 tile = tiles.get((r, c))
                 if tile is None:
                     tile = load(r, c)
-                target[top:bottom, left:right] = tile[tile_top:tile_bottom, tile_left:tile_right]
+                canvas[top:bottom, left:right] = tile[tile_top:tile_bottom, tile_left:tile_right]
         if not self.whole[i]:
-            _replicate(target, int(self.ys[i]), self.source.height, int(self.y_limits[i]))
-            _replicate(target.swapaxes(0, 1), int(self.xs[i]), self.source.width, int(self.x_limits[i]))
+            _replicate(canvas, int(self.ys[i]), self.level.height, int(self.y_limits[i]))
+            _replicate(canvas.swapaxes(0, 1), int(self.xs[i]), self.level.width, int(self.x_limits[i]))
         if ratio != 1.0:
             method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
-            reduced = cv2.resize(target, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
+            reduced = cv2.resize(canvas, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
             patch[:] = reduced[: self.size, : self.size]
 
     def bad_fraction(self, i: int) -> float:
         """Fraction of what is read for patch `i` that stands for a bad tile."""
-        bad = self.source.bad
+        bad = self.level.bad
         px = sum((r[2] - r[1]) * (c[2] - c[1]) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad)
         return px / self.extent**2
 
     def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(first, last) tile row and column of each patch."""
         axes = (
-            (self.ys, self.source.height, self.source.tile_height),
-            (self.xs, self.source.width, self.source.tile_width),
+            (self.ys, self.level.height, self.level.tile_height),
+            (self.xs, self.level.width, self.level.tile_width),
         )
         return [
             (np.clip(start, 0, size - 1) // tile, np.clip(start + self.extent - 1, 0, size - 1) // tile)
@@ -352,15 +352,15 @@ def _scaled_shape(info: LevelInfo, scale: int) -> tuple[int, int]:
     return max(1, info.shape[0] // scale), max(1, info.shape[1] // scale)
 
 
-def _replicate(target: NDArray[np.uint8], start: int, size: int, limit: int) -> None:
-    """Repeat the level's first and last px along axis 0 of `target` where the slide, but not the level, goes on.
+def _replicate(pixels: NDArray[np.uint8], start: int, size: int, limit: int) -> None:
+    """Repeat the level's first and last px along axis 0 of `pixels` where the slide, but not the level, goes on.
 
     `limit` is the first px that is outside the slide and stays padded; -1 means that nothing is.
     """
-    extent = len(target)
+    extent = len(pixels)
     end = extent if limit < 0 else min(limit - start, extent)
     last = size - 1 - start
     if 0 <= last < end - 1:
-        target[last + 1 : end] = target[last]
+        pixels[last + 1 : end] = pixels[last]
     if limit < 0 and start < 0 < extent + start:
-        target[:-start] = target[-start]
+        pixels[:-start] = pixels[-start]

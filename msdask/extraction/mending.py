@@ -1,0 +1,95 @@
+"""Blocks of a stored slide, cut again from its file; runs where both can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from msdask.cutting.lazy_patches import planned
+from msdask.errors import SlideError, StoreError
+from msdask.extraction.slide_job import BlockJob, run_block
+from msdask.slides.slide import Slide
+from msdask.spec import Codec, ExtractionSpec
+from msdask.storage import places
+from msdask.store import layout, shards, writing
+from msdask.store.integrity import check_same_file
+from msdask.store.slide_arrays import SlideArrays
+
+__all__ = ["finish_repair", "mend_block", "reopen", "same_slide"]
+
+
+def reopen(path: str, codec: Codec, spec: ExtractionSpec, source: str, blocks: Sequence[int]) -> BlockJob:
+    """The job that some blocks of a stored slide were, from its tables.
+
+    Parameters
+    ----------
+    path : of the slide's group
+    codec : of the store
+    spec : of its patch set
+    source : where the slide's file is now
+    blocks : to read again
+
+    Raises
+    ------
+    MsdaskError
+        The file is not the one that the slide was made from, or would be read in another way.
+    """
+    attrs = layout.read_attrs(path)
+    slide = same_slide(attrs, source, spec)
+    facts = {"spec": spec.to_dict(), "shape": attrs["shape"], "mpp_used": attrs["mpp_used"]}
+    on_bad_tile: Literal["raise", "fill"] = "fill" if attrs.get("counts", {}).get("filled") else "raise"
+    cutter, read = planned(slide, xr.Dataset(attrs=facts), on_bad_tile=on_bad_tile)
+    if [dict(plan) for plan in read.attrs["reads"]] != attrs["reads"]:
+        raise StoreError(f"'{path}' was read in another way ({attrs['reads']}) than this version would read '{source}'")
+    return BlockJob(layout.open_arrays(path, codec, attrs), slide, cutter, tuple(blocks), 0)
+
+
+def same_slide(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> Slide:
+    """The slide that stored attributes speak of.
+
+    Raises
+    ------
+    SlideError
+        It cannot be opened.
+    StoreError
+        It is another file.
+    """
+    try:
+        slide = Slide(source, mpp=attrs["mpp"], tolerance=spec.tolerance)
+        fingerprint = slide.fingerprint()
+    except OSError as error:
+        raise SlideError(f"slide '{source}' cannot be opened: {error}") from error
+    otherwise = "nothing was changed; give the right one in a table of slides, or extract it again with overwrite"
+    check_same_file("the stored slide", attrs, fingerprint, source, otherwise=otherwise)
+    return slide
+
+
+def mend_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    """Cut a block again and write it, if it measures as it did.
+
+    The shard is replaced in one step and nothing else is touched: whatever happens, what is not mended yet is found
+    again.
+
+    Raises
+    ------
+    StoreError
+        Its pixels are others than those that were stored: patches may be changed between reading and writing.
+    """
+    stored = shards.stored_measures(job.arrays, block)
+    return run_block(job, block, pool=pool, parts=parts, stored=None if np.isnan(stored).any() else stored)
+
+
+def finish_repair(arrays: SlideArrays) -> bool:
+    """Commit a slide that was not complete; for one that was, whether it is now what it was when it was completed."""
+    attrs = layout.read_attrs(arrays.path)
+    if attrs["state"] != "complete":
+        writing.commit(arrays)
+        return True
+    place = places.at(arrays.path)
+    place.remove_leftovers(arrays.path)
+    place.sync(arrays.path)
+    return bool(writing.slide_checksum(arrays) == attrs["checksum"])

@@ -1,0 +1,68 @@
+"""One slide's arrays in a patch set: names, paths and shapes (schema 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from msdask.spec import Codec
+from msdask.storage import places
+from msdask.store.integrity import CRC_BYTES
+
+__all__ = ["SlideArrays"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlideArrays:
+    """One slide's arrays: where they lie, and in what shape. All that a block's task needs to know of the store.
+
+    Attributes
+    ----------
+    path : of the slide's group; a URL in object storage
+    codec : of the store
+    shape : (patches, magnifications)
+    rows : patches in a shard
+    patch_size : px
+    """
+
+    path: str
+    codec: Codec
+    shape: tuple[int, int]
+    rows: int
+    patch_size: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of shards of `image`."""
+        return -(-self.shape[0] // self.rows)
+
+    def block(self, index: int) -> slice:
+        """Rows of one block."""
+        return slice(index * self.rows, min((index + 1) * self.rows, self.shape[0]))
+
+    def array_path(self, name: str) -> str:
+        """Directory of one of the slide's arrays."""
+        return places.join(self.path, name)
+
+    def shard_path(self, name: str, block: int) -> str:
+        """File of one shard of `image` or `label_map`."""
+        rest = ["0"] * (len(self.chunk_shape(name)) - 1)
+        return places.join(self.path, name, "c", str(block), *rest)
+
+    def chunk_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one inner chunk: one patch at one magnification."""
+        size = self.patch_size
+        return (1, 1, size, size, 3) if name == "image" else (1, 1, size, size)
+
+    def array_codec(self, name: str) -> Codec:
+        """Codec of one of the sharded arrays; label maps are always raw."""
+        return self.codec if name == "image" else "raw"
+
+    def chunk_bytes(self, name: str) -> int | None:
+        """Bytes of every stored chunk with its checksum; None where they differ from patch to patch."""
+        return math.prod(self.chunk_shape(name)) + CRC_BYTES if self.array_codec(name) == "raw" else None
+
+    @property
+    def shard_shape(self) -> tuple[int, int]:
+        """(patches, magnifications) of a shard."""
+        return self.rows, self.shape[1]
