@@ -72,11 +72,17 @@ class Place:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of what lies directly in a folder, sorted; () for a file, and for a folder that cannot be listed."""
+        """Names of what lies directly in a folder, sorted; () for a file.
+
+        Raises
+        ------
+        SlideError
+            The folder cannot be listed.
+        """
         try:
             return tuple(storage.names(self.path)) if self.is_folder else ()
-        except OSError:
-            return ()
+        except OSError as error:
+            raise SlideError(f"folder {self.path!r}: cannot be listed ({error}); check its permissions") from error
 
     @cached_property
     def size(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -195,7 +195,7 @@ def open_reader(path: str | os.PathLike[str], *, backend: str | None = None) -> 
         return _open_with_first(place, known.values())
 
 
-def _open_with_first(place: Place, candidates: Iterable[Backend]) -> Reader:
+def _open_with_first(place: Place, candidates: Collection[Backend]) -> Reader:
     """The first reader that accepts a place and reads it."""
     refusals: list[SlideError] = []
     for candidate in candidates:
@@ -215,9 +215,10 @@ def _open_with_first(place: Place, candidates: Iterable[Backend]) -> Reader:
             f"slide {place.path!r}: is a directory with {place.described()}, which no reader takes for a slide; give "
             "the path of a slide file in it"
         )
+    formats = ", ".join(name for candidate in candidates for name in candidate.formats)
     raise SlideError(
-        f"slide {place.path!r}: {_found(place)}; expected a TIFF (SVS, NDPI, SCN, OME-TIFF ...), PNG, JPEG, BMP, WebP, "
-        "MRXS, VMS or VMU, whatever the file's ending: convert it to one of these"
+        f"slide {place.path!r}: {_found(place)}; expected {formats}, whatever the file's ending: convert it to one of "
+        "these"
     )
 
 

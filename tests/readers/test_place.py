@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from msdask.errors import SlideError
+from msdask.readers.listing import slides_in
 from msdask.readers.place import HEAD_BYTES, Place
 from msdask.storage import source
 
@@ -27,6 +28,17 @@ def test_a_folder_has_names_and_no_bytes(tmp_path: Path) -> None:
     assert (place.is_folder, place.head, place.names, place.size) == (True, b"", ("a.dat", "b"), None)
     assert place.inside("b").head == b"x"
     assert place.inside("b").beside("a.dat").path == str(tmp_path / "a.dat")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.listdir", denied)
+    with pytest.raises(SlideError, match=r"cannot be listed .*Permission denied.*check its permissions"):
+        slides_in(tmp_path)
 
 
 def test_folders_behind_urls_have_names_too() -> None:
