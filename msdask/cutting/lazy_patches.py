@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,9 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from msdask.cutting.cutter import Cutter, OnBadTile
-from msdask.cutting.label_maps import lazy_label_maps
+from msdask.cutting.label_maps import label_maps
 from msdask.cutting.measures import tissue_mean
-from msdask.errors import SpecError
+from msdask.errors import MaskError, SpecError
 from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_mpp
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
@@ -25,8 +26,6 @@ __all__ = ["block_rows", "mean_of_tissue", "patches", "planned", "read_plan", "r
 
 MAX_PATCHES_PER_BLOCK = 256
 MAX_BLOCK_BYTES = 64 * 2**20
-_Origins = tuple[NDArray[np.int32], NDArray[np.int32]]
-"""x0, y0 (patch, magnification) of all patches."""
 THUMBNAIL_MPP = 8.0
 """um/px of the image that a slide's tissue mean is taken from (1.25x)."""
 
@@ -105,13 +104,14 @@ def patches(
     x0, y0 = data["x0"].values, data["y0"].values
     # One thing that all blocks share: it travels once to each worker, not in parts with every task.
     origins = delayed((x0, y0), name=f"origins-{tokenize(x0, y0)}", traverse=False)
-    image, filled = _lazy_blocks(slide, cutter, origins, len(x0))
+    lengths = _block_lengths(len(x0), block_rows(len(x0), x0.shape[1], cutter.patch_size))
+    image, filled = _lazy_images(slide, cutter, origins, lengths)
     dims = ("patch", "magnification", "y", "x", "channel")
     data["image"] = (dims, image)
     if filled is not None:
         data["filled"] = (dims[:2], filled)
     if labels is not None:
-        data["label_map"] = (dims[:4], lazy_label_maps(slide.shape, cutter, labels, origins, image.chunks[0]))
+        data["label_map"] = (dims[:4], _lazy_label_maps(slide, cutter, labels, origins, lengths))
     if "tissue_mean" not in data.attrs:
         mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None, on_bad_tile)
         data["tissue_mean"] = ((), da.from_delayed(mean, shape=(), dtype=np.float64))
@@ -172,25 +172,57 @@ def mean_of_tissue(
     return np.asarray(tissue_mean(image, inside))
 
 
-def _lazy_blocks(slide: Slide, cutter: Cutter, origins: Delayed, count: int) -> tuple[da.Array, da.Array | None]:
-    """`image`, one chunk a block, and `filled` where bad tiles are filled."""
-    magnifications, size = len(cutter.plans), cutter.patch_size
-    rows = block_rows(count, magnifications, size)
+def _lazy_label_maps(
+    slide: Slide, cutter: Cutter, labels: xr.DataArray, origins: Delayed, lengths: tuple[int, ...]
+) -> da.Array:
+    values = np.asarray(labels.values)
+    if values.max(initial=0) > 255:
+        raise MaskError(
+            f"label mask of slide '{slide.path}': class {int(values.max()) - 1}; label maps hold at most 255 classes"
+        )
+    cut = partial(label_maps, footprints=cutter.footprints, patch_size=cutter.patch_size, slide_shape=slide.shape)
+    mask = delayed(values.astype(np.uint8), pure=True)
+    shape = (len(cutter.plans), cutter.patch_size, cutter.patch_size)
+    name = f"label-maps-{tokenize(cut, origins.key, mask.key)}"
+    return _lazy_blocks(cut, origins, lengths, shape, name, labels=mask)
+
+
+def _lazy_images(
+    slide: Slide, cutter: Cutter, origins: Delayed, lengths: tuple[int, ...]
+) -> tuple[da.Array, da.Array | None]:
+    """`image`, and `filled` where bad tiles are filled."""
+    shape = (len(cutter.plans), cutter.patch_size, cutter.patch_size, 3)
     token = tokenize(slide, cutter, origins.key)
-    shape = ((magnifications,), (size,), (size,), (3,))
-    options: dict[str, Any] = {
-        "chunks": (_block_lengths(count, rows), *shape),
-        "dtype": np.uint8,
-        "meta": np.empty((0,) * 5, np.uint8),
-    }
+    cut = partial(_cut, slide, cutter)
     if cutter.on_bad_tile == "raise":
-        cut = partial(_cut_image, slide, cutter, rows)
-        return da.map_blocks(cut, origins=origins, name=f"cut-patches-{token}", **options), None
+        return _lazy_blocks(cut, origins, lengths, shape, f"cut-patches-{token}"), None
     # Filling has two results a block: a task of their own; the plain case is in one task with whatever follows.
-    both = da.map_blocks(partial(_cut, slide, cutter, rows), origins=origins, name=f"cut-both-{token}", **options)
+    both = _lazy_blocks(partial(_cut_both, slide, cutter), origins, lengths, shape, f"cut-both-{token}")
+    image = da.map_blocks(_first, both, dtype=np.uint8, meta=np.empty((0,) * 5, np.uint8), name=f"cut-patches-{token}")
     empty = np.empty((0, 0), np.float32)
-    filled = da.blockwise(_second, "pm", both, "pmyxc", dtype=np.float32, meta=empty, name=f"filled-{token}")
-    return da.map_blocks(_first, both, name=f"cut-patches-{token}", **options), filled
+    return image, da.blockwise(_second, "pm", both, "pmyxc", dtype=np.float32, meta=empty, name=f"filled-{token}")
+
+
+def _lazy_blocks(
+    cut: Callable[..., Any], origins: Delayed, lengths: tuple[int, ...], shape: tuple[int, ...], name: str, **more: Any
+) -> da.Array:
+    """``cut(x0, y0, **more)`` of each block of patches as one lazy array (patch, *shape) uint8."""
+    return da.map_blocks(
+        partial(_of_block, cut, lengths[0]),
+        origins=origins,
+        chunks=(lengths, *((n,) for n in shape)),
+        dtype=np.uint8,
+        meta=np.empty((0,) * (1 + len(shape)), np.uint8),
+        name=name,
+        **more,
+    )
+
+
+def _of_block(
+    cut: Callable[..., Any], rows: int, origins: tuple[NDArray[np.int32], ...], block_id: tuple[int, ...], **more: Any
+) -> Any:
+    block = slice(block_id[0] * rows, (block_id[0] + 1) * rows)
+    return cut(*(values[block] for values in origins), **more)
 
 
 def _block_lengths(count: int, rows: int) -> tuple[int, ...]:
@@ -198,17 +230,12 @@ def _block_lengths(count: int, rows: int) -> tuple[int, ...]:
     return (rows,) * full + ((rest,) if rest or not full else ())
 
 
-def _cut(
-    slide: Slide, cutter: Cutter, rows: int, origins: _Origins, block_id: tuple[int, ...]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    block = slice(block_id[0] * rows, (block_id[0] + 1) * rows)
-    return cutter.cut(slide.reader, *(values[block] for values in origins))
+def _cut(slide: Slide, cutter: Cutter, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> NDArray[np.uint8]:
+    return cutter.cut(slide.reader, x0, y0)[0]
 
 
-def _cut_image(
-    slide: Slide, cutter: Cutter, rows: int, origins: _Origins, block_id: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    return _cut(slide, cutter, rows, origins, block_id)[0]
+def _cut_both(slide: Slide, cutter: Cutter, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[Any, Any]:
+    return cutter.cut(slide.reader, x0, y0)
 
 
 def _first(both: tuple[Any, Any]) -> Any:

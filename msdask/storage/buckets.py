@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, S3Store
 
 from msdask.errors import StoreError
+from msdask.storage.local import PutAt
 
 __all__ = ["Bucket", "ObjectState", "connect"]
 
@@ -82,53 +83,28 @@ class _Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """See `msdask.storage.places.OpenFile`: each read is one request."""
+    """See `msdask.storage.places.OpenFile`: each read is one request, unless the object was fetched `whole`."""
 
     bucket: Bucket
     path: str
+    whole: bytes | None
 
     def read_end(self, length: int) -> tuple[bytes, int]:
         """See `OpenFile.read_end`."""
-        return self.bucket.read_end(self.path, length)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """See `OpenFile.read_at`."""
-        return self.bucket.read_range(self.path, offset, size)
+        if self.whole is None:
+            return self.bucket.read_end(self.path, length)
+        return self.whole[-length:], len(self.whole)
 
     def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
         """See `OpenFile.read_into`."""
-        return _fill(parts, self.read_at(offset, sum(part.nbytes for part in parts)))
-
-
-@dataclass(frozen=True, slots=True)
-class _WholeObject:
-    """An object that was fetched whole, as an `OpenFile`."""
-
-    data: memoryview
-
-    def read_end(self, length: int) -> tuple[bytes, int]:
-        """See `OpenFile.read_end`."""
-        return bytes(self.data[max(0, len(self.data) - length) :]), len(self.data)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """See `OpenFile.read_at`."""
-        return bytes(self.data[offset : offset + size])
-
-    def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
-        """See `OpenFile.read_into`."""
-        return _fill(parts, self.data[offset:])
-
-
-def _fill(parts: Sequence[memoryview], data: bytes | memoryview) -> int:
-    """Copy `data` into the parts, one behind the other; the number of bytes that were there for them."""
-    rest = memoryview(data)
-    done = 0
-    for part in parts:
-        room = part.cast("B")
-        some = rest[: len(room)]
-        room[: len(some)] = some
-        rest, done = rest[len(some) :], done + len(some)
-    return done
+        size, done = sum(part.nbytes for part in parts), 0
+        data = memoryview(self.bucket.read_range(self.path, offset, size) if self.whole is None else self.whole)
+        data = data[offset if self.whole is not None else 0 :]
+        for part in parts:
+            some = data[done : done + part.nbytes]
+            part.cast("B")[: len(some)] = some
+            done += len(some)
+        return done
 
 
 class Bucket:
@@ -171,9 +147,9 @@ class Bucket:
             return bytes(obstore.get_range(self._store, self.key(path), start=offset, length=size))
 
     @contextmanager
-    def opened(self, path: str, *, whole: bool = False) -> Iterator[_Object | _WholeObject]:
+    def opened(self, path: str, *, whole: bool = False) -> Iterator[_Object]:
         """See `Storage.opened`."""
-        yield _WholeObject(memoryview(self.read(path))) if whole else _Object(self, path)
+        yield _Object(self, path, self.read(path) if whole else None)
 
     def read_end(self, path: str, length: int) -> tuple[bytes, int]:
         """See `OpenFile.read_end`."""
@@ -208,7 +184,7 @@ class Bucket:
             obstore.put(self._store, self.key(path), b"".join(parts), use_multipart=False)
 
     @contextmanager
-    def placed(self, path: str, size: int) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+    def placed(self, path: str, size: int) -> Iterator[PutAt]:
         """See `Storage.placed`: pieces are put together in memory, then sent in one PUT."""
         whole = memoryview(bytearray(size))
 

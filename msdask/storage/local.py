@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-__all__ = ["LocalFolders", "local"]
+__all__ = ["LocalFolders", "PutAt", "local"]
+
+PutAt = Callable[[int, Sequence[bytes | memoryview]], None]
+"""Writes parts, one behind the other, from an offset on."""
 
 _MOST_PARTS = 1024
 """Pieces of one gathered write: the least that POSIX systems of today take."""
@@ -30,10 +33,6 @@ class _LocalFile:
         """See `OpenFile.read_end`."""
         size = os.fstat(self.handle).st_size
         return os.pread(self.handle, length, max(0, size - length)), size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """See `OpenFile.read_at`."""
-        return os.pread(self.handle, size, offset)
 
     def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:
         """See `OpenFile.read_into`: into place, without a copy."""
@@ -69,9 +68,7 @@ class LocalFolders:
             put_at(0, parts)
 
     @contextmanager
-    def placed(
-        self, path: str, size: int | None = None, *, sync: bool = False
-    ) -> Iterator[Callable[[int, Sequence[bytes | memoryview]], None]]:
+    def placed(self, path: str, size: int | None = None, *, sync: bool = False) -> Iterator[PutAt]:
         """See `Storage.placed`: pieces go straight to their places in a file under a temporary name."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
         part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"

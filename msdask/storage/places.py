@@ -14,14 +14,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msdask.errors import StoreError
-from msdask.storage.local import local
+from msdask.storage.local import PutAt, local
 
 if TYPE_CHECKING:
     from msdask.storage.buckets import Bucket
 
 __all__ = [
     "OpenFile",
-    "PutAt",
     "Storage",
     "at",
     "bucket",
@@ -45,19 +44,11 @@ _options: dict[str, dict[str, Any]] = {}
 _OPTION_NAMES = ("endpoint", "region", "anonymous")
 
 
-PutAt = Callable[[int, Sequence[bytes | memoryview]], None]
-"""Writes parts, one behind the other, from an offset on."""
-
-
 class OpenFile(Protocol):
     """A file or object that is open for reading, from any thread."""
 
     def read_end(self, length: int) -> tuple[bytes, int]:
         """(its last `length` bytes, or all if it is shorter; its size)."""
-        ...
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer only where the file ends."""
         ...
 
     def read_into(self, offset: int, parts: Sequence[memoryview]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import simplejpeg
@@ -83,25 +83,35 @@ def _from_bytes(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.
 
 
 class _PatchCodec(ArrayBytesCodec):
-    """What both codecs share: uint8 RGB chunks, encoded and decoded in a thread, of a size that is not fixed."""
+    """What both codecs share: uint8 RGB chunks, encoded and decoded in a thread, of a size that is not fixed.
+
+    A codec is a dataclass, whose fields are its configuration, with a `name`, `encode_patch` and `decode_patch`.
+    """
 
     is_fixed_size = False
+    name: ClassVar[str]
+    encode_patch: ClassVar[Any]
+    decode_patch: ClassVar[Any]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """From the codec's metadata document."""
+        return cls(**dict(data.get("configuration") or {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The codec's metadata document."""
+        return {"name": self.name, "configuration": dict(vars(self))}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
         raise NotImplementedError("the encoded size depends on the pixels")
 
-    def _encode(self, patch: NDArray[np.uint8]) -> bytes:
-        raise NotImplementedError
-
-    def _decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        raise NotImplementedError
-
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: Any) -> NDBuffer:
-        array = await asyncio.to_thread(self._decode, chunk_data.to_bytes(), chunk_spec.shape)
+        array = await asyncio.to_thread(self.decode_patch, chunk_data.to_bytes(), chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: Any) -> Buffer | None:
-        data = await asyncio.to_thread(self._encode, np.asarray(chunk_data.as_numpy_array(), np.uint8))
+        patch = np.asarray(chunk_data.as_numpy_array(), np.uint8)
+        data = await asyncio.to_thread(self.encode_patch, patch, *vars(self).values())
         return chunk_spec.prototype.buffer.from_bytes(data)
 
 
@@ -111,20 +121,9 @@ class PredictedZstd(_PatchCodec):
 
     level: int = ZSTD_LEVEL
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """From the codec's metadata document."""
-        return cls(**_configuration(data))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The codec's metadata document."""
-        return {"name": "msdask.predicted_zstd", "configuration": {"level": self.level}}
-
-    def _encode(self, patch: NDArray[np.uint8]) -> bytes:
-        return encode_predicted(patch, self.level)
-
-    def _decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        return decode_predicted(data, shape)
+    name = "msdask.predicted_zstd"
+    encode_patch = staticmethod(encode_predicted)
+    decode_patch = staticmethod(decode_predicted)
 
 
 @dataclass(frozen=True)
@@ -133,25 +132,9 @@ class Jpeg(_PatchCodec):
 
     quality: int = JPEG_QUALITY
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """From the codec's metadata document."""
-        return cls(**_configuration(data))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The codec's metadata document."""
-        return {"name": "msdask.jpeg", "configuration": {"quality": self.quality}}
-
-    def _encode(self, patch: NDArray[np.uint8]) -> bytes:
-        return encode_jpeg(patch, self.quality)
-
-    def _decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        return decode_jpeg(data, shape)
-
-
-def _configuration(data: dict[str, Any]) -> dict[str, Any]:
-    configuration = data.get("configuration", {})
-    return dict(configuration) if isinstance(configuration, dict) else {}
+    name = "msdask.jpeg"
+    encode_patch = staticmethod(encode_jpeg)
+    decode_patch = staticmethod(decode_jpeg)
 
 
 def inner_codec(codec: Codec) -> ArrayBytesCodec | None:

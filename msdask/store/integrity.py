@@ -14,27 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import CorruptChunkError, StoreError
+from msdask.store.slide_arrays import CRC_BYTES, SlideArrays
 
 __all__ = [
-    "CRC_BYTES",
-    "EMPTY",
     "REPAIR_HINT",
     "check_document",
     "check_same_file",
     "checked_body",
     "checksum",
     "committed_documents",
-    "index_length",
     "index_table",
 ]
 
 REPAIR_HINT = "run `msdask verify` on the store, then extract the slide again with overwrite"
-CRC_BYTES = 4
-"""Length of the checksum behind every chunk and index."""
-EMPTY = 2**64 - 1
-"""Offset and length of a chunk that is not there, in the index of a shard."""
-
-_CELL_BYTES = 16
 _CRC = struct.Struct("<I")
 
 
@@ -58,24 +50,14 @@ def checked_body(data: bytes | memoryview, length: int | None = None) -> memoryv
     return body if is_whole and checksum(body) == data[-CRC_BYTES:] else None
 
 
-def index_length(rows: int, magnifications: int) -> int:
-    """Bytes of the index at a shard's end, its checksum included."""
-    return rows * magnifications * _CELL_BYTES + CRC_BYTES
-
-
-def index_table(
-    path: str, raw: bytes, size: int, shape: tuple[int, int], *, used: int, chunk_bytes: int | None
-) -> NDArray[np.uint64]:
+def index_table(arrays: SlideArrays, name: str, block: int, raw: bytes, size: int) -> NDArray[np.uint64]:
     """The index of a shard, checked.
 
     Parameters
     ----------
-    path : of the shard, for errors
-    raw : end of the shard: the index and its checksum
+    arrays, name, block : of the shard
+    raw : its end: the index and its checksum
     size : of the shard, bytes
-    shape : (rows, magnifications) of the shard
-    used : rows that must be there
-    chunk_bytes : of every chunk with its checksum; None where they differ
 
     Returns
     -------
@@ -86,20 +68,24 @@ def index_table(
     CorruptChunkError
         The shard is empty or cut short, its index is damaged, or chunks are not where they can be.
     """
-    length = index_length(*shape)
-    if len(raw) < length:
-        raise CorruptChunkError(f"shard '{path}' has {size} bytes, its index alone needs {length}: {REPAIR_HINT}")
+    path, rows = arrays.shard_path(name, block), arrays.block(block)
+    if len(raw) < arrays.index_bytes:
+        raise CorruptChunkError(
+            f"shard '{path}' has {size} bytes, its index alone needs {arrays.index_bytes}: {REPAIR_HINT}"
+        )
     body = checked_body(raw)
     if body is None:
         raise CorruptChunkError(f"shard '{path}': the checksum of its index is wrong: {REPAIR_HINT}")
-    table = np.frombuffer(body, "<u8").reshape(*shape, 2)
-    offsets, lengths = table[:used, :, 0], table[:used, :, 1]
-    if (offsets > size).any() or (lengths > size).any() or (offsets + lengths > size - length).any():
+    table = np.frombuffer(body, "<u8").reshape(*arrays.shard_shape, 2)
+    offsets, lengths = np.moveaxis(table[: rows.stop - rows.start], -1, 0)
+    room = size - arrays.index_bytes
+    if (offsets > room).any() or (lengths > room).any() or (offsets + lengths > room).any():
         raise CorruptChunkError(
             f"shard '{path}' of {size} bytes lacks chunks that its index or its array needs: {REPAIR_HINT}"
         )
-    if chunk_bytes is not None and (lengths != chunk_bytes).any():
-        raise CorruptChunkError(f"shard '{path}' holds chunks that are not of {chunk_bytes} bytes: {REPAIR_HINT}")
+    expected = arrays.chunk_bytes(name)
+    if expected is not None and (lengths != expected).any():
+        raise CorruptChunkError(f"shard '{path}' holds chunks that are not of {expected} bytes: {REPAIR_HINT}")
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,6 @@ class PatchSet:
         self.path = path
         self.codec: Codec = codec
         self._attrs = layout.read_attrs(path)
-        self._known: _Known | None = None
 
     @property
     def name(self) -> str:
@@ -188,47 +187,32 @@ class PatchSet:
         return sum(int(attrs["counts"]["selected"]) for attrs in self._complete().values())
 
     def __getitem__(self, number: int) -> Patch:
-        """The patch of a number in the order of `index`, negative ones from the end; reads its pixels.
+        """The patch of a number in the order of `index`, negative ones from the end; reads the index and its pixels.
 
         Raises
         ------
         IndexError
             There is no such patch.
         """
-        i = operator.index(number)
-        if self._known is None or not self._known.has(i):
-            self._known = self._look()
-        slide_id, row = self._known.place(i)
-        if self.attrs(slide_id).get("checksum") != self._known.checksums[slide_id]:  # it was written anew
-            self._known = self._look()
-            slide_id, row = self._known.place(i)
-        columns = self._known.columns
-        split = int(columns["split"][i])
-        return Patch(
-            image=self.read(slide_id, [row])[0],
-            magnifications=self.spec.magnifications,
-            slide_id=slide_id,
-            row=row,
-            x0=int(columns["x0"][i]),
-            y0=int(columns["y0"][i]),
-            label=int(columns["label"][i]),
-            tissue=float(columns["tissue"][i]),
-            keep=bool(columns["keep"][i]),
-            split=self._known.splits[split] if split >= 0 else "",
-        )
+        return self._patch(self.index(), operator.index(number))
 
     def __iter__(self) -> Iterator[Patch]:
-        return (self[i] for i in range(len(self)))
+        found = self.index()
+        return (self._patch(found, i) for i in range(found.sizes["patch"]))
 
-    def _look(self) -> _Known:
-        attrs = self._complete()
-        found = index.open_index(self.path, attrs)
-        columns = {str(name): found[name].values for name in found}
-        checksums = {slide_id: str(facts["checksum"]) for slide_id, facts in attrs.items()}
-        return _Known(columns, checksums, tuple(found.attrs["splits"]))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_known": None}  # what is known of an index travels nowhere
+    def _patch(self, found: xr.Dataset, i: int) -> Patch:
+        count = found.sizes["patch"]
+        if not -count <= i < count:
+            raise IndexError(f"patch {i} asked for, the set has {count}")
+        facts = {str(name): values.values[i].item() for name, values in found.items()}
+        slide_id, split = found.attrs["slides"][facts.pop("slide")], facts.pop("split")
+        return Patch(
+            image=self.read(slide_id, [facts["row"]])[0],
+            magnifications=self.spec.magnifications,
+            slide_id=slide_id,
+            split=found.attrs["splits"][split] if split >= 0 else "",
+            **facts,
+        )
 
     def verify(self) -> list[str]:
         """Check every slide of the set, every byte of it.
@@ -275,26 +259,6 @@ class PatchSet:
             ("spec", ", ".join([spec.mode, f"{spec.patch_size} px", *rest])),
             ("scale", scales),
         ]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A set's index as it was when a patch was last looked up."""
-
-    columns: dict[str, NDArray[Any]]
-    checksums: dict[str, str]
-    splits: tuple[str, ...]
-
-    def has(self, number: int) -> bool:
-        """Whether there is a patch of this number."""
-        count = len(self.columns["row"])
-        return -count <= number < count
-
-    def place(self, number: int) -> tuple[str, int]:
-        """(slide id, row in it) of a patch."""
-        if not self.has(number):
-            raise IndexError(f"patch {number} asked for, the set has {len(self.columns['row'])}")
-        return list(self.checksums)[int(self.columns["slide"][number])], int(self.columns["row"][number])
 
 
 def _lazy_shards(arrays: SlideArrays, array: str, checksum: str) -> da.Array:

@@ -24,8 +24,8 @@ from msdask.errors import CorruptChunkError, StoreError
 from msdask.storage import places
 from msdask.storage.places import OpenFile
 from msdask.store.codecs import decoder
-from msdask.store.integrity import CRC_BYTES, REPAIR_HINT, checked_body, checksum, index_length, index_table
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.integrity import REPAIR_HINT, checked_body, checksum, index_table
+from msdask.store.slide_arrays import CRC_BYTES, SlideArrays
 
 __all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
 
@@ -109,7 +109,7 @@ class ShardArray:
             raise CorruptChunkError(f"shard '{path}' is missing: {REPAIR_HINT}") from None
         rows, fixed = self.arrays.block(block), self.arrays.chunk_bytes(self.name)
         chunks = (rows.stop - rows.start) * self.arrays.shape[1]
-        expected = index_length(*self.arrays.shard_shape) + chunks * (fixed or CRC_BYTES + 1)
+        expected = self.arrays.index_bytes + chunks * (fixed or CRC_BYTES + 1)
         if size < expected or (fixed and size > expected):
             raise CorruptChunkError(
                 f"shard '{path}' has {size} bytes, its {chunks} chunks need {expected}: {REPAIR_HINT}"
@@ -202,11 +202,8 @@ class ShardArray:
             return self._judged_index(file, block)
 
     def _judged_index(self, file: OpenFile, block: int) -> tuple[bytes, NDArray[np.uint64]]:
-        shape, rows = self.arrays.shard_shape, self.arrays.block(block)
-        raw, size = file.read_end(index_length(*shape))
-        path, used = self.arrays.shard_path(self.name, block), rows.stop - rows.start
-        chunk_bytes = self.arrays.chunk_bytes(self.name)
-        return raw, index_table(path, raw, size, shape, used=used, chunk_bytes=chunk_bytes)
+        raw, size = file.read_end(self.arrays.index_bytes)
+        return raw, index_table(self.arrays, self.name, block, raw, size)
 
     def _read(
         self, pairs: list[tuple[int, int]], columns: Sequence[int], out: NDArray[np.uint8], *, whole: bool = False
@@ -276,9 +273,9 @@ def _fill_by(
     """As `_fill_raw`, by a decoder; None looks at the checksums only."""
 
     def fill(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
-        start = run[0].offset
-        data = memoryview(file.read_at(start, sum(chunk.length for chunk in run)))
-        bad = []
+        start, bad = run[0].offset, []
+        data = memoryview(bytearray(sum(chunk.length for chunk in run)))
+        file.read_into(start, [data])
         for chunk in run:
             body = checked_body(data[chunk.offset - start : chunk.offset - start + chunk.length])
             if body is None:

@@ -20,8 +20,8 @@ from msdask.cutting.measures import MEASURES, column
 from msdask.errors import StoreError
 from msdask.storage import places
 from msdask.store.codecs import encoder
-from msdask.store.integrity import CRC_BYTES, EMPTY, checked_body, checksum
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.integrity import checked_body, checksum
+from msdask.store.slide_arrays import CRC_BYTES, SlideArrays
 
 __all__ = [
     "Chunk",
@@ -37,6 +37,9 @@ __all__ = [
 
 Chunk = tuple[bytes | memoryview, bytes]
 """One encoded patch and its CRC32C."""
+
+_EMPTY = 2**64 - 1
+"""Offset and length of a chunk that is not there, in the index of a shard."""
 
 
 def encode(arrays: SlideArrays, name: str, values: NDArray[np.uint8]) -> list[Chunk]:
@@ -110,7 +113,7 @@ def shard_writer(arrays: SlideArrays, name: str, block: int) -> Iterator[Callabl
 
 def _index(arrays: SlideArrays, lengths: NDArray[np.uint64]) -> list[bytes]:
     """A shard's end: places of all its cells, and their checksum."""
-    table = np.full((arrays.rows * arrays.shape[1], 2), EMPTY, "<u8")
+    table = np.full((arrays.rows * arrays.shape[1], 2), _EMPTY, "<u8")
     table[: len(lengths), 0] = np.cumsum(lengths) - lengths
     table[: len(lengths), 1] = lengths
     index = table.tobytes()

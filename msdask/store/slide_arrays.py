@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from msdask.spec import Codec
 from msdask.storage import places
-from msdask.store.integrity import CRC_BYTES
 
-__all__ = ["SlideArrays"]
+__all__ = ["CRC_BYTES", "SlideArrays"]
+
+CRC_BYTES = 4
+"""Length of the checksum behind every chunk and index."""
+_CELL_BYTES = 16
+"""Of a chunk's offset and length in the index of its shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +70,8 @@ class SlideArrays:
     def shard_shape(self) -> tuple[int, int]:
         """(patches, magnifications) of a shard."""
         return self.rows, self.shape[1]
+
+    @property
+    def index_bytes(self) -> int:
+        """Length of the index at a shard's end, its checksum included."""
+        return self.rows * self.shape[1] * _CELL_BYTES + CRC_BYTES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +99,6 @@ def test_a_slide_that_is_written_anew_is_looked_up_anew(store: PatchStore, small
     after = patch_set[5]
     assert (after.x0, after.y0) != (before.x0, before.y0)
     np.testing.assert_array_equal(after.image, lazy["image"][5].to_numpy())
-
-
-def test_what_a_set_knows_does_not_travel(store: PatchStore) -> None:
-    patch_set = store[NAME]
-    fresh = len(pickle.dumps(patch_set))
-    patch_set[0]
-    assert len(pickle.dumps(patch_set)) == fresh
-    assert pickle.loads(pickle.dumps(patch_set))[7].row == 7
 
 
 def test_an_empty_set_is_falsy_and_shown(store: PatchStore, tmp_path: Path) -> None:
