@@ -6,147 +6,55 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-import msdask as ms
+from msdask.cli.scale_options import BatchSize, Magnifications, Ratios, ScaleOptions
 from msdask.cli.terminal import Quiet, err, out
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import MsdaskError
 from msdask.extraction.slide_table import SlideRow, read_slides
 from msdask.extras import require
 from msdask.slides.slide import Slide
-from msdask.store.patch_set import PatchSet
 
 if TYPE_CHECKING:
-    from msdask.data import PatchLoader
     from msdask.inference.scale import ScaleEstimate
-    from msdask.training import Split
 
 __all__ = ["Mpp", "estimated", "predict", "slides_with_scale", "test", "train"]
 
 Mpp = Annotated[float | Literal["estimate"] | None, Parameter(name="--mpp")]
-Store = Annotated[Path, Parameter(name=["--input", "-i"])]
-Magnifications = Annotated[
-    list[float] | None, Parameter(name=["--magnification", "-m"], consume_multiple=True, negative=())
-]
-Ratios = Annotated[list[float] | None, Parameter(consume_multiple=True, negative=())]
-BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
+Data = Annotated[Path, Parameter(name=["--input", "-i"])]
 
-train = App(name="train", help="Train a model on a patch store.")
-test = App(name="test", help="Measure a model on a patch store.")
+train = App(name="train", help="Train a model on a patch store, or on images.")
+test = App(name="test", help="Measure a model on a patch store, or on images.")
 predict = App(name="predict", help="Apply a model to images or slides.")
 
 
 @train.command(name="scale")
 def scale_train(
-    store: Store,
+    data: Data,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    magnification: Magnifications = None,
-    backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34",
-    weights: str | None = None,
-    embedding: Annotated[int, Parameter(name=["--embedding", "-f"])] = 128,
-    dropout: Annotated[float, Parameter(name=["--dropout", "-d"])] = 0.0,
-    target: Literal["linear", "log2"] = "linear",
-    loss: Annotated[Literal["l1", "mse", "huber"], Parameter(name=["--loss", "--loss_function"])] = "l1",
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"])] = "adam",
-    learning_rate: Annotated[float, Parameter(name=["--lr", "-lr"])] = 1e-3,
-    epochs: Annotated[int, Parameter(name=["--epochs", "-e"])] = 10,
-    patience: int = 5,
-    batch_size: BatchSize = 128,
-    precision: Literal["32", "bf16", "16"] = "32",
-    scale_augment: Literal["enlarge", "exact", "none"] = "enlarge",
-    lists: Path | None = None,
-    ratios: Ratios = None,
-    seed: int = 0,
-    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0,
+    options: ScaleOptions | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train the scale detector on the grid sets of a patch store, one set a magnification.
+    """Train the scale detector on the grid sets of a patch store, one set a magnification, or on images.
 
     Parameters
     ----------
-    store
-        patch store, made by `msdask extract ... --mode grid -m 40 30 20 15 10 8 5`
+    data
+        patch store, made by `msdask extract ... --mode grid -m 40 30 20 15 10 8 5`; or crops of tissue: a folder, or a
+        CSV with path, magnification or mpp, and split
     output
         run folder: weights, settings, log, curves, metrics
-    magnification
-        which of the sets; default all
-    backbone
-        a classification network of torchvision, or scalenet
-    weights
-        imagenet, or a file; default random
-    embedding
-        width of the layer before the output, 0 for none
-    dropout
-        probability
-    target
-        what is regressed: the magnification, or its base-2 logarithm
-    loss
-        in that unit
-    optimizer
-        adam, adamw or sgd
-    learning_rate
-        at its start
-    epochs
-        at most
-    patience
-        epochs without a better validation loss after which training stops
-    batch_size
-        patches a batch
-    precision
-        bf16 and 16 are mixed precision
-    scale_augment
-        enlarge the middle of patches, read other scales from the slides exactly, or neither
-    lists
-        folder with list_train.csv and list_valid.csv; default the split that is stored with the slides
-    ratios
-        split the slides by these instead: training, validation, test
-    seed
-        decides splits, order, augmentation and initial weights
-    workers
-        processes that read and augment; 0 means threads
     resume
         go on with the run in the output folder
     quiet
         no progress bar
     """
     require("msdask train", module="pytorch_lightning")
-    from msdask.data import Augment, PatchDataset, ScaleAugment, VirtualSet, loader
-    from msdask.models import ScaleRegressor
-    from msdask.training import Recipe, ScaleTask, fit
-
-    sets = _sets(store, magnification)
-    scales = sorted({s.spec.magnifications[0] for s in sets})
-    split = _split(sets, lists, ratios, seed)
-    changed_scale = ScaleAugment(scales) if scale_augment != "none" else None
-    augment = Augment(scale=changed_scale if scale_augment == "enlarge" else None)
-    sources: Sequence[Any] = [VirtualSet.of(s) for s in sets] if scale_augment == "exact" else sets
-    dataset = PatchDataset(
-        sources,
-        slides=split.train,
-        target="magnification",
-        scale=changed_scale if scale_augment == "exact" else None,
-    )
-    batches = loader(dataset, batch_size=batch_size, balanced=True, augment=augment, seed=seed, num_workers=workers)
-    model = ScaleRegressor(backbone, embedding=embedding or None, dropout=dropout, target=target, weights=weights)
-    size = sets[0].spec.patch_size
-    result = fit(
-        model,
-        ScaleTask(loss, classes=scales),
-        batches,
-        _in_order(sets, split.valid, batch_size),
-        output,
-        recipe=Recipe(
-            epochs=epochs, optimizer=optimizer, lr=learning_rate, patience=patience, precision=precision, seed=seed
-        ),
-        resume=resume,
-        progress=not quiet,
-        about={"crop": size, "magnifications": [scales[0], scales[-1]]},
-    )
-    split.write(output / "lists")
+    result = (options or ScaleOptions()).train(data, output, resume=resume, progress=not quiet)
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     _print_metrics(result.valid)
     return 0
@@ -154,7 +62,7 @@ def scale_train(
 
 @test.command(name="scale")
 def scale_test(
-    store: Store,
+    data: Data,
     *,
     model: Annotated[str, Parameter(name=["--model", "-p"])],
     magnification: Magnifications = None,
@@ -165,12 +73,12 @@ def scale_test(
     everything: Annotated[bool, Parameter(name="--all", negative=())] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure a scale detector on the test slides of a patch store.
+    """Measure a scale detector on the test slides of a patch store, or on images.
 
     Parameters
     ----------
-    store
-        patch store with grid sets
+    data
+        patch store with grid sets, or images as for `msdask train scale`
     model
         run folder of `msdask train scale` (its metrics.json gets the result), a .safetensors file, default or free
     magnification
@@ -190,25 +98,23 @@ def scale_test(
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.inference.scale import load_regressor
-    from msdask.training import ScaleTask, evaluate
+    from msdask.training import ScaleSource, ScaleTask, evaluate
 
-    network, _ = load_regressor(model)
-    sets = _sets(store, magnification)
-    scales = sorted({s.spec.magnifications[0] for s in sets})
+    network, crop = load_regressor(model)
+    source = ScaleSource(data, magnifications=magnification, crop=crop)
     run = Path(model) if os.path.isdir(model) else None
     if everything:
-        slides: Sequence[str] = _slides(sets)
+        slides: Sequence[str] = source.slides
     else:
         own = run / "lists" if run is not None and lists is None and ratios is None else None
         lists = own if own is not None and own.is_dir() else lists
         is_given = lists is not None or ratios is not None
-        slides = _split(sets, lists, ratios, seed).test if is_given else _stored_split(sets)["test"]
+        slides = source.split(lists=lists, ratios=ratios, seed=seed).test if is_given else source.stored_split()["test"]
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
-    found = evaluate(
-        network, ScaleTask(classes=scales), _in_order(sets, slides, batch_size), folder=run, progress=not quiet
-    )
-    _print_metrics(found)
+    batches = source.measured(slides, batch_size=batch_size)
+    task = ScaleTask(classes=source.magnifications)
+    _print_metrics(evaluate(network, task, batches, folder=run, progress=not quiet))
     return 0
 
 
@@ -300,63 +206,6 @@ def _with_scale(row: SlideRow, mpp: float | Literal["estimate"]) -> SlideRow:
     err.print(f"{row.path}: {_said(found)}", markup=False)
     # kept with the slide: whoever reads the store must be able to tell an estimate from a scale that was stated
     return replace(row, mpp=found.mpp, cohort={**row.cohort, "scale_estimate": _said(found)})
-
-
-def _sets(store: Path, magnifications: Sequence[float] | None) -> list[PatchSet]:
-    """Grid sets of a store, one a magnification."""
-    opened = ms.PatchStore(store)
-    if not len(opened):
-        raise MsdaskError(f"'{store}' is no patch store, or has no patch set yet")
-    grids = [s for s in opened.values() if s.spec.mode == "grid"]
-    wanted = [s for s in grids if magnifications is None or s.spec.magnifications[0] in magnifications]
-    if len({s.spec.magnifications[0] for s in wanted}) < 2:
-        raise SpecError(
-            f"'{store}' has grid sets at {sorted(s.spec.magnifications[0] for s in grids)}"
-            f"{f', asked for {sorted(magnifications)}' if magnifications is not None else ''}: a scale detector needs "
-            "two or more magnifications: msdask extract SLIDES -o STORE --mode grid -m 40 30 20 15 10 8 5"
-        )
-    return wanted
-
-
-def _slides(sets: Sequence[PatchSet]) -> list[str]:
-    return sorted({slide for s in sets for slide in s.slides})
-
-
-def _split(sets: Sequence[PatchSet], lists: Path | None, ratios: Sequence[float] | None, seed: int) -> Split:
-    from msdask.training import splits
-
-    slides = _slides(sets)
-    if lists is not None and ratios is not None:
-        raise SpecError(f"--lists {lists} and --ratios: each says which slides are for training; give one of them")
-    if lists is not None:
-        return splits(slides, lists=lists)[0]
-    if ratios is not None:
-        return splits(slides, ratios=ratios, seed=seed)[0]
-    stored = _stored_split(sets)
-    if not stored["train"] or not stored["valid"]:
-        raise SpecError(
-            "the slides have no split, or none for training or validation: extract from a table with a column 'split' "
-            "(train, valid, test), or give --lists or --ratios"
-        )
-    return splits(slides, lists=stored)[0]
-
-
-def _stored_split(sets: Sequence[PatchSet]) -> dict[str, list[str]]:
-    """Slides of each part, as the cohort's table said when they were extracted."""
-    stored: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for slide in _slides(sets):
-        (holder, *_) = (s for s in sets if slide in s.slides)
-        name = str(holder.attrs(slide).get("cohort", {}).get("split", ""))
-        if name in stored:
-            stored[name].append(slide)
-    return stored
-
-
-def _in_order(sets: Sequence[PatchSet], slides: Sequence[str], batch_size: int) -> PatchLoader:
-    from msdask.data import PatchDataset, loader
-
-    dataset = PatchDataset(sets, slides=slides, target="magnification")
-    return loader(dataset, batch_size=batch_size, shuffle=False)
 
 
 def _print_metrics(metrics: dict[str, float]) -> None:
