@@ -169,7 +169,13 @@ def run(turn: Turn, work: Path) -> dict[str, Any]:
             raise RuntimeError(f"msdask {options}: exit code {end.code}") from end
     model, described = load_model(work / turn.name)
     facts = {"train_s": time.perf_counter() - wall, "train_cpu_s": time.process_time() - cpu}
-    found = {"turn": turn.name, "train": turn.train, "test": turn.test, "seed": turn.seed, "valid": described["valid"]}
+    found = {
+        "turn": turn.name,
+        "train": turn.train,
+        "test": turn.test,
+        "seed": turn.seed,
+        "valid": described["metrics"]["valid"],
+    }
     found |= {"crops": epochs * steps * BATCH, "images": len(learnt), **facts}
     tested = tuple(n for o in (*turn.test, *(("brain",) if turn.is_free else ())) for n in ORGANS[o])
     found["estimates"] = {name: estimates(model, monuseg((name,)), classes) for name in dict.fromkeys(tested)}
@@ -181,7 +187,7 @@ def run(turn: Turn, work: Path) -> dict[str, Any]:
 
 def about(turn: Turn) -> dict[str, Any]:
     """What a released model says of itself."""
-    common = {"task": "scale"}
+    common = {"name": turn.name, "task": "scale"}
     if turn.name == "default":
         return common | {
             "data": "MoNuSeg 2018 (Kumar et al., IEEE TMI 2017 and 2020): 20 of its H&E crops of breast, kidney, lung, "
@@ -218,11 +224,11 @@ def estimates(
 
 def release(work: Path) -> None:
     """Copy the two models that come with msdask."""
-    from msdask.models.files import load_model, save_model
+    from msdask.models import load_model, released, save_model
 
-    for name, stem in (("default", "scale-monuseg"), ("free", "scale-free")):
-        model, described = load_model(work / name)
-        save_model(model, ROOT / f"msdask/models/released/{stem}.safetensors", about=described)
+    for known in released("scale"):
+        model, described = load_model(work / known.name)
+        save_model(model, known.path, about=described)
 
 
 def main() -> int:

@@ -250,7 +250,8 @@ def _finish(
     if trainer.is_global_zero:
         draw_curves(log.rows, run.curves)
         run.add_metrics({"best_epoch": int(best["epoch"]), "epochs": len(log.rows), "valid": valid})
-        save_model(model, run.model, about={**(about or {}), "valid": valid})
+        said = {"task": module.task.config.get("task"), **(about or {}), "metrics": {"valid": valid}}
+        save_model(model, run.model, about=said)
     return FitResult(run.path, model, int(best["epoch"]), len(log.rows), valid)
 
 

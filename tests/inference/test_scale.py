@@ -238,9 +238,10 @@ def test_released_models_are_small_described_and_work(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, about = load_released(name)
-    file = Path(weights.__file__).parent / "released" / f"{weights.RELEASED[name]}.safetensors"
-    assert file.stat().st_size < 5_000_000
-    assert {"data", "licence", "crop", "magnifications"} <= set(about)
+    (entry,) = (r for r in weights.released("scale") if r.name == name)
+    assert entry.path.stat().st_size < 5_000_000
+    assert {"task", "data", "licence", "metrics", "crop", "magnifications"} <= set(about)
+    assert (entry.licence, entry.data, entry.metrics) == (about["licence"], about["data"], about["metrics"])
     assert isinstance(model, ScaleRegressor)
     assert 2 < float(magnifications_of(textured_image(0)[None, :96, :96], model)[0]) < 80
 
