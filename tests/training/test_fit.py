@@ -18,6 +18,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
+torchmetrics = pytest.importorskip("torchmetrics")
 
 
 import msdask as ms
@@ -119,6 +120,90 @@ def test_training_stops_after_patience_epochs_without_a_better_validation_loss(t
     recipe = Recipe(epochs=40, lr=3e-3, patience=2, accelerator="cpu")
     result = fit(_model(), ScaleTask(), ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
     assert result.epochs == result.best_epoch + 1 + 2 < 40
+
+
+class Maximizing(ScaleTask):
+    """A scale task that keeps the weights with the highest value of a metric."""
+
+    mode = "max"
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+
+def test_a_task_that_maximizes_keeps_the_weights_of_its_highest_value(tmp_path):
+    images, truth = random_patches(16)
+    other = list(ListLoader(images, 45 - truth))
+    task, recipe = Maximizing("max_error"), Recipe(epochs=6, lr=3e-3, **CPU)
+    result = fit(_model(), task, ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
+    rows = list(csv.DictReader((tmp_path / "run/log.csv").open()))
+    losses, errors = ([float(r[f"valid_{name}"]) for r in rows] for name in ("loss", "max_error"))
+    assert result.best_epoch == int(np.argmax(errors)) != int(np.argmin(losses))
+    assert result.valid["max_error"] == max(errors)
+    found = evaluate(result.model, task, other, recipe=Recipe(**CPU))
+    assert found["max_error"] == pytest.approx(max(errors), rel=1e-4)
+    assert json.loads((tmp_path / "run/hparams.json").read_text())["task"]["monitor"] == "max_error"
+
+
+def test_a_task_that_maximizes_stops_when_its_value_falls(tmp_path):
+    images, truth = random_patches(16)
+    other = ListLoader(images, 45 - truth)
+    recipe = Recipe(epochs=40, lr=3e-3, patience=2, accelerator="cpu")
+    task = Maximizing("explained_variance")
+    result = fit(_model(), task, ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
+    values = [float(r["valid_explained_variance"]) for r in csv.DictReader((tmp_path / "run/log.csv").open())]
+    assert result.epochs == result.best_epoch + 1 + 2 < 40
+    assert result.valid["explained_variance"] == max(values)
+
+
+def test_a_value_that_is_no_number_is_never_the_best_and_does_not_stop_training(tmp_path):
+    images, truth = random_patches(16)
+    data = ListLoader(images, truth)
+
+    class Undefined(torchmetrics.MeanMetric):
+        """No number in its first epoch."""
+
+        computed = 0
+
+        def update(self, predictions, targets):
+            super().update(predictions)
+
+        def compute(self):
+            self.computed += 1
+            return torch.tensor(math.nan) if self.computed == 1 else torch.tensor(1 / self.computed)
+
+    class Task(Maximizing):
+        def metrics(self):
+            return {"score": Undefined()}
+
+    recipe = Recipe(epochs=3, patience=5, accelerator="cpu")
+    result = fit(_model(), Task("score"), data, data, tmp_path / "run", recipe=recipe)
+    assert (result.best_epoch, result.epochs) == (1, 3)
+    assert result.valid["score"] == 0.5
+
+
+def test_a_task_that_monitors_what_it_does_not_measure_is_refused(tmp_path):
+    data = ListLoader(*random_patches(16))
+    with pytest.raises(SpecError, match="monitor='f1': expected one of loss, r2"):
+        fit(_model(), Maximizing("f1"), data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+    task = ScaleTask()
+    task.mode = "least"
+    with pytest.raises(SpecError, match="mode='least'"):
+        fit(_model(), task, data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+
+
+def test_a_run_from_before_tasks_said_what_they_monitor_can_be_resumed(tmp_path):
+    data = ListLoader(*random_patches(16))
+    fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+    hparams = json.loads((tmp_path / "run/hparams.json").read_text())
+    del hparams["task"]["monitor"], hparams["task"]["mode"]
+    (tmp_path / "run/hparams.json").write_text(json.dumps(hparams))
+    more = Recipe(epochs=2, **CPU)
+    assert fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=more, resume=True).epochs == 2
+    task = Maximizing("r2")
+    with pytest.raises(MsdaskError, match=r"differs in task\.mode, task\.monitor"):
+        fit(_model(), task, data, data, tmp_path / "run", recipe=more, resume=True)
 
 
 @pytest.mark.parametrize("after", [3, 4, 6])
