@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -47,7 +48,13 @@ VALIDATION = ("E2-A1B5", "B0-5711", "50-5931", "G9-6363")
 STATED = 40.0
 PATCH = 96
 """px a side of the patches that are measured; training crops have 64, see docs/scale_detector.md."""
-STEPS_PER_EPOCH = 50
+STEPS = 1000
+BATCH = 192
+COMMAND = (
+    "-c scalenet -d 0.2 --target log2 --loss huber --delta 0.25 --optimizer adamw -lr 3e-3 --weight-decay 0.02 "
+    "--schedule cosine --warmup 0.05 --ema 0.99 --keep last --patience 0 --augment strong"
+)
+"""`msdask train scale -i images.csv -o run` with these options is how every model here is made."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +65,21 @@ class Turn:
     train: tuple[str, ...]
     test: tuple[str, ...]
     seed: int
-    epochs: int
     is_free: bool = False
 
 
-def turns(seeds: int, epochs: int) -> list[Turn]:
+def turns(seeds: int) -> list[Turn]:
     """All of them, the most wanted first."""
     every = tuple(ORGANS)
     found = []
     for seed in range(seeds):
         for organ in TESTED:
-            found.append(Turn(f"{organ}-{seed}", tuple(o for o in every if o != organ), (organ,), seed, epochs))
-        found.append(Turn(f"two-{seed}", ("breast", "kidney"), ("lung", "prostate"), seed, epochs))
-        found.append(Turn(f"other-two-{seed}", ("lung", "prostate"), ("breast", "kidney"), seed, epochs))
+            found.append(Turn(f"{organ}-{seed}", tuple(o for o in every if o != organ), (organ,), seed))
+        found.append(Turn(f"two-{seed}", ("breast", "kidney"), ("lung", "prostate"), seed))
+        found.append(Turn(f"other-two-{seed}", ("lung", "prostate"), ("breast", "kidney"), seed))
         if seed == 0:
-            found.append(Turn("default", every, (), 0, epochs))
-            found.append(Turn("free", (), every, 0, epochs, is_free=True))
+            found.append(Turn("default", every, (), 0))
+            found.append(Turn("free", (), every, 0, is_free=True))
     return found
 
 
@@ -82,42 +88,55 @@ def data_folder() -> Path:
     return Path(os.environ.get("MSDASK_DATA_DIR", ROOT / "../shared/data")).resolve()
 
 
-def monuseg(names: tuple[str, ...]) -> list[Any]:
-    """Images by their short names, as ScaleImage."""
-    from msdask.training import ScaleImage
-
-    images = []
-    for name in names:
-        (path,) = (data_folder() / "monuseg/images").glob(f"TCGA-{name}-*.tif")
-        images.append(ScaleImage.of(ms.open_slide(path, magnification=STATED).levels[0].compute(), STATED))
-    return images
+def monuseg(names: tuple[str, ...], split: str = "test") -> list[dict[str, Any]]:
+    """Rows of a table of images, by their short names."""
+    found = [next((data_folder() / "monuseg/images").glob(f"TCGA-{name}-*.tif")) for name in names]
+    return [{"path": os.fspath(path), "magnification": STATED, "split": split} for path in found]
 
 
-def cmu() -> tuple[np.ndarray, float]:
-    """CMU-1-Small-Region and its magnification."""
-    slide = ms.open_slide(data_folder() / "CMU-1-Small-Region.svs")
-    return slide.levels[0].compute(), 10 / slide.mpp
+def cmu() -> dict[str, Any]:
+    """CMU-1-Small-Region, whose file states its scale."""
+    return {"path": os.fspath(data_folder() / "CMU-1-Small-Region.svs")}
 
 
-def free_images() -> tuple[list[Any], list[Any]]:
-    """Images of 20x and below that anybody may use: for training, for validation."""
+def free_images(folder: Path) -> list[dict[str, Any]]:
+    """Images of 20x and below that anybody may use, written into a folder: for training, for validation."""
     import skimage.data
+    from PIL import Image
 
-    from msdask.training import ScaleImage
+    def image(name: str, pixels: np.ndarray, magnification: float, split: str = "train") -> dict[str, Any]:
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        return {"path": os.fspath(folder / f"{name}.png"), "magnification": magnification, "split": split}
 
-    pixels, magnification = cmu()
-    tiles = [ScaleImage.of(pixels[y : y + 989, x : x + 1110], magnification) for y in (0, 989, 1978) for x in (0, 1110)]
+    slide = ms.open_slide(cmu()["path"])
+    pixels = slide.levels[0].compute()
+    places = [(y, x) for y in (0, 989, 1978) for x in (0, 1110)]
+    rows = [
+        image(f"cmu-{i}", pixels[y : y + 989, x : x + 1110], 10 / slide.mpp, "valid" if i == 5 else "train")
+        for i, (y, x) in enumerate(places)
+    ]
     # Nobody states the scale of this one. Taken as 20x, as its nuclei suggest, it gives a higher validation loss.
-    ihc = ScaleImage.of(skimage.data.immunohistochemistry()[..., :3], 40.0)
-    images = [*tiles[:5], ScaleImage.of(ihc.levels[1], 20.0)]
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(2):
-            sample = ms.sample.make_slide(
-                Path(folder) / f"{seed}.svs", size=(1536, 1536), mpp=0.5, seed=seed, tissue_fraction=0.95, quality=95
-            )
-            image = ms.open_slide(sample.path).levels[0].compute()
-            images.append(ScaleImage.of(image[200:1336, 200:1336], 20.0))
-    return images, tiles[5:]
+    ihc = skimage.data.immunohistochemistry()[..., :3]
+    rows.append(image("ihc", ihc.reshape(256, 2, 256, 2, 3).mean((1, 3)).round().astype(np.uint8), 20.0))
+    for seed in range(2):
+        sample = ms.sample.make_slide(
+            folder / f"{seed}.svs", size=(1536, 1536), mpp=0.5, seed=seed, tissue_fraction=0.95, quality=95
+        )
+        drawn = ms.open_slide(sample.path).levels[0].compute()[200:1336, 200:1336]
+        rows.append(image(f"sample-{seed}", drawn, 20.0))
+    return rows
+
+
+def table(turn: Turn, folder: Path) -> Path:
+    """The CSV of images that a turn learns from."""
+    if turn.is_free:
+        rows = free_images(folder)
+    else:
+        names = tuple(n for o in turn.train for n in ORGANS[o] if n not in MISLABELLED)
+        rows = monuseg(tuple(n for n in names if n not in VALIDATION), "train")
+        rows += monuseg(tuple(n for n in names if n in VALIDATION), "valid")
+    pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
+    return folder / "images.csv"
 
 
 def run(turn: Turn, work: Path) -> dict[str, Any]:
@@ -125,66 +144,50 @@ def run(turn: Turn, work: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    from msdask.models import ScaleRegressor
-    from msdask.training import Appearance, Recipe, ScaleCrops, ScaleLattice, ScaleTask, fit
-    from msdask.training.scale_metrics import SCALE_CLASSES
+    from msdask.cli.app import main as msdask
+    from msdask.data import PatchDataset
+    from msdask.data.images import image_patches
+    from msdask.models.files import load_model
+    from msdask.scale import SCALE_CLASSES
 
     wall, cpu = time.perf_counter(), time.process_time()
-    if turn.is_free:
-        train, valid = free_images()
-        magnifications, classes = (2.8, 30.0), tuple(m for m in SCALE_CLASSES if m <= 20)
-    else:
-        names = tuple(n for o in turn.train for n in ORGANS[o] if n not in MISLABELLED)
-        train = monuseg(tuple(n for n in names if n not in VALIDATION))
-        valid = monuseg(tuple(n for n in names if n in VALIDATION))
-        magnifications, classes = (2.8, 60.0), SCALE_CLASSES
-    appearance = Appearance(noise=0.0, blur=0.2, jpeg=0.2)
-    loader = ScaleCrops(
-        train,
-        magnifications=magnifications,
-        batches=STEPS_PER_EPOCH,
-        appearance=appearance,
-        seed=turn.seed,
-    )
-    torch.manual_seed(turn.seed)
-    model = ScaleRegressor("scalenet", embedding=128, dropout=0.2, target="log2")
-    recipe = Recipe(
-        epochs=turn.epochs,
-        optimizer="adamw",
-        lr=3e-3,
-        weight_decay=0.02,
-        schedule="cosine",
-        warmup=0.05,
-        patience=None,
-        ema=0.99,
-        keep="last",
-        precision="bf16",
-        seed=turn.seed,
-    )
-    result = fit(
-        model,
-        ScaleTask("huber", delta=0.25, classes=classes),
-        loader,
-        ScaleLattice(valid, size=PATCH, magnifications=classes, side=2),
-        work / turn.name,
-        recipe=recipe,
-        resume=True,
-        about=about(turn, classes),
-    )
+    classes = tuple(m for m in SCALE_CLASSES if m <= 20) if turn.is_free else SCALE_CLASSES
+    folder = work / f"{turn.name}-images"
+    folder.mkdir(exist_ok=True)
+    images = table(turn, folder)
+    rows = pd.read_csv(images)
+    learnt = rows[rows["split"] == "train"].to_dict("records")
+    steps = math.ceil(len(PatchDataset(image_patches(learnt, patch_size=64))) / BATCH)
+    epochs = math.ceil(STEPS / steps)
+    (folder / "about.json").write_text(json.dumps(about(turn)), encoding="utf-8")
+    options = f"train scale -i {images} -o {work / turn.name} {COMMAND} -b {BATCH} -e {epochs} --seed {turn.seed}"
+    scales = ["-m", *(f"{m:g}" for m in classes)]
+    try:
+        msdask([*options.split(), *scales, "--about", f"{folder / 'about.json'}", "--resume", "--quiet"])
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"msdask {options}: exit code {end.code}") from end
+    model, described = load_model(work / turn.name)
     facts = {"train_s": time.perf_counter() - wall, "train_cpu_s": time.process_time() - cpu}
-    found = {"turn": turn.name, "train": turn.train, "test": turn.test, "seed": turn.seed, "valid": result.valid}
-    found |= {"crops": turn.epochs * STEPS_PER_EPOCH * loader.batch_size, "images": len(train), **facts}
+    found = {
+        "turn": turn.name,
+        "train": turn.train,
+        "test": turn.test,
+        "seed": turn.seed,
+        "valid": described["metrics"]["valid"],
+    }
+    found |= {"crops": epochs * steps * BATCH, "images": len(learnt), **facts}
     tested = tuple(n for o in (*turn.test, *(("brain",) if turn.is_free else ())) for n in ORGANS[o])
-    found["estimates"] = {name: estimates(result.model, monuseg((name,)), classes) for name in dict.fromkeys(tested)}
+    found["estimates"] = {name: estimates(model, monuseg((name,)), classes) for name in dict.fromkeys(tested)}
     if not turn.is_free:
-        found["estimates"]["CMU-1"] = cmu_estimates(result.model)
+        found["estimates"]["CMU-1"] = estimates(model, [cmu()], classes, side=6, least_stained=0.5)
     (work / f"{turn.name}.json").write_text(json.dumps(found), encoding="utf-8")
     return found
 
 
-def about(turn: Turn, classes: tuple[float, ...]) -> dict[str, Any]:
+def about(turn: Turn) -> dict[str, Any]:
     """What a released model says of itself."""
-    common = {"crop": PATCH, "magnifications": [min(classes), max(classes)]}
+    common = {"name": turn.name, "task": "scale"}
     if turn.name == "default":
         return common | {
             "data": "MoNuSeg 2018 (Kumar et al., IEEE TMI 2017 and 2020): 20 of its H&E crops of breast, kidney, lung, "
@@ -199,44 +202,39 @@ def about(turn: Turn, classes: tuple[float, ...]) -> dict[str, Any]:
     }
 
 
-def estimates(model: Any, images: list[Any], classes: tuple[float, ...]) -> dict[str, list[float]]:
-    """Estimated magnification of 4 x 4 patches of each magnification, by stated magnification."""
-    from msdask.inference.scale import magnifications_of
-    from msdask.training import ScaleLattice
+def estimates(
+    model: Any, images: list[dict[str, Any]], classes: tuple[float, ...], side: int = 4, least_stained: float = 0.0
+) -> dict[str, list[float]]:
+    """Estimated magnification of `side` x `side` patches of each magnification, by stated magnification.
 
-    lattice = ScaleLattice(images, size=PATCH, magnifications=classes)
-    values = magnifications_of(lattice.crops, model)
-    return {f"{m:g}": [round(float(v), 3) for v in values[lattice.truth == np.float32(m)]] for m in classes}
-
-
-def cmu_estimates(model: Any) -> dict[str, list[float]]:
-    """Those of CMU-1, patches that are mostly glass left out."""
+    Patches with a smaller share of px that are no glass than `least_stained` are left out.
+    """
+    from msdask.data import PatchDataset
+    from msdask.data.images import image_lattice
     from msdask.inference.scale import magnifications_of
     from msdask.masks.tissue import stained_share
-    from msdask.training import ScaleImage, ScaleLattice
 
-    pixels, magnification = cmu()
-    lattice = ScaleLattice([ScaleImage.of(pixels, magnification)], size=PATCH, side=6)
-    tissue = stained_share(lattice.crops) > 0.5
-    values = magnifications_of(lattice.crops[tissue], model)
-    truth = lattice.truth[tissue]
+    sets = image_lattice(images, magnifications=classes, patch_size=PATCH, side=side)
+    dataset = PatchDataset(sets, target="magnification")
+    crops = dataset.__getitems__(range(len(dataset)))["image"][:, 0].permute(0, 2, 3, 1).numpy()
+    is_tissue = stained_share(crops) >= least_stained
+    values, truth = magnifications_of(crops[is_tissue], model), dataset.class_of[is_tissue]
     return {f"{m:g}": [round(float(v), 3) for v in values[truth == m]] for m in sorted(set(truth.tolist()))}
 
 
 def release(work: Path) -> None:
     """Copy the two models that come with msdask."""
-    from msdask.models.files import RELEASED, load_model, save_model
+    from msdask.models import load_model, released, save_model
 
-    for name, stem in RELEASED.items():
-        model, described = load_model(work / name)
-        save_model(model, ROOT / f"msdask/weights/{stem}.safetensors", about=described)
+    for known in released("scale"):
+        model, described = load_model(work / known.name)
+        save_model(model, known.path, about=described)
 
 
 def main() -> int:
     """Run what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=20, help=f"of {STEPS_PER_EPOCH} steps")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", help="names of turns")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "msdask-scale-detector")
@@ -248,7 +246,7 @@ def main() -> int:
         print(f"no monuseg/images in {data_folder()}: set MSDASK_DATA_DIR", file=sys.stderr)
         return 2
     options.work.mkdir(parents=True, exist_ok=True)
-    planned = [t for t in turns(options.seeds, options.epochs) if options.only is None or t.name in options.only]
+    planned = [t for t in turns(options.seeds) if options.only is None or t.name in options.only]
     waiting = [t for t in planned if not (options.work / f"{t.name}.json").exists()]
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")

@@ -161,11 +161,21 @@ class TrainingRecipe:
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"])] = "adam"
     """adam, adamw or sgd"""
     learning_rate: Annotated[float, Parameter(name=["--lr", "-lr"])] = 1e-3
-    """at its start"""
+    """at its highest"""
+    weight_decay: float = 0.0
+    """not on biases and normalization"""
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    """of the learning rate; cosine falls to 1 % over all epochs"""
+    warmup: float = 0.0
+    """share of the steps over which the learning rate rises"""
+    ema: float = 0.0
+    """decay of averaged weights, which are then measured and kept; 0 for none"""
+    keep: Literal["best", "last"] = "best"
+    """weights of the best epoch, or of the last"""
     epochs: Annotated[int, Parameter(name=["--epochs", "-e"])] = 10
     """at most"""
     patience: int = 5
-    """epochs without a better validation loss after which training stops"""
+    """epochs without a better validation loss after which training stops; 0 for never"""
     precision: Literal["32", "bf16", "16"] = "32"
     """bf16 and 16 are mixed precision"""
 
@@ -177,7 +187,12 @@ class TrainingRecipe:
             epochs=self.epochs,
             optimizer=self.optimizer,
             lr=self.learning_rate,
-            patience=self.patience,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            ema=self.ema or None,
+            keep=self.keep,
+            patience=self.patience or None,
             precision=self.precision,
             seed=seed,
         )

@@ -6,10 +6,12 @@ from msdask.extras import require
 
 require("msdask.data")
 
-from msdask.data.augment import Augment, ScaleAugment  # noqa: E402  (a clear error about torch goes first)
+from msdask.data.augment import Augment  # noqa: E402  (a clear error about torch goes first)
 from msdask.data.dataset import PatchDataset  # noqa: E402
+from msdask.data.images import image_lattice, image_patches  # noqa: E402
 from msdask.data.loader import PatchLoader, loader  # noqa: E402
 from msdask.data.order import EpochOrder  # noqa: E402
+from msdask.data.scales import ScaleAugment, ScaleRange  # noqa: E402
 from msdask.data.stream import PatchStream  # noqa: E402
 from msdask.data.virtual import VirtualSet  # noqa: E402
 
@@ -20,6 +22,9 @@ __all__ = [
     "PatchLoader",
     "PatchStream",
     "ScaleAugment",
+    "ScaleRange",
     "VirtualSet",
+    "image_lattice",
+    "image_patches",
     "loader",
 ]

@@ -5,127 +5,26 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from msdask.data.stain import jitter_hed
+from msdask.data.scales import Batch, ScaleAugment
+from msdask.data.stain import jitter_hed, jitter_rgb
 from msdask.errors import SpecError
 
-if TYPE_CHECKING:
-    import albumentations
+__all__ = ["Augment", "turn"]
 
-__all__ = ["Augment", "ScaleAugment"]
-
-Batch = dict[str, torch.Tensor]
-
-_SAME_SCALE = 1.06
-"""Magnifications up to this factor apart are one nominal magnification: slides snap within 5 %."""
+Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-
-
-def _random(batch: Batch, i: int, stream: int) -> np.random.Generator:
-    """What is random about patch `i`: from its draw's seed, or its index where the loader gave none."""
-    seed = batch["seed"] if "seed" in batch else batch["index"]
-    return np.random.default_rng([int(seed[i]), stream])
-
-
-class ScaleAugment:
-    """Change the scale of patches, and their magnification with it (spec section 8).
-
-    A patch at m, with n the next higher magnification of the list, becomes one at m' = u * n, u drawn from [m / n, 1].
-    As an augmentation it enlarges the central S * m / m' px, as the original does; given to a dataset of virtual sets
-    (``PatchDataset(..., scale=...)``) the patch is read from its slide at exactly m', with real pixels instead.
-    Patches at the highest magnification of the list stay as they are.
-
-    Parameters
-    ----------
-    magnifications : that patches have, such as the detector's 5, 8, 10, 15, 20, 30, 40
-    p : share of the patches that are changed
-
-    Examples
-    --------
-    >>> ScaleAugment([10, 15]).crop_size(224, 10, 12)
-    186.66666666666666
-    """
-
-    def __init__(self, magnifications: Sequence[float], *, p: float = 0.5) -> None:
-        self.magnifications = tuple(sorted(float(m) for m in magnifications))
-        self.p = p
-        if len(self.magnifications) < 2 or self.magnifications[0] <= 0:
-            raise SpecError(f"magnifications={list(magnifications)}: expected at least two, above 0")
-        if not 0 <= p <= 1:
-            raise SpecError(f"p={p!r}: expected a share from 0 to 1")
-
-    @staticmethod
-    def crop_size(patch_size: int, magnification: float, drawn: float) -> float:
-        """Side of the central crop that becomes the whole patch, px."""
-        return patch_size * magnification / drawn
-
-    def draw(
-        self, magnifications: NDArray[np.floating[Any]], seed: int, *, finest: float = np.inf
-    ) -> NDArray[np.float32]:
-        """Other magnifications for the images of one patch.
-
-        Parameters
-        ----------
-        magnifications : (images,), the true ones
-        seed : of the draw
-        finest : the highest that there is (of the slide)
-
-        Returns
-        -------
-        drawn : (images,) float32
-        """
-        generator = np.random.default_rng([int(seed), 1])
-        drawn = np.asarray(magnifications, np.float32).copy()
-        for i, m in enumerate(drawn.tolist()):
-            changes, u = generator.random() < self.p, generator.random()
-            n = min((higher for higher in self.magnifications if higher > m * _SAME_SCALE), default=m)
-            n = min(n, finest)
-            if changes and n > m and m * _SAME_SCALE > self.magnifications[0]:
-                drawn[i] = n * (m / n + u * (1 - m / n))
-        return drawn
-
-    def __call__(self, batch: Batch) -> Batch:
-        """Enlarge the crops of a batch; gives a new one with new ``image``, ``magnification`` and ``label_map``."""
-        pixels = _pixels(batch["image"])
-        before = batch["magnification"].numpy()
-        seeds = batch["seed"] if "seed" in batch else batch["index"]
-        after = np.stack([self.draw(m, int(s)) for m, s in zip(before, seeds, strict=True)])
-        images = pixels.copy()
-        maps = batch["label_map"].numpy().copy() if "label_map" in batch else None
-        for i, j in np.argwhere(after != before).tolist():
-            share = float(before[i, j] / after[i, j])
-            images[i, j] = enlarge_center(pixels[i, j], share)
-            if maps is not None:
-                maps[i, j] = enlarge_center(maps[i, j], share, interpolation=cv2.INTER_NEAREST)
-        changed = {"image": _images(images), "magnification": torch.from_numpy(after)}
-        return batch | changed | ({} if maps is None else {"label_map": torch.from_numpy(maps)})
-
-
-def enlarge_center(
-    image: NDArray[np.uint8], share: float, *, interpolation: int = cv2.INTER_LINEAR
-) -> NDArray[np.uint8]:
-    """The central `share` of an image's sides, fractions of px included, resized to the whole.
-
-    Parameters
-    ----------
-    image : (S, S[, 3]) uint8
-    share : above 0, up to 1
-    """
-    size = len(image)
-    # Centers of px: what comes to px i of the result lies at (i + 0.5) * share from the crop's edge.
-    offset = (size - size * share) / 2 + 0.5 * share - 0.5
-    matrix = np.array([[share, 0, offset], [0, share, offset]])
-    flags = interpolation | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return warped.astype(np.uint8, copy=False)
+_CHANGES = ("flips", "rotate", "hsv", "stain", "saturation", "contrast", "noise", "blur", "sharpen", "jpeg")
+"""What happens to a share of the patches each; in the order of their draws, which is never changed."""
 
 
 def turn(image: NDArray[np.uint8], out: NDArray[np.uint8], vertical: bool, horizontal: bool, quarters: int) -> None:
@@ -155,7 +54,8 @@ class Augment:
 
     All images of a tuple and its label maps get the same flips and turns, and the same colours: branches must not
     disagree about what they see. The draw depends on the batch's ``seed`` alone (which the loader makes from seed,
-    epoch and position), so the result is the same for any number of workers. The defaults are the original's.
+    epoch and position), so the result is the same for any number of workers. The defaults are the original's;
+    `Augment.strong` is for few images.
 
     Parameters
     ----------
@@ -163,11 +63,16 @@ class Augment:
     rotate : turn by a multiple of 90 degrees
     hsv : ranges of hue (of 180), saturation and value shifts, or None
     stain : "hed": scale and shift hematoxylin, eosin and residual (see `hed`); "he": albumentations' HEStain; None
-    hed : standard width of the factor around 1, and of the shift around 0, for "hed"
+    hed : largest change of the factor around 1, and of the shift around 0, for "hed"
+    saturation : (lowest, highest) factor of the saturation, or None
+    contrast, brightness : largest change of the factor around 1, and of the value as a share of white; 0 for none
+    noise : largest standard deviation, as a share of white; 0 for none
     blur : largest sigma of a Gaussian blur, px; 0 for none. With `jpeg`, hides how sharp a scanner is
+    sharpen : largest gain of what a blur takes away; 0 for none
     jpeg : (lowest, highest) quality to encode and decode with, or None
     scale : change the magnification too, see `ScaleAugment`
-    p : probability of each of them
+    p : share of the patches that each change is made to; or shares by name (flips, rotate, hsv, stain, saturation,
+        contrast for contrast and brightness, noise, blur, sharpen, jpeg), 0.5 where a name is not given
 
     Raises
     ------
@@ -180,100 +85,153 @@ class Augment:
         *,
         flips: bool = True,
         rotate: bool = True,
-        hsv: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = ((-15, 8), (-30, 20), (-15, 15)),
+        hsv: Ranges | None = ((-15, 8), (-30, 20), (-15, 15)),
         stain: Literal["hed", "he"] | None = None,
         hed: tuple[float, float] = (0.2, 0.01),
+        saturation: tuple[float, float] | None = None,
+        contrast: float = 0.0,
+        brightness: float = 0.0,
+        noise: float = 0.0,
         blur: float = 0.0,
+        sharpen: float = 0.0,
         jpeg: tuple[int, int] | None = None,
         scale: ScaleAugment | None = None,
-        p: float = 0.5,
+        p: float | Mapping[str, float] = 0.5,
     ) -> None:
-        if not 0 <= p <= 1:
-            raise SpecError(f"p={p!r}: expected a probability from 0 to 1")
+        shares = dict(p) if isinstance(p, Mapping) else dict.fromkeys(_CHANGES, p)
+        if unknown := sorted(set(shares) - set(_CHANGES)):
+            raise SpecError(f"p={p!r}: no change is named {', '.join(unknown)}; expected {', '.join(_CHANGES)}")
+        if not all(0 <= share <= 1 for share in shares.values()):
+            raise SpecError(f"p={p!r}: expected shares from 0 to 1")
         if stain not in (None, "hed", "he"):
             raise SpecError(f"stain={stain!r}: expected 'hed', 'he' or None")
-        if isinstance(blur, bool) or not isinstance(blur, (int, float)):
-            raise SpecError(f"blur={blur!r}: expected the largest sigma in px, a number such as 1.5")
-        if jpeg is not None and not (isinstance(jpeg, (tuple, list)) and len(jpeg) == 2):
-            raise SpecError(f"jpeg={jpeg!r}: expected (lowest, highest) quality, such as (40, 95), or None")
-        if blur < 0 or min(hed) < 0:
-            raise SpecError(f"blur={blur!r}, hed={hed!r}: expected numbers not below 0")
-        if jpeg is not None and not 1 <= jpeg[0] <= jpeg[1] <= 100:
-            raise SpecError(f"jpeg={jpeg!r}: expected (lowest, highest) quality within 1 to 100")
+        for name, value, unit in (
+            ("blur", blur, "the largest sigma in px, such as 1.5"),
+            ("sharpen", sharpen, "the largest gain, such as 1.2"),
+            ("contrast", contrast, "the largest change, such as 0.2"),
+            ("brightness", brightness, "the largest change, such as 0.1"),
+            ("noise", noise, "the largest standard deviation, such as 0.03"),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise SpecError(f"{name}={value!r}: expected {unit}, not below 0")
+        if min(hed) < 0:
+            raise SpecError(f"hed={hed!r}: expected numbers not below 0")
+        if saturation is not None and not (len(saturation) == 2 and 0 <= saturation[0] <= saturation[1]):
+            raise SpecError(f"saturation={saturation!r}: expected (lowest, highest) factor, not below 0, or None")
+        if jpeg is not None and not (
+            isinstance(jpeg, (tuple, list)) and len(jpeg) == 2 and 1 <= jpeg[0] <= jpeg[1] <= 100
+        ):
+            raise SpecError(f"jpeg={jpeg!r}: expected (lowest, highest) quality within 1 to 100, or None")
         self.flips, self.rotate, self.hsv, self.stain, self.hed = flips, rotate, hsv, stain, hed
-        self.blur, self.jpeg, self.scale, self.p = blur, jpeg, scale, p
+        self.saturation, self.contrast, self.brightness, self.noise = saturation, contrast, brightness, noise
+        self.blur, self.sharpen, self.jpeg, self.scale, self.p = blur, sharpen, jpeg, scale, p
+        self._shares = np.array([shares.get(name, 0.5) for name in _CHANGES])
         self._threads = threading.local()
+
+    @classmethod
+    def strong(cls, *, scale: ScaleAugment | None = None) -> Augment:
+        """For few images, as the released scale detectors had: colours change much, sharpness rarely.
+
+        How sharp tissue is at 40x is optics, and says something of the scale; a model that rests on it would fail on
+        another scanner, so a fifth of the patches lose it.
+        """
+        return cls(
+            hsv=None,
+            stain="hed",
+            hed=(0.35, 0.0043),
+            saturation=(0.0, 1.2),
+            contrast=0.2,
+            brightness=0.1,
+            blur=1.1,
+            sharpen=1.2,
+            jpeg=(30, 95),
+            scale=scale,
+            p={"stain": 1.0, "contrast": 1.0, "blur": 0.13, "sharpen": 0.07, "jpeg": 0.2},
+        )
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with new ``image``, and ``label_map`` and ``magnification`` where they change."""
         if self.scale is not None:
             batch = self.scale(batch)
-        pixels = _pixels(batch["image"])
+        pixels = np.ascontiguousarray(batch["image"].movedim(-3, -1).numpy())
         out = np.empty_like(pixels)
         maps = batch["label_map"].numpy() if "label_map" in batch else None
         maps_out = None if maps is None else np.empty_like(maps)
-        for i in range(len(pixels)):
-            generator = _random(batch, i, 0)
-            way = self._draw_way(generator)
-            images = self._change_pixels(pixels[i], generator)
+        seeds = (batch["seed"] if "seed" in batch else batch["index"]).tolist()
+        for i, seed in enumerate(seeds):
+            generator = np.random.default_rng([seed, 0])
+            vertical, horizontal = (generator.random(2) < self._shares[0]).tolist()
+            quarters = int(generator.integers(4))
+            does = dict(zip(_CHANGES, (generator.random(len(_CHANGES)) < self._shares).tolist(), strict=True))
+            flips = (self.flips and vertical, self.flips and horizontal)
+            way = (*flips, quarters if self.rotate and does["rotate"] else 0)
+            images = self._sharpness(self._colours(pixels[i], does, generator), does, generator)
             for j in range(len(images)):
                 turn(images[j], out[i, j], *way)
                 if maps is not None and maps_out is not None:
                     turn(maps[i, j], maps_out[i, j], *way)
-        changed = {"image": _images(out)} | ({} if maps_out is None else {"label_map": torch.from_numpy(maps_out)})
-        return batch | changed
+        changed = {"image": torch.from_numpy(out).movedim(-1, -3)}
+        return batch | changed | ({} if maps_out is None else {"label_map": torch.from_numpy(maps_out)})
 
-    def _draw_way(self, generator: np.random.Generator) -> tuple[bool, bool, int]:
-        """(mirrored vertically, mirrored horizontally, quarter turns) for a tuple."""
-        vertical, horizontal, turned = (generator.random(3) < self.p).tolist()
-        quarters = int(generator.integers(4))
-        return self.flips and vertical, self.flips and horizontal, quarters if self.rotate and turned else 0
+    def _colours(
+        self, images: NDArray[np.uint8], does: Mapping[str, bool], generator: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """What changes px by px, for a tuple (M, S, S, 3)."""
 
-    def _change_pixels(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-        """Colours and sharpness of a tuple, (M, S, S, 3)."""
-        if self.stain == "hed" and generator.random() < self.p:
+        def around(spread: float) -> float:
+            return float(generator.uniform(-spread, spread))
+
+        if self.stain == "hed" and does["stain"]:
             scale = 1 + generator.uniform(-self.hed[0], self.hed[0], 3)
             images = jitter_hed(images, scale, generator.uniform(-self.hed[1], self.hed[1], 3))
-        colours, sharpness = self._pipelines(generator)
-        if colours is not None:
-            # Colours change px by px: the tuple goes through as one tall image.
-            tall = images.reshape(-1, *images.shape[-2:])
-            images = colours(image=tall)["image"].reshape(images.shape)
-        if sharpness is not None:
-            images = sharpness(images=images)["images"]
+        elif self.stain == "he" and does["stain"]:
+            images = self._he_stain(images, generator)
+        saturates = self.saturation is not None and does["saturation"]
+        contrasts = (self.contrast > 0 or self.brightness > 0) and does["contrast"]
+        if saturates or contrasts:
+            saturation = generator.uniform(*self.saturation) if saturates and self.saturation is not None else 1.0
+            contrast, brightness = (1 + around(self.contrast), around(self.brightness)) if contrasts else (1.0, 0.0)
+            images = jitter_rgb(images, saturation=saturation, contrast=contrast, brightness=brightness)
+        if self.hsv is not None and does["hsv"]:
+            images = _shift_hsv(images, [generator.uniform(*limits) for limits in self.hsv])
+        if self.noise > 0 and does["noise"]:
+            noise = generator.normal(scale=255 * generator.uniform(0, self.noise), size=images.shape)
+            images = np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
         return images
 
-    def _pipelines(self, generator: np.random.Generator) -> list[albumentations.Compose | None]:
-        """Pipelines of the calling thread, their random state set anew: they keep state, so threads share none."""
-        found: list[albumentations.Compose | None] | None = getattr(self._threads, "pipelines", None)
-        if found is None:
-            found = self._threads.pipelines = self._make()
-        state = random.Random(int(generator.integers(2**63))) if any(found) else None
-        for pipeline in found:
-            if pipeline is not None:
-                # Not set_random_seed: it gives every transform the same stream, so that they all act or none does.
-                pipeline.set_random_state(generator, state)
-        return found
+    def _sharpness(
+        self, images: NDArray[np.uint8], does: Mapping[str, bool], generator: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        """What changes px by their neighbours, for a tuple (M, S, S, 3)."""
+        if self.blur > 0 and does["blur"]:
+            sigma = generator.uniform(min(0.1, self.blur), self.blur)
+            images = np.stack([cv2.GaussianBlur(image, (0, 0), sigma) for image in images]).astype(np.uint8, copy=False)
+        if self.sharpen > 0 and does["sharpen"]:
+            sigma, gain = generator.uniform(0.6, 1.2), generator.uniform(0, self.sharpen)
+            soft = [cv2.GaussianBlur(image, (0, 0), sigma) for image in images]
+            images = np.stack([cv2.addWeighted(a, 1 + gain, b, -gain, 0) for a, b in zip(images, soft, strict=True)])
+        if self.jpeg is not None and does["jpeg"]:
+            quality = int(generator.integers(self.jpeg[0], self.jpeg[1] + 1))
+            colours = "420" if generator.random() < 0.5 else "444"
+            encoded = [
+                simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorsubsampling=colours)
+                for image in images
+            ]
+            images = np.stack([simplejpeg.decode_jpeg(data) for data in encoded])
+        return images
 
-    def _make(self) -> list[albumentations.Compose | None]:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask a server for newer versions
-        import albumentations as A
+    def _he_stain(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+        """Albumentations' HEStain. It keeps random state, so every thread has one of its own."""
+        stain = getattr(self._threads, "stain", None)
+        if stain is None:
+            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask a server for newer versions
+            import albumentations as A
 
-        p = self.p
-        colours: list[Any] = []
-        sharpness: list[Any] = []
-        if self.stain == "he":
-            colours.append(A.HEStain(method="random_preset", intensity_scale_range=(0.7, 1.3), p=p))
-        if self.hsv is not None:
-            hue, saturation, value = self.hsv
-            colours.append(
-                A.HueSaturationValue(hue_shift_limit=hue, sat_shift_limit=saturation, val_shift_limit=value, p=p)
-            )
-        if self.blur:
-            sharpness.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, max(0.1, self.blur)), p=p))
-        if self.jpeg is not None:
-            sharpness.append(A.ImageCompression(quality_range=self.jpeg, p=p))
-        return [A.Compose(steps) if steps else None for steps in (colours, sharpness)]
+            stain = A.HEStain(method="random_preset", intensity_scale_range=(0.7, 1.3), p=1.0)
+            self._threads.stain = stain
+        stain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        changed = stain(image=images.reshape(-1, *images.shape[-2:]))["image"]
+        return np.asarray(changed, np.uint8).reshape(images.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_threads"}
@@ -283,14 +241,16 @@ class Augment:
         self._threads = threading.local()
 
     def __repr__(self) -> str:
-        names = ("flips", "rotate", "hsv", "stain", "blur", "jpeg", "p")
-        return f"Augment({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        said = {name: getattr(self, name) for name in (*_CHANGES, "hed", "brightness", "p")}
+        return f"Augment({', '.join(f'{name}={value!r}' for name, value in said.items())})"
 
 
-def _pixels(images: torch.Tensor) -> NDArray[np.uint8]:
-    """(B, M, 3, S, S) tensor -> (B, M, S, S, 3) array; a view of what `PatchDataset` gives."""
-    return np.ascontiguousarray(images.movedim(-3, -1).numpy())
-
-
-def _images(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(pixels).movedim(-1, -3)
+def _shift_hsv(images: NDArray[np.uint8], shifts: list[float]) -> NDArray[np.uint8]:
+    """Move hue (of 180, round the circle), saturation and value, for images (M, S, S, 3)."""
+    values = np.arange(256, dtype=np.float64)
+    hue, saturation, value = shifts
+    moved = (np.mod(values + hue, 180), np.clip(values + saturation, 0, 255), np.clip(values + value, 0, 255))
+    table = np.stack(moved, axis=-1).astype(np.uint8)[:, None]
+    hsv = cv2.cvtColor(images.reshape(-1, *images.shape[-2:]), cv2.COLOR_RGB2HSV)
+    changed = cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
+    return np.asarray(changed, np.uint8).reshape(images.shape)

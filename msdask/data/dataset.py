@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from msdask.data.augment import ScaleAugment
 from msdask.data.pixel_source import PixelSource, StoredPixels
+from msdask.data.scales import ScaleAugment, ScaledCut, ScaleRange
 from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
 from msdask.store.patch_set import PatchSet
@@ -117,7 +117,8 @@ class PatchDataset(Dataset[Batch]):
     target : what a class is, for balance: "label", the "labels" at every magnification (balanced by the first), or the
         nominal "magnification"
     label_maps : also read the label maps, for segmentation
-    scale : draw other magnifications and read them from the slide at exactly that scale; virtual sets only
+    scale : draw other magnifications and read them from the slide at exactly that scale, see `ScaleAugment` and
+        `ScaleRange`; virtual sets only
     transform : from batch to batch, done where the batch is read
 
     Raises
@@ -139,7 +140,7 @@ class PatchDataset(Dataset[Batch]):
         keep: bool = True,
         target: Target = "label",
         label_maps: bool = False,
-        scale: ScaleAugment | None = None,
+        scale: ScaleAugment | ScaleRange | None = None,
         transform: Transform | None = None,
     ) -> None:
         if target not in ("label", "labels", "magnification"):
@@ -161,11 +162,24 @@ class PatchDataset(Dataset[Batch]):
                 "scale=...: a stored patch has one scale; give virtual sets (msdask.data.VirtualSet.of(patch_set) "
                 "reads a stored set's patches from their slides), or enlarge crops with Augment(scale=...)"
             )
+        if isinstance(scale, ScaleRange) and len(self._columns[0]) > 1:
+            raise SpecError("scale=ScaleRange(...): expected sets at one magnification, no tuples")
         self.target: Target = target
         self.patch_size = self._sources[0].spec.patch_size
         self.scale, self.transform, self._label_maps = scale, transform, label_maps
         choice = _Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
         self._take(choice)
+        if isinstance(scale, ScaleRange):
+            self._check_sizes(scale)
+
+    def _check_sizes(self, scale: ScaleRange) -> None:
+        for group, key in enumerate(self._groups):
+            limits = self._limits(group)
+            if limits[0] * 1.001 >= scale.highest:
+                raise SpecError(
+                    f"slide '{key.slide_id}' is too small for a patch of {self.patch_size} px: it fits at "
+                    f"{limits[0]:.3g}x and above, the range of scales ends at {scale.highest:g}x"
+                )
 
     def _check_sets(self, given: Sequence[Sets], magnifications: Sequence[float] | None) -> None:
         known = sorted({m for s in given for m in s.spec.magnifications}, reverse=True)
@@ -286,20 +300,17 @@ class PatchDataset(Dataset[Batch]):
         index = np.where(index < 0, index + len(self), index)
         group, count, images = self._group[index], len(index), len(self._columns[0])
         magnification = self._magnification[group]
-        if self.scale is not None:
-            magnification = self._draw_scales(group, magnification, index if seeds is None else seeds)
         out = np.empty((count, images, self.patch_size, self.patch_size, 3), np.uint8)
         maps = np.empty(out.shape[:-1], np.uint8) if self._label_maps else None
         futures: list[Future[None]] = []
+        if self.scale is not None:
+            begun, magnification = self._begin_scaled(index, index if seeds is None else seeds, out)
+            futures += begun
         for g in np.unique(group).tolist():
             places = np.flatnonzero(group == g)
             key, rows = self._groups[g], self._row[index[places]].astype(np.int64)
             source = self._sources[key.source]
-            if self.scale is not None:
-                futures += cast(VirtualSet, source).begin_scaled(
-                    key.slide_id, rows, out, places=places, columns=key.columns, magnifications=magnification[places]
-                )
-            else:
+            if self.scale is None:
                 futures += source.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
             if maps is not None:
                 futures += source.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
@@ -319,15 +330,45 @@ class PatchDataset(Dataset[Batch]):
             batch["seed"] = torch.from_numpy(np.asarray(seeds, np.int64))
         return Reading(futures, batch)
 
-    def _draw_scales(
-        self, group: NDArray[np.int32], magnification: NDArray[np.float32], seeds: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        drawn = magnification.copy()
-        for i, (g, seed) in enumerate(zip(group.tolist(), seeds.tolist(), strict=True)):
+    def _begin_scaled(
+        self, index: NDArray[np.int64], seeds: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> tuple[list[Future[None]], NDArray[np.float32]]:
+        """Begin to cut images at magnifications that are drawn; gives these, (n, M)."""
+        scale = cast("ScaleAugment | ScaleRange", self.scale)
+        drawn = np.empty(out.shape[:2], np.float32)
+        cuts: dict[int, list[ScaledCut]] = {}
+        for i, (k, seed) in enumerate(zip(index.tolist(), seeds.tolist(), strict=True)):
+            g, row = int(self._group[k]), int(self._row[k])
+            drawn[i] = scale.draw(self._magnification[g], seed, limits=self._limits(g))
+            if isinstance(scale, ScaleAugment):
+                for j, column in enumerate(self._groups[g].columns):
+                    cuts.setdefault(g, []).append(ScaledCut(row, column, float(drawn[i, j]), None, out[i, j]))
+                continue
+            for piece in scale.pieces(self.patch_size, seed):
+                view, m = out[i, 0, piece.rows, piece.columns], float(drawn[i, 0])
+                taken = k if piece.other is None else self._other(g, piece.other, piece.anywhere, m)
+                g2, row = int(self._group[taken]), int(self._row[taken])
+                cut = ScaledCut(row, self._groups[g2].columns[0], m, piece.point, view)
+                cuts.setdefault(g2, []).append(cut)
+        begun: list[Future[None]] = []
+        for g, of_group in cuts.items():
             key = self._groups[g]
-            finest = cast(VirtualSet, self._sources[key.source]).finest_magnification(key.slide_id)
-            drawn[i] = cast(ScaleAugment, self.scale).draw(magnification[i], seed, finest=finest)
-        return drawn
+            begun += cast(VirtualSet, self._sources[key.source]).begin_scaled(key.slide_id, of_group)
+        return begun, drawn
+
+    def _limits(self, group: int) -> tuple[float, float]:
+        """The lowest magnification at which a patch fits into a slide, and the slide's own."""
+        key = self._groups[group]
+        return cast(VirtualSet, self._sources[key.source]).scale_limits(key.slide_id)
+
+    def _other(self, group: int, share: float, anywhere: bool, magnification: float) -> int:
+        """A patch of the same slide, or of any slide that half a patch at a magnification fits into."""
+        if anywhere:
+            found = int(share * len(self))
+            if self._limits(int(self._group[found]))[0] <= 2 * magnification:
+                return found
+        first, last = np.searchsorted(self._group, [group, group + 1]).tolist()
+        return int(first + share * (last - first))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: one read for each slide in it."""

@@ -1,4 +1,4 @@
-"""Stain augmentation in the space of optical density: hematoxylin, eosin and residual are scaled and shifted."""
+"""Colour augmentation as matrices: of stains in the space of optical density, of saturation and contrast in RGB."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-__all__ = ["jitter_hed"]
+__all__ = ["jitter_hed", "jitter_rgb"]
 
 _EPSILON = 1e-6
 _LOG = np.log(np.maximum(np.arange(256, dtype=np.float64) / 255, _EPSILON)).astype(np.float32)
 """Natural logarithm of each pixel value's share of white light."""
+_TISSUE = 0.7 * 255
+"""Value that a change of contrast leaves alone: about the mean of stained tissue."""
 
 
 def jitter_hed(
@@ -41,3 +43,25 @@ def jitter_hed(
     affine = np.concatenate([matrix.T, term[:, None]], axis=1)
     changed = cv2.exp(cv2.transform(log, affine.astype(np.float32)))
     return cv2.convertScaleAbs(changed, alpha=255).reshape(image.shape).astype(np.uint8, copy=False)
+
+
+def jitter_rgb(
+    image: NDArray[np.uint8], *, saturation: float = 1.0, contrast: float = 1.0, brightness: float = 0.0
+) -> NDArray[np.uint8]:
+    """Change saturation, contrast and brightness of an image.
+
+    Parameters
+    ----------
+    image : (..., 3) uint8
+    saturation : factor of each px's distance from its own gray, the mean of its channels; 0 is gray
+    contrast : factor of the distance from 0.7, about the mean of stained tissue
+    brightness : added, as a share of white
+
+    Returns
+    -------
+    image : (..., 3) uint8
+    """
+    matrix = contrast * (saturation * np.eye(3) + (1 - saturation) / 3)
+    term = np.full((3, 1), _TISSUE * (1 - contrast) + 255 * brightness)
+    changed = cv2.transform(image.reshape(1, -1, 3), np.concatenate([matrix, term], axis=1))
+    return np.asarray(changed, np.uint8).reshape(image.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,15 +14,17 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.cutting.cutter import Cutter
-from msdask.cutting.lazy_patches import planned, read_plan
+from msdask.cutting.lazy_patches import planned
 from msdask.cutting.tile_cache import TileCache
+from msdask.data.halved_reader import HalvedReader
+from msdask.data.scales import ScaledCut
 from msdask.errors import SpecError
 from msdask.extraction.slide_job import plan_slide
 from msdask.extraction.slide_table import Slides, read_slides
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
 from msdask.readers.base import LevelInfo, Reader, SlideMetadata
-from msdask.scale import footprint
+from msdask.scale import footprint, plan_read
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
@@ -35,6 +38,8 @@ __all__ = ["VirtualSet"]
 _BLOCK_ROWS = 64
 """Patches of a block: neighbours on the slide, whose tiles are decoded once."""
 _PATCHES_A_TASK = 8
+_HALVED_PX = 2**24
+"""Images of one level up to this size are cut from their halvings at other scales."""
 DEFAULT_CACHE_BYTES = 512 * 2**20
 
 
@@ -72,7 +77,7 @@ class _VirtualSlide:
     """One slide: how its patches are read, and their table."""
 
     slide: Slide
-    reader: Cutter
+    cutter: Cutter
     x0: NDArray[np.int32]
     y0: NDArray[np.int32]
     label: NDArray[np.int16]
@@ -239,10 +244,11 @@ class VirtualSet:
         """(patch, magnification) int16, 0-based class, -1 none."""
         return self._slides[slide_id].label
 
-    def finest_magnification(self, slide_id: str) -> float:
-        """True magnification of the slide's level 0."""
-        slide = self._slides[slide_id].slide
-        return 10.0 / (slide.mpp or slide.mpp_used)
+    def scale_limits(self, slide_id: str) -> tuple[float, float]:
+        """The lowest magnification at which a patch fits into a slide, and the slide's own."""
+        part = self._slides[slide_id]
+        own = 10.0 / (part.slide.mpp or part.slide.mpp_used)
+        return own * part.cutter.patch_size / min(part.slide.shape), own
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `msdask.data.pixel_source.PixelSource`."""
@@ -262,9 +268,9 @@ class VirtualSet:
     ) -> list[Future[None]]:
         """See `msdask.data.pixel_source.PixelSource`."""
         part, wanted = self._slides[slide_id], list(columns)
-        plans, footprints = part.reader.plans, part.reader.footprints
+        plans, footprints = part.cutter.plans, part.cutter.footprints
         reader = replace(
-            part.reader, plans=tuple(plans[c] for c in wanted), footprints=tuple(footprints[c] for c in wanted)
+            part.cutter, plans=tuple(plans[c] for c in wanted), footprints=tuple(footprints[c] for c in wanted)
         )
 
         def read(which: NDArray[np.intp]) -> None:
@@ -273,41 +279,48 @@ class VirtualSet:
 
         return self._submit(rows, read)
 
-    def begin_scaled(
-        self,
-        slide_id: str,
-        rows: NDArray[np.int64],
-        out: NDArray[np.uint8],
-        *,
-        places: NDArray[np.int64],
-        columns: Sequence[int],
-        magnifications: NDArray[np.float32],
-    ) -> list[Future[None]]:
-        """As `begin`, each image around its own center at a magnification of its own.
+    def begin_scaled(self, slide_id: str, cuts: Sequence[ScaledCut]) -> list[Future[None]]:
+        """Begin to cut images of a slide, each at a magnification of its own; they are there when the futures are done.
 
-        Parameters
-        ----------
-        magnifications : (len(rows), len(columns)), the true ones, at most the slide's own
+        Magnifications above the slide's own are enlarged, as whoever drew them wants.
         """
         part = self._slides[slide_id]
+        exact = self._reader(part)
+        # Where the place is random, half a px of a halving beside it does not matter.
+        is_small = len(part.slide.level_infos) == 1 and math.prod(part.slide.shape) <= _HALVED_PX
+        nearby = HalvedReader(part.slide.path, part.slide.reader, self._cache.decoded) if is_small else exact
 
         def read(which: NDArray[np.intp]) -> None:
             for i in which.tolist():
-                for j, column in enumerate(columns):
-                    image = self._read_scaled(part, int(rows[i]), column, float(magnifications[i, j]))
-                    out[places[i], j] = image
+                self._cut(part, exact if cuts[i].point is None else nearby, cuts[i])
 
-        return self._submit(rows, read)
+        return self._submit(np.asarray([cut.row for cut in cuts], np.int64), read)
 
-    def _read_scaled(self, part: _VirtualSlide, row: int, column: int, magnification: float) -> NDArray[np.uint8]:
-        slide, size = part.slide, part.reader.patch_size
-        target_mpp, mpp = 10.0 / magnification, slide.mpp or slide.mpp_used
-        plan = read_plan(slide, self.spec, target_mpp / mpp)
-        side = footprint(size, target_mpp=target_mpp, slide_mpp=mpp)
-        inset = (part.reader.footprints[column] - side) / 2
-        x0, y0 = (np.rint([[v[row, column] + inset]]).astype(np.int32) for v in (part.x0, part.y0))
-        reader = replace(part.reader, plans=(plan,), footprints=(side,))
-        return reader.cut(self._reader(part), x0, y0)[0][0, 0]
+    def _cut(self, part: _VirtualSlide, levels: Reader, cut: ScaledCut) -> None:
+        slide, size = part.slide, max(cut.out.shape[:2])
+        target_mpp, mpp = 10.0 / cut.magnification, slide.mpp or slide.mpp_used
+        plan = plan_read(
+            target_mpp / mpp,
+            downsamples=[i.downsample for i in levels.levels],
+            dct_scales=[i.dct_scales for i in levels.levels],
+            patch_size=size,
+            source=self.spec.source,
+            decode=self.spec.decode,
+            allow_upsampling=True,
+        )
+        side, patch_side = footprint(size, target_mpp=target_mpp, slide_mpp=mpp), part.cutter.footprints[cut.column]
+        origin = []
+        for axis, values in enumerate((part.y0, part.x0)):
+            start, extent = float(values[cut.row, cut.column]), slide.shape[axis]
+            if cut.point is None:
+                origin.append(start + (patch_side - side) / 2)
+            else:  # the point is at the share of the cut's side that it is at in the slide: the cut stays inside
+                point = (start + cut.point[axis] * min(patch_side, extent - start)) / extent
+                origin.append(point * max(0.0, extent - side))
+        y0, x0 = (np.rint([[v]]).astype(np.int32) for v in origin)
+        reader = replace(part.cutter, plans=(plan,), footprints=(side,), patch_size=size)
+        height, width = cut.out.shape[:2]
+        cut.out[...] = reader.cut(levels, x0, y0)[0][0, 0, :height, :width]
 
     def _reader(self, part: _VirtualSlide) -> Reader:
         return _CachedReader(part.slide.path, part.slide.reader, self._cache)

@@ -242,10 +242,10 @@ def load_regressor(model: Model) -> tuple[ScaleRegressor, int]:
     """The network, and the side of the crops that it was made for."""
     require("the scale detector")
     from msdask.models import ScaleRegressor
-    from msdask.models.files import RELEASED, load_model, load_released
+    from msdask.models.files import load_model, load_released, released
 
     about: dict[str, Any] = {}
-    if isinstance(model, str) and model in RELEASED:
+    if isinstance(model, str) and model in {r.name for r in released("scale")}:
         network, about = load_released(model)
     elif isinstance(model, (str, os.PathLike)):
         network, about = load_model(model)

@@ -8,7 +8,23 @@ from msdask.extras import require
 require("msdask.models")
 
 from msdask.models.backbones import make_backbone
+from msdask.models.files import Released, load_model, load_released, released, save_model
+from msdask.models.registry import create, register
+from msdask.models.registry import names as list
 from msdask.models.regressor import ScaleRegressor, Target
 from msdask.models.scalenet import ScaleNet
 
-__all__ = ["ScaleNet", "ScaleRegressor", "Target", "make_backbone"]
+__all__ = [
+    "Released",
+    "ScaleNet",
+    "ScaleRegressor",
+    "Target",
+    "create",
+    "list",
+    "load_model",
+    "load_released",
+    "make_backbone",
+    "register",
+    "released",
+    "save_model",
+]

@@ -6,23 +6,24 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from msdask.errors import MsdaskError, SpecError
-from msdask.models.regressor import ScaleRegressor
+from msdask.models.registry import create, names
 from msdask.storage.files import replacing
 
-__all__ = ["RELEASED", "load_model", "load_released", "save_model"]
+__all__ = ["Released", "load_model", "load_released", "released", "save_model"]
 
-FORMAT = 1
-RELEASED = {"default": "scale-monuseg", "free": "scale-free"}
-"""Name of a released scale detector -> its files here."""
+FORMAT = 2
+"""Of the JSON: msdask_model (this number), class (a registered name), config, about. Format 1 had no task in `about`,
+and the validation's metrics as `valid`."""
 
-_CLASSES: dict[str, type[nn.Module]] = {"ScaleRegressor": ScaleRegressor}
-_said: set[str] = set()
+_said: set[tuple[str, str]] = set()
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping[str, Any] | None = None) -> Path:
@@ -30,9 +31,10 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
 
     Parameters
     ----------
-    model : its class, `config` attribute and weights are written
+    model : of a registered class; its name, `config` attribute and weights are written
     path : file ending in .safetensors
-    about : what to say of it in the JSON: data, range, licence
+    about : what to say of it in the JSON: task, data, licence, notice, metrics (by the data they were measured on), and
+        what its task needs to know
 
     Returns
     -------
@@ -49,8 +51,8 @@ def save_model(model: nn.Module, path: str | os.PathLike[str], *, about: Mapping
     if path.suffix != ".safetensors":
         raise SpecError(f"model '{path}': the weights go into a file that ends in .safetensors")
     name = type(model).__name__
-    if name not in _CLASSES:
-        raise SpecError(f"model of class {name}: only {', '.join(_CLASSES)} can be loaded again")
+    if name not in names():
+        raise SpecError(f"model of class {name}: only registered ones can be loaded again (@msdask.models.register)")
     content = {
         "msdask_model": FORMAT,
         "class": name,
@@ -94,40 +96,104 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     described = weights.with_suffix(".json")
     for file in (weights, described):
         if not file.is_file():
+            known = ", ".join(dict.fromkeys(r.name for r in released()))
             raise MsdaskError(
                 f"model '{os.fspath(path)}': no file '{file.name}' there; expected a run folder, or a .safetensors "
-                f"file with its .json beside it, or one of {', '.join(RELEASED)}"
+                f"file with its .json beside it, or one of {known}"
             )
+    content = _described(described)
     try:
-        content = json.loads(described.read_text(encoding="utf-8"))
-        if content["msdask_model"] > FORMAT:
-            raise MsdaskError(
-                f"model '{described}' has format {content['msdask_model']}, this msdask reads {FORMAT}: update msdask"
-            )
-        kind = _CLASSES[content["class"]]
-        model = kind(**content["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise MsdaskError(f"model '{described}' does not describe a model of msdask: {error!r}") from error
+        model = create(content["class"], **content["config"])
+    except (SpecError, TypeError, KeyError) as error:
+        raise MsdaskError(f"model '{described}' does not describe a model of msdask: {error}") from error
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise MsdaskError(f"model '{weights}': the weights are damaged or of another model: {reason}") from error
-    return model.eval(), dict(content.get("about", {}))
+    return model.eval(), content["about"]
 
 
-def load_released(name: str = "default") -> tuple[nn.Module, dict[str, Any]]:
-    """A model that comes with msdask; says its licence once where that is not msdask's own.
+def _described(path: Path) -> dict[str, Any]:
+    """The JSON of a model, in today's format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["msdask_model"] > FORMAT:
+            raise MsdaskError(
+                f"model '{path}' has format {content['msdask_model']}, this msdask reads {FORMAT}: update msdask"
+            )
+        about = dict(content.get("about", {}))
+        if content["msdask_model"] == 1:  # only scale detectors were saved then
+            valid = about.pop("valid", None)
+            about = {"task": "scale", **about} | ({"metrics": {"valid": valid}} if valid else {})
+        return {"class": content["class"], "config": dict(content["config"]), "about": about}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MsdaskError(f"model '{path}' does not describe a model of msdask: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Released:
+    """A model that comes with msdask.
+
+    Attributes
+    ----------
+    name : unique within its task
+    task : what it does: "scale"
+    licence : of the weights
+    data : that it learnt from
+    metrics : by the data that they were measured on
+    notice : what whoever uses it should know; said once when it is loaded; "" for nothing
+    path : of its weights
+    """
+
+    name: str
+    task: str
+    licence: str
+    data: str
+    metrics: Mapping[str, Mapping[str, float]] = field(repr=False)
+    notice: str
+    path: Path = field(repr=False)
+
+
+@cache
+def _released() -> tuple[Released, ...]:
+    """Every model in `released/`: a .safetensors file with its .json, in which `about` has a name."""
+    found = []
+    for path in (Path(__file__).parent / "released").glob("*.json"):
+        about = _described(path)["about"]
+        facts = {key: about[key] for key in ("name", "task", "licence", "data", "metrics")}
+        found.append(Released(**facts, notice=about.get("notice", ""), path=path.with_suffix(".safetensors")))
+    return tuple(sorted(found, key=lambda r: (r.task, r.name)))
+
+
+def released(task: str | None = None) -> list[Released]:
+    """The models that come with msdask.
 
     Parameters
     ----------
-    name : "default" (learnt from MoNuSeg: CC BY-NC-SA 4.0, not for commercial use) or "free" (learnt from free data
-        only, less good)
+    task : only those for it, such as "scale"
+
+    Examples
+    --------
+    >>> [(r.task, r.name, r.licence) for r in released()]
+    [('scale', 'default', 'CC BY-NC-SA 4.0'), ('scale', 'free', 'MIT')]
     """
-    if name not in RELEASED:
-        raise SpecError(f"model {name!r}: expected one of {', '.join(RELEASED)}, or a path")
-    model, about = load_model(Path(__file__).parent / "released" / f"{RELEASED[name]}.safetensors")
-    if about.get("notice") and name not in _said:
-        _said.add(name)
-        warnings.warn(str(about["notice"]), UserWarning, stacklevel=3)
-    return model, about
+    return [r for r in _released() if task is None or r.task == task]
+
+
+def load_released(name: str = "default", *, task: str = "scale") -> tuple[nn.Module, dict[str, Any]]:
+    """A model that comes with msdask; says once what there is to know of it, such as a licence that is not msdask's.
+
+    Parameters
+    ----------
+    name : see `released`; for "scale" there are "default" (learnt from MoNuSeg: CC BY-NC-SA 4.0, not for commercial
+        use) and "free" (learnt from free data only, less good)
+    task : what it is for
+    """
+    found = next((r for r in released(task) if r.name == name), None)
+    if found is None:
+        raise SpecError(f"model {name!r}: expected one of {', '.join(r.name for r in released(task))}, or a path")
+    if found.notice and (task, name) not in _said:
+        _said.add((task, name))
+        warnings.warn(found.notice, UserWarning, stacklevel=3)
+    return load_model(found.path)

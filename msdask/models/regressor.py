@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msdask.errors import SpecError
 from msdask.models.backbones import SCALENET, Weights, make_backbone
+from msdask.models.registry import register
 
 __all__ = ["ScaleRegressor", "Target"]
 
@@ -23,6 +24,7 @@ _CENTER = 14.0
 """Magnification that an untrained network says, about the middle of 5x to 40x."""
 
 
+@register
 class ScaleRegressor(nn.Module):
     """Backbone, global average pooling, optional embedding with dropout, one output.
 

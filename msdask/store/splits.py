@@ -13,7 +13,7 @@ from msdask.storage.slide_names import names_of
 from msdask.storage.tables import read_table
 from msdask.store.patch_set import PatchSet
 
-__all__ = ["EXTERNAL", "PARTS", "Lists", "Partition", "check_disjoint", "read_partitions", "stored_split"]
+__all__ = ["EXTERNAL", "PARTS", "Lists", "Partition", "check_disjoint", "parts_of", "read_partitions", "stored_split"]
 
 Lists: TypeAlias = "str | os.PathLike[str] | Mapping[str, Sequence[str]]"
 """A folder of list_train.csv, list_valid.csv and list_test.csv, or of one such folder a repeat; or part -> names."""
@@ -101,13 +101,22 @@ def stored_split(sets: Iterable[PatchSet]) -> dict[str, list[str]]:
     -------
     parts : train, valid and test, each maybe empty, and what other splits there are
     """
-    parts: dict[str, dict[str, None]] = {part: {} for part in PARTS}
-    for patch_set in sets:
-        for slide_id in patch_set.slides:
-            split = str(patch_set.attrs(slide_id).get("cohort", {}).get("split", ""))
-            if split:
-                parts.setdefault(_part(split), {})[slide_id] = None
-    return {part: list(slides) for part, slides in parts.items()}
+    return parts_of(
+        {
+            slide_id: str(patch_set.attrs(slide_id).get("cohort", {}).get("split", ""))
+            for patch_set in sets
+            for slide_id in patch_set.slides
+        }
+    )
+
+
+def parts_of(split: Mapping[str, str]) -> dict[str, list[str]]:
+    """The same of slides whose split is at hand: id -> split as the table writes it, "" where it is in none."""
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for slide_id, name in split.items():
+        if name:
+            parts.setdefault(_part(name), []).append(slide_id)
+    return parts
 
 
 def check_disjoint(where: str, parts: Mapping[str, tuple[str, ...]], *, error: type[MsdaskError] = SpecError) -> None:

@@ -10,23 +10,19 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
-from msdask.data.appearance import Appearance
-from msdask.data.scale_crops import ScaleCrops, ScaleImage, ScaleLattice
 from msdask.training.fit import FitResult, evaluate, fit
 from msdask.training.recipe import Recipe
 from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
+from msdask.training.scale_source import ScaleSource
 from msdask.training.scale_task import ScaleTask
 from msdask.training.splits import Split, splits
 from msdask.training.task import Task
 
 __all__ = [
     "SCALE_CLASSES",
-    "Appearance",
     "FitResult",
     "Recipe",
-    "ScaleCrops",
-    "ScaleImage",
-    "ScaleLattice",
+    "ScaleSource",
     "ScaleTask",
     "Split",
     "Task",

@@ -17,9 +17,9 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from msdask.errors import MsdaskError
+from msdask.errors import MsdaskError, SpecError
 from msdask.models.files import save_model
-from msdask.plots.curves import draw_curves
+from msdask.plots.curves import best_epoch, draw_curves
 from msdask.training.module import TaskModule
 from msdask.training.recipe import Recipe
 from msdask.training.run_folder import EpochLog, LastCheckpoint, RandomState, RunFolder
@@ -67,7 +67,7 @@ def fit(
     Parameters
     ----------
     model : its `config` attribute (plain JSON values) is saved with it
-    task : loss and metrics
+    task : loss, metrics, and which of them decides what is best
     train, valid : loaders of batches, such as `msdask.data.loader`'s; with `set_epoch` each epoch has an order of its
         own, with `state_dict` and `load_state_dict` a run can be resumed in the middle of an epoch
     folder : made, or refused if a run is there already and `resume` is off
@@ -84,13 +84,16 @@ def fit(
     ------
     MsdaskError
         The loss is not finite, a loader is empty, or the folder holds another run.
+    SpecError
+        The task monitors what it does not measure.
     """
     recipe = recipe or Recipe()
+    _check_monitor(task)
     run = RunFolder(folder)
     run.begin(
         {
             "model": {"class": type(model).__name__, **getattr(model, "config", {})},
-            "task": task.config,
+            "task": {**task.config, "monitor": task.monitor, "mode": task.mode},
             "recipe": recipe.to_dict(),
         },
         resume=resume,
@@ -106,7 +109,7 @@ def fit(
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
             default_root_dir=run.path,
-            callbacks=[*_callbacks(recipe, run), log, RandomState(), _Epochs(train)],
+            callbacks=[*_callbacks(recipe, task, run), log, RandomState(), _Epochs(train)],
         )
         trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
     if trainer.interrupted:
@@ -183,16 +186,25 @@ def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
     }
 
 
-def _callbacks(recipe: Recipe, run: RunFolder) -> list[Callback]:
+def _check_monitor(task: Task) -> None:
+    known = ["loss", *task.metrics()]
+    if task.monitor not in known:
+        raise SpecError(f"task: monitor={task.monitor!r}: expected one of {', '.join(known)}")
+    if task.mode not in ("min", "max"):
+        raise SpecError(f"task: mode={task.mode!r}: expected 'min' or 'max'")
+
+
+def _callbacks(recipe: Recipe, task: Task, run: RunFolder) -> list[Callback]:
+    best: dict[str, Any] = {"monitor": f"valid_{task.monitor}", "mode": task.mode}
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=run.checkpoints, filename="best", monitor="valid_loss", mode="min", enable_version_counter=False
-        ),
+        ModelCheckpoint(dirpath=run.checkpoints, filename="best", enable_version_counter=False, **best),
         LastCheckpoint(run.last, every=recipe.checkpoint_every),
     ]
     if recipe.patience is not None:
+        # A metric may be undefined for an epoch (a kappa of constant predictions); a loss may not.
+        is_loss = task.monitor == "loss"
         callbacks.append(
-            EarlyStopping(monitor="valid_loss", mode="min", patience=recipe.patience, check_on_train_epoch_end=False)
+            EarlyStopping(patience=recipe.patience, check_on_train_epoch_end=False, check_finite=is_loss, **best)
         )
     return callbacks
 
@@ -245,12 +257,14 @@ def _finish(
     model = module.model
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     model.eval()
-    best = min(log.rows, key=lambda row: row["valid_loss"]) if keeps_best else log.rows[-1]
+    monitor, mode = f"valid_{module.task.monitor}", module.task.mode
+    best = log.rows[best_epoch(log.rows, monitor, mode)] if keeps_best else log.rows[-1]
     valid = {key.removeprefix("valid_"): value for key, value in best.items() if key.startswith("valid_")}
     if trainer.is_global_zero:
-        draw_curves(log.rows, run.curves)
+        draw_curves(log.rows, run.curves, monitor=monitor, mode=mode)
         run.add_metrics({"best_epoch": int(best["epoch"]), "epochs": len(log.rows), "valid": valid})
-        save_model(model, run.model, about={**(about or {}), "valid": valid})
+        said = {"task": module.task.config.get("task"), **(about or {}), "metrics": {"valid": valid}}
+        save_model(model, run.model, about=said)
     return FitResult(run.path, model, int(best["epoch"]), len(log.rows), valid)
 
 

@@ -23,10 +23,10 @@ class Recipe:
     schedule : "constant"; "step" multiplies by `step_factor` every `step_epochs`; "cosine" falls to 1 % at the end
         of `epochs`, after a warm-up over the first `warmup` of the steps
     warmup : share of all steps
-    patience : epochs without a better validation loss after which training stops; None never stops early
+    patience : epochs without a better validation, by what the task monitors, after which training stops; None: never
     ema : decay of an exponential moving average of the weights, which is then what is validated and saved; None: off
-    keep : weights of the "best" epoch by validation loss, or of the "last": after a schedule that ends at 0, with
-        averaged weights and few validation images, the last are as good and not chosen by chance
+    keep : weights of the "best" epoch by what the task monitors, or of the "last": after a schedule that ends at 0,
+        with averaged weights and few validation images, the last are as good and not chosen by chance
     precision : "32", "bf16" (automatic mixed precision on CPU and GPU) or "16" (with loss scaling, GPU)
     clip : largest norm of the gradient; None: not clipped
     accumulate : batches a step

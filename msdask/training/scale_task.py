@@ -29,6 +29,9 @@ class ScaleTask:
     classes : nominal magnifications for balanced accuracy and kappa
     """
 
+    monitor = "loss"
+    mode: Literal["min"] = "min"
+
     def __init__(self, loss: ScaleLoss = "l1", *, delta: float = 1.0, classes: Sequence[float] = SCALE_CLASSES) -> None:
         if loss not in get_args(ScaleLoss):
             raise SpecError(f"loss={loss!r}: expected one of {', '.join(get_args(ScaleLoss))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -15,11 +15,21 @@ Batch = Mapping[str, Tensor]
 
 
 class Task(Protocol):
-    """Loss and metrics of a kind of model."""
+    """Loss and metrics of a kind of model, and which of them says what is best."""
 
     @property
     def config(self) -> dict[str, Any]:
         """Plain JSON values that say what the task is; saved with the run."""
+        ...
+
+    @property
+    def monitor(self) -> str:
+        """What of the validation decides which epoch is the best and when to stop: "loss", or the name of a metric."""
+        ...
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """Whether it is to be small or large."""
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_laplace
-from scipy.stats import kstest
 from skimage import data
 from skimage.color import hed2rgb, hed_from_rgb, rgb2hed
 
-from msdask.data.augment import Augment, ScaleAugment, enlarge_center, turn
-from msdask.data.stain import jitter_hed
+from msdask.data.augment import Augment, turn
+from msdask.data.scales import ScaleAugment
+from msdask.data.stain import jitter_hed, jitter_rgb
 from msdask.errors import SpecError
 
 NOTHING: dict[str, Any] = {"flips": False, "rotate": False, "hsv": None}
@@ -132,7 +132,31 @@ def test_hed_jitter_of_nothing_changes_nothing() -> None:
     np.testing.assert_array_equal(jitter_hed(image, np.ones(3), np.zeros(3)), image)
 
 
-@pytest.mark.parametrize("options", [{"blur": 1.5}, {"jpeg": (20, 60)}, {"stain": "hed"}, {"stain": "he"}])
+@pytest.mark.parametrize("saturation", [0.0, 0.7])
+def test_saturation_contrast_and_brightness_equal_their_definitions(saturation: float) -> None:
+    image = tissue(1, size=64)[0, 0]
+    x = image / 255
+    gray = x.mean(axis=-1, keepdims=True)
+    expected = ((gray + (x - gray) * saturation) - 0.7) * 1.15 + 0.7 - 0.05
+    found = jitter_rgb(image, saturation=saturation, contrast=1.15, brightness=-0.05)
+    assert np.abs(found - np.clip(expected, 0, 1) * 255).max() < 1  # in fixed-point numbers
+    np.testing.assert_array_equal(jitter_rgb(image), image)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blur": 1.5},
+        {"jpeg": (20, 60)},
+        {"stain": "hed"},
+        {"stain": "he"},
+        {"saturation": (0.0, 0.5)},
+        {"contrast": 0.3},
+        {"brightness": 0.2},
+        {"noise": 0.1},
+        {"sharpen": 2.0},
+    ],
+)
 def test_each_change_is_made_to_its_share_of_patches(options: dict[str, Any]) -> None:
     before = tissue(60)
     after = pixels_of(Augment(**NOTHING, **options)(batch_of(before)))
@@ -149,6 +173,41 @@ def test_blur_takes_sharpness_away() -> None:
         return np.array([gaussian_laplace(i[0].mean(axis=-1), 1).std() for i in images])
 
     assert (sharpness(after) < sharpness(before)).mean() > 0.9
+
+
+def test_sharpening_gives_sharpness() -> None:
+    before = tissue(30)
+    after = pixels_of(Augment(**NOTHING, sharpen=2.0, p=1)(batch_of(before)))
+    contrasts = [np.array([gaussian_laplace(i[0].mean(axis=-1), 1).std() for i in x]) for x in (before, after)]
+    assert (contrasts[1] > contrasts[0]).mean() > 0.9
+
+
+def test_shares_by_name_leave_the_other_changes_at_a_half() -> None:
+    before = tissue(200, size=16)
+    alone = pixels_of(Augment(**NOTHING, contrast=0.3, brightness=0.2, p={"contrast": 0.1})(batch_of(before)))
+    assert 0.02 < (alone != before).any(axis=(1, 2, 3, 4)).mean() < 0.2
+    both = pixels_of(Augment(**NOTHING, contrast=0.3, brightness=0.2, p={"blur": 0.1})(batch_of(before)))
+    assert 0.35 < (both != before).any(axis=(1, 2, 3, 4)).mean() < 0.65
+
+
+def test_what_one_change_draws_does_not_depend_on_whether_the_others_are_on() -> None:
+    batch = batch_of(tissue(40))
+    plain = pixels_of(Augment(hsv=None)(batch))
+    with_blur = pixels_of(Augment(hsv=None, blur=2.0, p={"blur": 0.0})(batch))
+    np.testing.assert_array_equal(plain, with_blur)
+
+
+def test_strong_changes_colour_far_and_geometry_not() -> None:
+    image = np.full((1, 1, 64, 64, 3), (235, 215, 230), np.uint8)
+    image[..., 16:40, 16:40, :] = (110, 70, 150)
+    augment = Augment.strong()
+    augment.flips = augment.rotate = False
+    augment.blur = augment.sharpen = 0.0
+    augment.jpeg = None
+    out = pixels_of(augment(batch_of(image.repeat(20, axis=0))))[:, 0].astype(int)
+    assert np.ptp(out.mean((1, 2)), axis=0).min() > 20
+    for part in (out[:, 16:40, 16:40], out[:, :16]):
+        assert np.ptp(part, axis=(1, 2)).max() == 0
 
 
 # --- the same wherever it runs ----------------------------------------------------------------------------------------
@@ -175,67 +234,6 @@ def test_the_given_batch_is_left_alone() -> None:
     assert all(torch.equal(batch[k], copy[k]) for k in batch)
 
 
-# --- scale ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_specifications_case() -> None:
-    assert ScaleAugment.crop_size(224, 10, 12) == pytest.approx(186.67, abs=0.01)
-
-
-def test_the_new_magnification_is_drawn_up_to_the_next_higher_one() -> None:
-    scale = ScaleAugment([5, 10, 15], p=1.0)
-    drawn = np.array([scale.draw(np.array([10.0]), seed)[0] for seed in range(2000)])
-    assert kstest((drawn - 10) / 5, "uniform").pvalue > 1e-3
-    assert scale.draw(np.array([15.0]), 0)[0] == 15
-    assert (np.array([scale.draw(np.array([9.6]), seed)[0] for seed in range(200)]) > 10).any()  # a nominal 10x
-    assert scale.draw(np.array([4.0]), 0)[0] == 4
-
-
-def test_half_of_the_patches_change_their_scale() -> None:
-    scale = ScaleAugment([5, 10])
-    changed = np.mean([scale.draw(np.array([5.0]), seed)[0] != 5 for seed in range(2000)])
-    assert 0.46 < changed < 0.54
-
-
-def naive_enlarged(image: np.ndarray, share: float) -> np.ndarray:
-    """Bilinear values at the center of each px of the result, by the definition."""
-    size = len(image)
-    edge = (size - size * share) / 2
-    out = np.zeros(image.shape)
-    for i, j in product(range(size), repeat=2):
-        y, x = (edge + (k + 0.5) * share - 0.5 for k in (i, j))
-        top, left = int(np.floor(y)), int(np.floor(x))
-        for r, c in product((0, 1), repeat=2):
-            weight = (1 - abs(y - top - r)) * (1 - abs(x - left - c))
-            out[i, j] += weight * image[np.clip(top + r, 0, size - 1), np.clip(left + c, 0, size - 1)]
-    return out
-
-
-@pytest.mark.parametrize("share", [10 / 12, 2 / 3, 0.5, 0.987, 1.0])
-def test_enlarging_equals_the_naive_way(share: float) -> None:
-    image = tissue(1, size=32)[0, 0]
-    error = np.abs(enlarge_center(image, share).astype(float) - naive_enlarged(image, share))
-    assert error.max() <= 4  # positions are rounded to 1/32 px
-    assert error.mean() < 0.6
-
-
-def test_a_disc_grows_as_its_label_says() -> None:
-    size, y = 224, np.mgrid[:224, :224] - 111.5
-    disc = np.where(np.hypot(*y) < 50, 0, 255).astype(np.uint8)
-    batch = batch_of(np.broadcast_to(disc[None, None, :, :, None], (20, 1, size, size, 3)).copy())
-    out = ScaleAugment([10, 15], p=1.0)(batch)
-    radius = np.sqrt((255 - pixels_of(out)[:, 0, :, :, 0].astype(float)).sum(axis=(1, 2)) / 255 / np.pi)
-    np.testing.assert_allclose(radius, 50 * out["magnification"][:, 0].numpy() / 10, rtol=0.01)
-
-
-def test_label_maps_are_enlarged_without_new_values() -> None:
-    maps = np.random.default_rng(0).choice(np.array([0, 1, 7], np.uint8), (10, 2, 32, 32))
-    pixels = np.repeat(maps[..., None], 3, axis=-1)
-    out = ScaleAugment([10, 40], p=1.0)(batch_of(pixels, label_map=maps))
-    assert set(np.unique(out["label_map"].numpy())) == {0, 1, 7}
-    assert (out["label_map"].numpy() != maps).any()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -245,12 +243,13 @@ def test_label_maps_are_enlarged_without_new_values() -> None:
         ({"blur": (0.5, 1)}, "blur=.*largest sigma"),
         ({"jpeg": True}, "jpeg=True: expected .lowest, highest. quality"),
         ({"jpeg": (90, 50)}, r"jpeg=\(90, 50\)"),
+        ({"p": {"colour": 0.5}}, "no change is named colour; expected flips"),
+        ({"p": {"blur": 2}}, "expected shares from 0 to 1"),
+        ({"sharpen": -0.1}, "sharpen=-0.1"),
+        ({"saturation": (2, 1)}, r"saturation=\(2, 1\)"),
+        ({"hed": (-1, 0)}, r"hed=\(-1, 0\)"),
     ],
 )
 def test_augmentations_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Augment(**options)
-    with pytest.raises(SpecError, match="at least two"):
-        ScaleAugment([10])
-    with pytest.raises(SpecError, match="p=2"):
-        ScaleAugment([10, 20], p=2)

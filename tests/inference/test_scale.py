@@ -238,9 +238,10 @@ def test_released_models_are_small_described_and_work(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, about = load_released(name)
-    file = Path(weights.__file__).parent / "released" / f"{weights.RELEASED[name]}.safetensors"
-    assert file.stat().st_size < 5_000_000
-    assert {"data", "licence", "crop", "magnifications"} <= set(about)
+    (entry,) = (r for r in weights.released("scale") if r.name == name)
+    assert entry.path.stat().st_size < 5_000_000
+    assert {"task", "data", "licence", "metrics", "crop", "magnifications"} <= set(about)
+    assert (entry.licence, entry.data, entry.metrics) == (about["licence"], about["data"], about["metrics"])
     assert isinstance(model, ScaleRegressor)
     assert 2 < float(magnifications_of(textured_image(0)[None, :96, :96], model)[0]) < 80
 
@@ -385,3 +386,29 @@ def test_mpp_estimate_says_what_the_file_states_and_why_there_is_no_estimate(stu
         _run("extract", tmp_path / "tiny.png", "-o", tmp_path / "a.zarr", "-m", 5, "--mpp", "estimate", "--quiet") == 1
     )
     assert "its scale cannot be estimated" in " ".join(capsys.readouterr().err.split())
+
+
+def test_train_scale_learns_from_images_and_says_what_it_was_told_of_them(tmp_path, capsys):
+    lines = ["path,magnification,split"]
+    for i, split in enumerate(("train", "train", "valid", "test")):
+        _write(tmp_path / f"{i}.png", textured_image(i))
+        lines.append(f"{i}.png,40,{split}")
+    (tmp_path / "images.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "about.json").write_text(json.dumps({"data": "blobs", "licence": "CC0"}))
+    run = tmp_path / "run"
+    how = ("-c", "scalenet", "-e", 2, "-b", 64, "-f", 16, "--target", "log2", "--loss", "huber", "--delta", 0.25)
+    small = ("-m", 10, 20, 40, "-s", 32, "--crop", 48, "--mosaic", 0.3, "--augment", "strong", "--quiet")
+    recipe = ("--optimizer", "adamw", "--weight-decay", 0.02, "--schedule", "cosine", "--warmup", 0.05, "--ema", 0.9)
+    last = ("--keep", "last", "--patience", 0, "--about", tmp_path / "about.json")
+    assert _run("train", "scale", "-i", tmp_path / "images.csv", "-o", run, *how, *small, *recipe, *last) == 0
+    said = json.loads((run / "model.json").read_text())["about"]
+    assert (said["data"], said["licence"], said["crop"]) == ("blobs", "CC0", 48)
+    hparams = json.loads((run / "hparams.json").read_text())
+    assert hparams["recipe"]["ema"] == 0.9
+    assert hparams["recipe"]["patience"] is None
+    assert hparams["task"]["classes"] == [10, 20, 40]
+    assert _run("test", "scale", "-i", tmp_path / "images.csv", "-p", run, "-m", 10, 20, 40, "--quiet") == 0
+    assert "test" in json.loads((run / "metrics.json").read_text())
+    (tmp_path / "about.json").write_text("[")
+    assert _run("train", "scale", "-i", tmp_path / "images.csv", "-o", tmp_path / "b", *small, *last) == 1
+    assert "cannot be read as JSON" in " ".join(capsys.readouterr().err.split())

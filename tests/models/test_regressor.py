@@ -211,6 +211,9 @@ def test_damaged_model_files_are_named(model, tmp_path):
     described.write_text(json.dumps({**content, "config": {"backbone": "scalenet", "embedding": 8}}))
     with pytest.raises(MsdaskError, match="damaged or of another model"):
         load_model(path)
+    described.write_text(json.dumps({**content, "class": "ScaleRegresor"}))
+    with pytest.raises(MsdaskError, match=r"'ScaleRegresor' is not registered; there are ScaleRegressor"):
+        load_model(path)
     described.write_text("{")
     with pytest.raises(MsdaskError, match="does not describe a model"):
         load_model(path)

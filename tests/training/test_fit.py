@@ -1,4 +1,4 @@
-"""Training: one way to fit, resume, log and save; the metrics; crops at exact scales."""
+"""Training: one way to fit, resume, log and save; the metrics."""
 
 # ruff: noqa: E402
 from __future__ import annotations
@@ -18,23 +18,14 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
+torchmetrics = pytest.importorskip("torchmetrics")
+
 
 import msdask as ms
-from msdask.data.scale_crops import read_crop
 from msdask.errors import MsdaskError, SpecError
 from msdask.models import ScaleRegressor
 from msdask.models.files import load_model
-from msdask.training import (
-    Appearance,
-    Recipe,
-    ScaleCrops,
-    ScaleImage,
-    ScaleLattice,
-    ScaleTask,
-    evaluate,
-    fit,
-    scale_metrics,
-)
+from msdask.training import Recipe, ScaleTask, evaluate, fit, scale_metrics
 from tests.tools.scale_tools import ListLoader, random_patches, textured_image
 
 CPU = {"accelerator": "cpu", "patience": None}
@@ -129,6 +120,90 @@ def test_training_stops_after_patience_epochs_without_a_better_validation_loss(t
     recipe = Recipe(epochs=40, lr=3e-3, patience=2, accelerator="cpu")
     result = fit(_model(), ScaleTask(), ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
     assert result.epochs == result.best_epoch + 1 + 2 < 40
+
+
+class Maximizing(ScaleTask):
+    """A scale task that keeps the weights with the highest value of a metric."""
+
+    mode = "max"
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+
+def test_a_task_that_maximizes_keeps_the_weights_of_its_highest_value(tmp_path):
+    images, truth = random_patches(16)
+    other = list(ListLoader(images, 45 - truth))
+    task, recipe = Maximizing("max_error"), Recipe(epochs=6, lr=3e-3, **CPU)
+    result = fit(_model(), task, ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
+    rows = list(csv.DictReader((tmp_path / "run/log.csv").open()))
+    losses, errors = ([float(r[f"valid_{name}"]) for r in rows] for name in ("loss", "max_error"))
+    assert result.best_epoch == int(np.argmax(errors)) != int(np.argmin(losses))
+    assert result.valid["max_error"] == max(errors)
+    found = evaluate(result.model, task, other, recipe=Recipe(**CPU))
+    assert found["max_error"] == pytest.approx(max(errors), rel=1e-4)
+    assert json.loads((tmp_path / "run/hparams.json").read_text())["task"]["monitor"] == "max_error"
+
+
+def test_a_task_that_maximizes_stops_when_its_value_falls(tmp_path):
+    images, truth = random_patches(16)
+    other = ListLoader(images, 45 - truth)
+    recipe = Recipe(epochs=40, lr=3e-3, patience=2, accelerator="cpu")
+    task = Maximizing("explained_variance")
+    result = fit(_model(), task, ListLoader(images, truth), other, tmp_path / "run", recipe=recipe)
+    values = [float(r["valid_explained_variance"]) for r in csv.DictReader((tmp_path / "run/log.csv").open())]
+    assert result.epochs == result.best_epoch + 1 + 2 < 40
+    assert result.valid["explained_variance"] == max(values)
+
+
+def test_a_value_that_is_no_number_is_never_the_best_and_does_not_stop_training(tmp_path):
+    images, truth = random_patches(16)
+    data = ListLoader(images, truth)
+
+    class Undefined(torchmetrics.MeanMetric):
+        """No number in its first epoch."""
+
+        computed = 0
+
+        def update(self, predictions, targets):
+            super().update(predictions)
+
+        def compute(self):
+            self.computed += 1
+            return torch.tensor(math.nan) if self.computed == 1 else torch.tensor(1 / self.computed)
+
+    class Task(Maximizing):
+        def metrics(self):
+            return {"score": Undefined()}
+
+    recipe = Recipe(epochs=3, patience=5, accelerator="cpu")
+    result = fit(_model(), Task("score"), data, data, tmp_path / "run", recipe=recipe)
+    assert (result.best_epoch, result.epochs) == (1, 3)
+    assert result.valid["score"] == 0.5
+
+
+def test_a_task_that_monitors_what_it_does_not_measure_is_refused(tmp_path):
+    data = ListLoader(*random_patches(16))
+    with pytest.raises(SpecError, match="monitor='f1': expected one of loss, r2"):
+        fit(_model(), Maximizing("f1"), data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+    task = ScaleTask()
+    task.mode = "least"
+    with pytest.raises(SpecError, match="mode='least'"):
+        fit(_model(), task, data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+
+
+def test_a_run_from_before_tasks_said_what_they_monitor_can_be_resumed(tmp_path):
+    data = ListLoader(*random_patches(16))
+    fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=Recipe(epochs=1, **CPU))
+    hparams = json.loads((tmp_path / "run/hparams.json").read_text())
+    del hparams["task"]["monitor"], hparams["task"]["mode"]
+    (tmp_path / "run/hparams.json").write_text(json.dumps(hparams))
+    more = Recipe(epochs=2, **CPU)
+    assert fit(_model(), ScaleTask(), data, data, tmp_path / "run", recipe=more, resume=True).epochs == 2
+    task = Maximizing("r2")
+    with pytest.raises(MsdaskError, match=r"differs in task\.mode, task\.monitor"):
+        fit(_model(), task, data, data, tmp_path / "run", recipe=more, resume=True)
 
 
 @pytest.mark.parametrize("after", [3, 4, 6])
@@ -324,158 +399,6 @@ def test_losses_are_in_target_space(loss, value):
     assert float(found) == pytest.approx(value)
     assert estimated.tolist() == pytest.approx([10.0, 40.0, 10.0])
     assert true.tolist() == [10.0, 20.0, 40.0]
-
-
-# --- crops at exact scales ---
-
-
-def test_a_crop_is_the_area_mean_of_the_image(tmp_path):
-    image = ScaleImage.of(textured_image(0), 40.0)
-    level = image.levels[0].astype(float)
-    for magnification, ratio in ((20.0, 2), (10.0, 4), (5.0, 8)):
-        naive = level[: 40 * ratio, : 40 * ratio].reshape(40, ratio, 40, ratio, 3).mean((1, 3))
-        crop = read_crop(image, 0, 0, magnification=magnification, size=40)
-        assert np.abs(crop - naive).max() <= 2  # a rounding step each halving
-    assert np.array_equal(read_crop(image, 0, 0, magnification=40.0, size=40), image.levels[0][:40, :40])
-
-
-def test_crops_reach_every_edge_and_show_the_scale_that_they_say():
-    image = ScaleImage.of(textured_image(1), 40.0)
-    corner = read_crop(image, 1, 1, magnification=40.0, size=64)
-    assert np.array_equal(corner, image.levels[0][-64:, -64:])
-    # The same blobs are half as wide at half the magnification: the autocorrelation says how wide.
-    widths = [_width(read_crop(image, 0.5, 0.5, magnification=m, size=96)) for m in (40.0, 20.0)]
-    assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.2)
-
-
-def _width(crop) -> float:
-    """Mean run of dark px along the rows."""
-    dark = crop[..., 1] < 140
-    starts = np.count_nonzero(dark[:, 1:] & ~dark[:, :-1])
-    return dark.sum() / starts
-
-
-def test_a_crop_that_does_not_fit_is_refused():
-    image = ScaleImage.of(textured_image(0), 40.0)
-    with pytest.raises(SpecError, match="does not fit"):
-        read_crop(image, 0, 0, magnification=5.0, size=96)
-
-
-def _crops(**options) -> ScaleCrops:
-    images = [ScaleImage.of(textured_image(i), 40.0) for i in range(3)]
-    defaults = {"size": 48, "magnifications": (5.5, 50.0), "batch_size": 12, "batches": 4, "seed": 1}
-    return ScaleCrops(images, **{**defaults, **options})
-
-
-def test_batches_depend_on_seed_epoch_and_number_alone():
-    first, second = _crops(appearance=Appearance()), _crops(appearance=Appearance())
-    second.set_epoch(1)
-    epoch_1 = list(second)
-    assert not torch.equal(epoch_1[0]["image"], next(iter(first))["image"])
-    for number, batch in enumerate(epoch_1):
-        assert torch.equal(batch["image"], first.batch(1, number)["image"])
-        assert batch["image"].shape == (12, 1, 3, 48, 48)
-        assert batch["image"].dtype == torch.uint8
-    assert not torch.equal(_crops(seed=2).batch(0, 0)["magnification"], _crops().batch(0, 0)["magnification"])
-
-
-def test_the_crops_loader_resumes_in_the_middle_of_an_epoch():
-    whole, broken = _crops(), _crops()
-    expected = [b["magnification"] for _ in range(2) for b in whole]
-    taken, iterator = [], iter(broken)
-    for _ in range(3):
-        taken.append(next(iterator)["magnification"])
-    iterator.close()
-    rest = _crops()
-    rest.load_state_dict(broken.state_dict())
-    taken += [b["magnification"] for _ in range(2) for b in rest]
-    assert len(taken) == len(expected)
-    assert all(torch.equal(a, b) for a, b in zip(taken, expected, strict=True))
-
-
-def test_magnifications_are_even_in_octaves_within_the_range_and_images_equally_often():
-    loader = _crops(batch_size=300, emphasis=0.0, magnifications=(8.0, 32.0), size=32)
-    batch = loader.batch(0, 0)
-    octaves = torch.log2(batch["magnification"]).flatten()
-    assert octaves.min() >= 3
-    assert octaves.max() <= 5
-    assert float((octaves < 4).float().mean()) == pytest.approx(0.5, abs=0.1)
-    assert np.bincount(batch["slide"].numpy()).tolist() == [100, 100, 100]
-
-
-def test_mosaics_are_four_quarters_half_of_them_from_other_images():
-    images = [ScaleImage.of(np.full((300, 300, 3), value, np.uint8), 40.0) for value in (50, 100, 150, 200)]
-    loader = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=200, batches=1, mosaic=1.0)
-    crops = loader.batch(0, 0)["image"][:, 0, 0].numpy()
-    kinds = [len(np.unique(crop)) for crop in crops]
-    assert 0.35 < np.mean(np.array(kinds) > 1) < 0.6  # of the mixed ones 1 in 64 has one color by chance
-    for crop in crops:  # a turn or mirror image moves the seam of an odd size by one px
-        for part in (crop[:16, :16], crop[17:, :16], crop[:16, 17:], crop[17:, 17:]):
-            assert len(np.unique(part)) == 1
-    whole = ScaleCrops(images, size=33, magnifications=(6.0, 50.0), batch_size=50, batches=1, mosaic=0.0)
-    assert all(len(np.unique(crop)) == 1 for crop in whole.batch(0, 0)["image"].numpy())
-
-
-def test_crops_of_glass_are_drawn_again():
-    pixels = np.full((400, 400, 3), 250, np.uint8)
-    pixels[:, 200:] = 120
-    options = {"size": 32, "magnifications": (20.0, 50.0), "batch_size": 200, "batches": 1, "mosaic": 0.3}
-    shares = [
-        (ScaleCrops([ScaleImage.of(pixels, 40.0)], min_tissue=least, **options).batch(0, 0)["image"][:, 0, 0] < 200)
-        .float()
-        .mean((1, 2))
-        for least in (0.0, 0.5)
-    ]
-    assert float((shares[0] < 0.5).float().mean()) > 0.3
-    assert float((shares[1] < 0.48).float().mean()) < 0.05
-
-
-def test_an_error_in_the_thread_reaches_the_loop():
-    loader = _crops()
-    loader.images = (None,) * 3
-    with pytest.raises(AttributeError):
-        next(iter(loader))
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [({"magnifications": (10.0, 5.0)}, "magnifications"), ({"batches": 0}, "batches"), ({"size": 500}, "too small")],
-)
-def test_crops_that_make_no_sense_are_refused(options, match):
-    with pytest.raises(SpecError, match=match):
-        _crops(**options)
-
-
-def test_the_lattice_has_every_magnification_that_fits_equally_often():
-    images = [ScaleImage.of(textured_image(i), m) for i, m in enumerate((40.0, 20.0))]
-    lattice = ScaleLattice(images, size=48, side=3, batch_size=50)
-    pairs = np.stack([lattice.image_of, lattice.truth], 1)
-    for number, fitting in enumerate(([5, 8, 10, 15, 20, 30, 40], [5, 8, 10, 15, 20])):
-        fits = [m for m in fitting if 400 * m / images[number].magnification >= 48]
-        counts = {m: int((pairs == [number, m]).all(1).sum()) for m in CLASSES}
-        assert counts == {m: 9 if m in fits else 0 for m in CLASSES}
-    batches = list(lattice)
-    assert len(batches) == len(lattice)
-    assert torch.cat([b["magnification"] for b in batches]).flatten().tolist() == lattice.truth.tolist()
-
-
-def test_appearance_changes_color_not_geometry():
-    crop = textured_image(0)[:64, :64]
-    changed = Appearance(noise=0.0).color(torch.from_numpy(crop[None].repeat(20, 0)), 5).numpy()
-    assert np.ptp(changed.astype(float).mean((1, 2)), axis=0).min() > 20
-    blobs, ground = crop[..., 1] < 100, crop[..., 1] > 200
-    assert all(np.ptp(image[part].astype(int), axis=0).max() <= 1 for image in changed for part in (blobs, ground))
-
-
-def test_appearance_is_a_function_of_its_seed():
-    pixels = torch.from_numpy(textured_image(0)[None, :64, :64].repeat(4, 0))
-    assert torch.equal(Appearance().color(pixels, 5), Appearance().color(pixels, 5))
-    assert not torch.equal(Appearance().color(pixels, 5), Appearance().color(pixels, 6))
-    crop = textured_image(0)[:64, :64]
-    one, two, other = (Appearance(blur=1, jpeg=1).sharpness(crop, np.random.default_rng(s)) for s in (1, 1, 2))
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, other)
-    assert np.array_equal(Appearance(blur=0, jpeg=0).sharpness(crop, np.random.default_rng(0)), crop)
 
 
 # --- with patch stores ---
