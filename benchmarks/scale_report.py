@@ -95,7 +95,7 @@ def report(files: Sequence[Path], output: Path, figure: Path, *, mislabelled: Se
     text = "\n".join(lines) + "\n"
     output.mkdir(parents=True, exist_ok=True)
     (output / "scale_detector.md").write_text("# The scale detector, measured\n\n" + text, encoding="utf-8")
-    content = {"metrics": rows, "bias_octaves": biases, "ranking": ranking, "runs": runs}
+    content = {"metrics": rows, "bias_octaves": biases, "ranking": ranking, "progress": runs}
     (output / "scale_detector.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if single:
         draw(runs, ranking, figure, mislabelled=mislabelled)

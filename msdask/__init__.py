@@ -22,7 +22,7 @@ The rooms of the house, from the top down; a room imports only from rooms below 
 - `masks` where there is tissue, and which class; found by msdask, or read from files of any format
 - `slides` whole-slide images as lazy arrays, at stored levels or at any physical scale
 - `readers` one file a slide format behind one small protocol, chosen by content
-- `runs` what happens while many slides are worked on, and what became of each; events, progress bar, reports
+- `progress` what happens while many slides are worked on, and what became of each; events, progress bar, reports
 - `storage` bytes by path or URL, in folders and in object storage; locks
 """
 

@@ -24,7 +24,7 @@ from .inference.scale import estimate_scale as estimate_scale
 from .masks.files import read_tissue_mask as read_tissue_mask
 from .masks.labels import read_label_mask as read_label_mask
 from .masks.tissue import tissue_mask as tissue_mask
-from .runs import events as events
+from .progress import events as events
 from .selection.parents import complete_tuples as complete_tuples
 from .selection.parents import link_upper_regions as link_upper_regions
 from .selection.select import centroids as centroids

@@ -61,11 +61,10 @@ class Network:
 
     def model(self, seed: int) -> ScaleRegressor:
         """The network, not trained yet."""
-        import torch
-
         from msdask.models import ScaleRegressor
+        from msdask.training.recipe import seed_weights
 
-        torch.manual_seed(seed)
+        seed_weights(seed)
         return ScaleRegressor(
             self.backbone,
             embedding=self.embedding or None,

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from msdask.errors import SpecError, StoreError
 from msdask.exports.folders import PatchFolders, StoredRows
 from msdask.exports.training_lists import Partitions, TrainingList, plan_lists, write_lists
-from msdask.runs.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone, SlideBegun, SlideDone
-from msdask.runs.progress import Progress
-from msdask.runs.report import Recorder, Report
+from msdask.progress.bar import Progress
+from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone, SlideBegun, SlideDone
+from msdask.progress.report import Recorder, Report
 from msdask.storage.files import replacing, replacing_folder
 from msdask.storage.tables import write_table
 from msdask.store.patch_set import PatchSet

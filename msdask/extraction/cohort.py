@@ -20,9 +20,9 @@ from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
-from msdask.runs.events import Listener, Listeners, RunBegun, RunDone
-from msdask.runs.progress import Progress
-from msdask.runs.report import Recorder
+from msdask.progress.bar import Progress
+from msdask.progress.events import Listener, Listeners, RunBegun, RunDone
+from msdask.progress.report import Recorder
 from msdask.slides.region import OnBadTile
 from msdask.spec import ExtractionSpec, format_magnification
 from msdask.storage import places

@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from msdask.runs.events import Outcome
-from msdask.runs.report import Report
+from msdask.progress.events import Outcome
+from msdask.progress.report import Report
 from msdask.storage.files import write_file
 
 __all__ = ["ExtractionReport", "SlideOutcome", "write_log"]

@@ -17,9 +17,9 @@ from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
-from msdask.runs.events import Listener, Listeners, Outcome, RunBegun, RunDone
-from msdask.runs.progress import Progress
-from msdask.runs.report import Recorder, Report
+from msdask.progress.bar import Progress
+from msdask.progress.events import Listener, Listeners, Outcome, RunBegun, RunDone
+from msdask.progress.report import Recorder, Report
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock

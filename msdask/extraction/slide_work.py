@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from msdask.engines.engine import BlockFunction, Engine, JobTrace
 from msdask.errors import MsdaskError
-from msdask.runs.events import BlockWritten, Listener, Outcome, SlideBegun, SlideDone, Warned
+from msdask.progress.events import BlockWritten, Listener, Outcome, SlideBegun, SlideDone, Warned
 
 __all__ = ["SlideWork", "reason", "slide_work"]
 

@@ -14,8 +14,8 @@ from msdask.cutting.measures import LOW_CONTRAST, column, white_threshold
 from msdask.errors import MsdaskError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.plots import figures
+from msdask.progress.machine import versions
 from msdask.report.page import Picture, RunReport, SlideReport, picture, write_report
-from msdask.runs.machine import versions
 from msdask.slides.slide import Slide
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore

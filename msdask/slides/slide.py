@@ -326,7 +326,7 @@ class Slide:
         return f"<Slide '{self.name}': {width} x {height} px, {scale}, {self.format}, levels {downsamples}>"
 
     def _repr_html_(self) -> str:
-        from msdask.html import facts_html  # pictures are encoded only where they are shown
+        from msdask.slides.html import facts_html  # pictures are encoded only where they are shown
 
         return facts_html(self.name, self._shown_facts(), self._small_picture())
 

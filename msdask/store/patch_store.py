@@ -216,7 +216,7 @@ class PatchStore(Mapping[str, PatchSet]):
         return f"<PatchStore '{self.path}', {self.codec}: {sets}>"
 
     def _repr_html_(self) -> str:
-        from msdask.html import facts_html
+        from msdask.slides.html import facts_html
 
         sets = [
             (name, "; ".join(f"{what}: {text}" for what, text in patch_set.facts())) for name, patch_set in self.items()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+
 from msdask.errors import SpecError
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "seed_weights"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,8 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+
+def seed_weights(seed: int) -> None:
+    """Make the initial weights of the networks that are built next a function of `seed`."""
+    torch.manual_seed(seed)

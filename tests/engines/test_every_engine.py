@@ -19,7 +19,7 @@ from msdask.engines.plain import PlainEngine
 from msdask.errors import SlideError
 from msdask.extraction.cohort import extract, grid_specs
 from msdask.extraction.repair import repair
-from msdask.runs.events import BlockWritten, Event, RunBegun, SlideDone, Warned
+from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone, Warned
 from msdask.sample.slides import make_slide
 from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore

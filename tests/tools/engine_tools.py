@@ -9,7 +9,7 @@ from typing import Any
 
 from msdask.engines.engine import Engine
 from msdask.errors import SlideError
-from msdask.runs.events import BlockWritten, Event, RunBegun, RunDone, SlideBegun, SlideDone, Warned
+from msdask.progress.events import BlockWritten, Event, RunBegun, RunDone, SlideBegun, SlideDone, Warned
 
 __all__ = ["check_order", "marked_block", "per_slide", "ran", "refused"]
 

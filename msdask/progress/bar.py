@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rich import progress as rich_progress
 
-from msdask.runs.events import BlockWritten, Event, RunBegun, SlideDone
+from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone
 
 __all__ = ["Progress"]
 

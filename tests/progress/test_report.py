@@ -13,8 +13,8 @@ from msdask.exports.png import export
 from msdask.extraction.cohort import extract
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.repair import RepairReport, SlideRepair, repair
-from msdask.runs.events import Outcome, RunBegun, RunDone, SlideDone
-from msdask.runs.report import Recorder, Report
+from msdask.progress.events import Outcome, RunBegun, RunDone, SlideDone
+from msdask.progress.report import Recorder, Report
 from msdask.sample.slides import SampleSlide
 from msdask.spec import ExtractionSpec
 

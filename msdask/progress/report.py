@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pandas as pd
 
 from msdask._version import __version__
-from msdask.runs.events import Event, Outcome, RunBegun, RunDone, SlideDone
-from msdask.runs.machine import machine, versions
+from msdask.progress.events import Event, Outcome, RunBegun, RunDone, SlideDone
+from msdask.progress.machine import machine, versions
 
 __all__ = ["Recorder", "Report"]
 

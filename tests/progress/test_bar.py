@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from msdask.runs.events import BlockWritten, Outcome, RunBegun, SlideDone
-from msdask.runs.progress import Progress
+from msdask.progress.bar import Progress
+from msdask.progress.events import BlockWritten, Outcome, RunBegun, SlideDone
 
 
 def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.Monkey
         return Cell()
 
     pytest.importorskip("IPython")
-    monkeypatch.setattr("msdask.runs.progress._is_notebook", lambda: True)
+    monkeypatch.setattr("msdask.progress.bar._is_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", display)
     with Progress() as bar:
         bar(RunBegun("extract", "s.zarr", ("grid",), 2))

@@ -13,7 +13,7 @@ import pytest
 import msdask as ms
 from msdask.exports.png import export
 from msdask.extraction.cohort import extract
-from msdask.runs.events import BlockWritten, Event, Listeners, RunBegun, RunDone, SlideBegun, SlideDone
+from msdask.progress.events import BlockWritten, Event, Listeners, RunBegun, RunDone, SlideBegun, SlideDone
 from msdask.sample.slides import SampleSlide
 from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
@@ -102,7 +102,7 @@ def test_a_run_whose_listener_fails_is_complete(small_slide: SampleSlide, tmp_pa
 def test_a_progress_bar_that_fails_loses_nothing(
     small_slide: SampleSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("msdask.runs.progress.Progress._show", lambda self: 1 / 0)
+    monkeypatch.setattr("msdask.progress.bar.Progress._show", lambda self: 1 / 0)
     with pytest.warns(UserWarning, match=r"Progress.* raised ZeroDivisionError"):
         assert extract([small_slide.path], tmp_path / "s.zarr", GRID).is_complete
 

@@ -1,3 +1,0 @@
-"""Runs: what happens while many slides are worked on, and what became of each; events, progress bar, reports."""
-
-from msdask.runs import events as events
