@@ -136,8 +136,9 @@ def export(
             tell = Listeners((recorder, bar, *listeners))
             tell(RunBegun("export", opened.path, tuple(s.patch_set.name for s in sets), len(jobs)))
             for order, (s, slide_id) in enumerate(jobs):
-                tell(SlideBegun(slide_id, (s.patch_set.name,)))
-                tell(SlideDone(slide_id, order, (_export_slide(s, slide_id, pool, tell),)))
+                own = (s.patch_set.name,)
+                tell(SlideBegun(slide_id, own))
+                tell(SlideDone(slide_id, own, order, (_export_slide(s, slide_id, pool, tell),)))
         if plan is not None:
             done = [o for o in recorder.outcomes if o.state == "exported"]
             names = [s.patch_set.name for s in sets]

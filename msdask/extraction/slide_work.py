@@ -25,14 +25,14 @@ class SlideWork:
     engine : runs the steps
     trace : of the slide's job
     tell : called with every event
-    slide_id : of the slide
+    slide_id, sets : which slide, for which patch sets
     """
 
-    def __init__(self, engine: Engine, trace: JobTrace, tell: Listener, slide_id: str) -> None:
+    def __init__(self, engine: Engine, trace: JobTrace, tell: Listener, slide_id: str, sets: tuple[str, ...]) -> None:
         self._engine = engine
         self.trace = trace
         self._tell = tell
-        self._slide_id = slide_id
+        self._slide_id, self._sets = slide_id, sets
         trace.warn = self.warn
 
     @property
@@ -61,7 +61,7 @@ class SlideWork:
 
     def done(self, outcomes: Iterable[Outcome]) -> None:
         """Tell what became of the slide."""
-        self._tell(SlideDone(self._slide_id, self.trace.order, tuple(outcomes)))
+        self._tell(SlideDone(self._slide_id, self._sets, self.trace.order, tuple(outcomes)))
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def slide_work(engine: Engine, tell: Listener, order: int, slide_id: str, sets: 
     """Begin the work on a slide; the caller ends it with `SlideWork.done`."""
     with engine.job(order) as trace:
         tell(SlideBegun(slide_id, tuple(sets)))
-        yield SlideWork(engine, trace, tell, slide_id)
+        yield SlideWork(engine, trace, tell, slide_id, tuple(sets))
 
 
 def reason(error: Exception) -> str:

@@ -94,7 +94,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class SlideDone:
-    """Work on a slide has ended, well or not.
+    """Work on a slide has ended for these patch sets, well or not.
 
     Attributes
     ----------
@@ -103,6 +103,7 @@ class SlideDone:
     """
 
     slide_id: str
+    sets: tuple[str, ...]
     order: int
     outcomes: tuple[Outcome, ...]
 

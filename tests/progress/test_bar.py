@@ -27,8 +27,8 @@ def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.Monkey
         bar(BlockWritten("a", "grid", 0, 10))
         for block in range(100):
             bar(BlockWritten("a", "grid", block, 1))
-        bar(SlideDone("a", 0, (Outcome("a", "grid", "complete"),)))
-        bar(SlideDone("b", 1, (Outcome("b", "grid", "failed"),)))
+        bar(SlideDone("a", ("grid",), 0, (Outcome("a", "grid", "complete"),)))
+        bar(SlideDone("b", ("grid",), 1, (Outcome("b", "grid", "failed"),)))
     assert len(shown) < 10
     assert "2/2, 110 patches" in shown[-1]
     assert "1 failed" in shown[-1]

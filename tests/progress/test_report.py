@@ -31,8 +31,8 @@ def store(small_slide: SampleSlide, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_recorder_keeps_the_slides_in_their_order() -> None:
     recorder = Recorder()
     recorder(RunBegun("extract", "s.zarr", ("grid",), 2))
-    recorder(SlideDone("b", 1, (Outcome("b", "grid", "complete", patches=2),)))
-    recorder(SlideDone("a", 0, (Outcome("a", "grid", "failed", "gone"),)))
+    recorder(SlideDone("b", ("grid",), 1, (Outcome("b", "grid", "complete", patches=2),)))
+    recorder(SlideDone("a", ("grid",), 0, (Outcome("a", "grid", "failed", "gone"),)))
     recorder(RunDone({"kind": "plain"}))
     report: Report[Outcome] = Report(**recorder.facts())
     assert [o.slide_id for o in report.outcomes] == ["a", "b"]

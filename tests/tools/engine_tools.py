@@ -51,17 +51,14 @@ def check_order(events: Sequence[Event]) -> None:
         if isinstance(event, SlideBegun):
             assert (event.slide_id, event.sets) not in state, event
             state[event.slide_id, event.sets] = "begun"
-            continue
-        own = [
-            which
-            for which in state
-            if which[0] == event.slide_id and (not isinstance(event, BlockWritten) or event.set_name in which[1])
-        ]
-        assert any(state[which] == "begun" for which in own), event
-        if isinstance(event, SlideDone):
-            sets = {outcome.set_name for outcome in event.outcomes}
-            ended = next(which for which in own if state[which] == "begun" and sets <= set(which[1]))
-            state[ended] = "done"
+        elif isinstance(event, SlideDone):
+            assert state[event.slide_id, event.sets] == "begun", event
+            assert {outcome.set_name for outcome in event.outcomes} <= set(event.sets), event
+            state[event.slide_id, event.sets] = "done"
+        else:
+            name = event.set_name if isinstance(event, BlockWritten) else None
+            own = [which for which in state if which[0] == event.slide_id and (name is None or name in which[1])]
+            assert any(state[which] == "begun" for which in own), event
     assert set(state.values()) <= {"done"}
     assert len(state) == begun.slides
 
@@ -75,6 +72,6 @@ def per_slide(events: Sequence[Event], store: Path | None = None) -> dict[str, C
         shown = repr(event)
         if isinstance(event, SlideDone):
             rows = [{k: v for k, v in o.row().items() if k not in ("seconds", "workers")} for o in event.outcomes]
-            shown = f"done {event.order} {rows}"
+            shown = f"done {event.order} {event.sets} {rows}"
         found.setdefault(event.slide_id, Counter())[shown.replace(str(store), "store")] += 1
     return found
