@@ -39,7 +39,6 @@ __all__ = [
     "open_arrays",
     "read_attrs",
     "read_column",
-    "read_shape",
     "read_variable",
     "remove_tree",
     "sharded_names",
@@ -287,38 +286,33 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def open_arrays(path: str, codec: Codec, attrs: Mapping[str, Any]) -> SlideArrays:
-    """The arrays that a slide's group was written as.
+    """The arrays that a slide's group was written as: their shape is in a document, whatever their codecs are.
 
     Parameters
     ----------
     path : of the group
     codec : of the store
     attrs : of the group
+
+    Raises
+    ------
+    StoreError
+        There is no `image`, or none of such a shape.
     """
-    shape = read_shape(places.join(path, "image"))
-    return SlideArrays(path, codec, (shape[0], shape[1]), int(attrs["rows_per_shard"]), shape[2])
+    image = places.join(path, "image")
+    document = _read_document(image)
+    if document is None or "shape" not in document:
+        raise StoreError(f"array '{image}' is missing: the store was changed from outside; {REPAIR_HINT}")
+    try:
+        count, magnifications, size = (int(n) for n in document["shape"][:3])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptChunkError(f"array '{image}' has the shape {document['shape']!r} in its document") from error
+    return SlideArrays(path, codec, (count, magnifications), int(attrs["rows_per_shard"]), size)
 
 
 def sharded_names(arrays: SlideArrays) -> list[str]:
     """Which of the sharded arrays a slide has."""
     return [name for name in SHARDED if has_document(arrays.array_path(name))]
-
-
-def read_shape(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Shape of an array, from its document alone: whatever its codecs are.
-
-    Raises
-    ------
-    StoreError
-        There is no such array.
-    """
-    document = _read_document(path)
-    if document is None or "shape" not in document:
-        raise StoreError(f"array '{path}' is missing: the store was changed from outside; {REPAIR_HINT}")
-    try:
-        return tuple(int(n) for n in document["shape"])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CorruptChunkError(f"array '{path}' has the shape {document['shape']!r} in its document") from error
 
 
 def check_documents(group: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[str]:
