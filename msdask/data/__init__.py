@@ -9,6 +9,7 @@ require("msdask.data")
 from msdask.data.augment import Augment  # noqa: E402  (a clear error about torch goes first)
 from msdask.data.dataset import PatchDataset  # noqa: E402
 from msdask.data.images import image_lattice, image_patches  # noqa: E402
+from msdask.data.linked import LinkedSet  # noqa: E402
 from msdask.data.loader import PatchLoader, loader  # noqa: E402
 from msdask.data.order import EpochOrder  # noqa: E402
 from msdask.data.scales import ScaleAugment, ScaleRange  # noqa: E402
@@ -18,6 +19,7 @@ from msdask.data.virtual import VirtualSet  # noqa: E402
 __all__ = [
     "Augment",
     "EpochOrder",
+    "LinkedSet",
     "PatchDataset",
     "PatchLoader",
     "PatchStream",

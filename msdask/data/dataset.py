@@ -12,17 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from msdask.data.pixel_source import PixelSource, StoredPixels
+from msdask.data.linked import LinkedSet
+from msdask.data.patches import Patches, StoredPatches
 from msdask.data.scales import ScaleAugment, ScaledCut, ScaleRange
 from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
 from msdask.store.patch_set import PatchSet
 
-__all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images", "as_pixels"]
+__all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images"]
 
 Batch = dict[str, torch.Tensor]
 Target = Literal["label", "labels", "magnification"]
-Sets = PatchSet | VirtualSet
+Sets = PatchSet | VirtualSet | LinkedSet
 Transform = Callable[[Batch], Batch]
 
 
@@ -32,11 +33,6 @@ def as_images(pixels: NDArray[np.uint8]) -> torch.Tensor:
     A copy to channels-first alone would cost a third of the time that reading takes, and convolutions like it this way.
     """
     return torch.from_numpy(pixels).movedim(-1, -3)
-
-
-def as_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
-    """The inverse of `as_images`, C-contiguous; a view where it can be."""
-    return np.ascontiguousarray(images.movedim(-3, -1).numpy())
 
 
 class Reading:
@@ -61,7 +57,7 @@ class Reading:
 class _Group:
     """One slide in one set."""
 
-    source: int
+    number: int
     slide_id: str
     slide: int
     columns: tuple[int, ...]
@@ -102,13 +98,15 @@ class PatchDataset(Dataset[Batch]):
     - ``index`` int64 (B,), rows of this dataset; ``slide`` int64 (B,), positions in `slide_ids`
     - ``row``, ``x0``, ``y0`` int64 (B,), the row in its slide, and the level-0 px of its origin at the set's highest
       magnification
+    - with linked sets, ``linked_row`` int64 (B, M), the row of each image in its own set
     - with `label_maps`, ``label_map`` uint8 (B, M, S, S), 0 = unlabeled
 
     With PyTorch's own DataLoader pass ``collate_fn=PatchDataset.collate``; `msdask.data.loader` needs nothing.
 
     Parameters
     ----------
-    sets : patch set, virtual set, or several of one patch size and number of magnifications (grids at 5x to 40x, say)
+    sets : patch set, virtual set, linked set, or several of one patch size and number of magnifications (grids at 5x to
+        40x, say)
     magnifications : which of the sets' magnifications; sets that have none of them are left out; None means all
     slides : ids; None means all
     splits : name or names of the splits that were stored with the slides; None means all
@@ -147,16 +145,17 @@ class PatchDataset(Dataset[Batch]):
             raise SpecError(f"target={target!r}: expected 'label', 'labels' or 'magnification'")
         if isinstance(labels, str) and labels != "labeled":
             raise SpecError(f"labels={labels!r}: expected 'labeled', a list of classes, or None")
-        given = [sets] if isinstance(sets, (PatchSet, VirtualSet)) else list(sets)
-        self._sources: list[PixelSource] = []
+        given = [sets] if isinstance(sets, (PatchSet, VirtualSet, LinkedSet)) else list(sets)
+        self._sets: list[Patches] = []
         self._columns: list[tuple[int, ...]] = []
-        for source in (StoredPixels(s) if isinstance(s, PatchSet) else s for s in given):
-            own = source.spec.magnifications
+        readable: list[Patches] = [StoredPatches(s) if isinstance(s, PatchSet) else s for s in given]
+        for one in readable:
+            own = one.magnifications
             columns = tuple(i for i, m in enumerate(own) if magnifications is None or m in magnifications)
             if columns:
-                self._sources.append(source)
+                self._sets.append(one)
                 self._columns.append(columns)
-        self._check_sets(given, magnifications)
+        self._check_sets(readable, magnifications)
         if scale is not None and not all(isinstance(s, VirtualSet) for s in given):
             raise SpecError(
                 "scale=...: a stored patch has one scale; give virtual sets (msdask.data.VirtualSet.of(patch_set) "
@@ -165,7 +164,7 @@ class PatchDataset(Dataset[Batch]):
         if isinstance(scale, ScaleRange) and len(self._columns[0]) > 1:
             raise SpecError("scale=ScaleRange(...): expected sets at one magnification, no tuples")
         self.target: Target = target
-        self.patch_size = self._sources[0].spec.patch_size
+        self.patch_size = self._sets[0].patch_size
         self.scale, self.transform, self._label_maps = scale, transform, label_maps
         choice = _Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
         self._take(choice)
@@ -181,37 +180,39 @@ class PatchDataset(Dataset[Batch]):
                     f"{limits[0]:.3g}x and above, the range of scales ends at {scale.highest:g}x"
                 )
 
-    def _check_sets(self, given: Sequence[Sets], magnifications: Sequence[float] | None) -> None:
-        known = sorted({m for s in given for m in s.spec.magnifications}, reverse=True)
+    def _check_sets(self, given: Sequence[Patches], magnifications: Sequence[float] | None) -> None:
+        known = sorted({m for s in given for m in s.magnifications}, reverse=True)
         if magnifications is not None and (unknown := [m for m in magnifications if m not in known]):
             raise SpecError(f"magnifications {unknown} are in none of the sets; they have {known}")
-        if not self._sources:
+        if not self._sets:
             raise SpecError("no patch set given, or none of the magnifications asked for")
-        if len({len(c) for c in self._columns}) > 1 or len({s.spec.patch_size for s in self._sources}) > 1:
-            shapes = {s.name: (len(c), s.spec.patch_size) for s, c in zip(self._sources, self._columns, strict=True)}
+        if len({len(c) for c in self._columns}) > 1 or len({s.patch_size for s in self._sets}) > 1:
+            shapes = {s.name: (len(c), s.patch_size) for s, c in zip(self._sets, self._columns, strict=True)}
             raise SpecError(
                 f"sets of different (magnifications, patch size) cannot share a batch: {shapes}; make a dataset of each"
             )
 
     def _take(self, choice: _Choice) -> None:
         """Columns of the chosen patches, and the slides that they are on, opened."""
-        indexes = [source.index() for source in self._sources]
+        indexes = [one.index() for one in self._sets]
         self.slide_ids: list[str] = sorted({slide_id for index in indexes for slide_id in index.attrs["slides"]})
         self._check_names("slides", choice.slides, self.slide_ids)
         self._check_names("splits", choice.splits, sorted({s for index in indexes for s in index.attrs["splits"]}))
         number = {slide_id: i for i, slide_id in enumerate(self.slide_ids)}
         self._groups: list[_Group] = []
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("group", "row", "label", "x0", "y0", "block")}
+        parts: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("group", "row", "label", "x0", "y0", "block", "linked")
+        }
         scales: list[list[float]] = []
         names = ("image", "label_map") if self._label_maps else ("image",)
         blocks = 0
-        for s, (source, index) in enumerate(zip(self._sources, indexes, strict=True)):
+        for s, (one, index) in enumerate(zip(self._sets, indexes, strict=True)):
             taken = np.flatnonzero(choice.mask(index))
             slide = index["slide"].values[taken]
             for k in np.unique(slide).tolist():
                 slide_id = index.attrs["slides"][k]
                 mine = taken[slide == k]
-                rows_of_block = source.open(slide_id, names)
+                rows_of_block = one.open(slide_id, names)
                 row = index["row"].values[mine]
                 block = row // rows_of_block
                 scales.append(self._true_magnifications(s, slide_id))
@@ -220,12 +221,15 @@ class PatchDataset(Dataset[Batch]):
                 parts["row"].append(row)
                 parts["x0"].append(index["x0"].values[mine])
                 parts["y0"].append(index["y0"].values[mine])
-                parts["label"].append(self._label_column(source, s, slide_id, row, index["label"].values[mine]))
+                parts["label"].append(self._label_column(s, slide_id, row, index["label"].values[mine]))
+                if isinstance(one, LinkedSet):
+                    parts["linked"].append(one.linked_rows(slide_id)[row][:, list(self._columns[s])])
                 self._groups.append(_Group(s, slide_id, number[slide_id], self._columns[s]))
                 blocks += int(block.max()) + 1
         joined = {name: np.concatenate(values) if values else np.empty(0, np.int32) for name, values in parts.items()}
         self._group, self._row, self._label = joined["group"], joined["row"], joined["label"]
         self._x0, self._y0 = joined["x0"], joined["y0"]
+        self._linked = joined["linked"] if len(joined["linked"]) == len(self._row) else None
         self.block_of: NDArray[np.int32] = joined["block"]
         self._magnification = np.asarray(scales, np.float32).reshape(len(self._groups), len(self._columns[0]))
         self._group_slide = np.asarray([group.slide for group in self._groups], np.int64)
@@ -235,22 +239,22 @@ class PatchDataset(Dataset[Batch]):
         if asked is not None and (unknown := [name for name in asked if name not in known]):
             raise SpecError(f"{what} {unknown} are in none of the sets; they have {list(known)[:20]}")
 
-    def _true_magnifications(self, source: int, slide_id: str) -> list[float]:
-        attrs = self._sources[source].attrs(slide_id)
-        own = self._sources[source].spec.magnifications
-        return [own[c] * attrs["mpp_used"] / attrs["mpp"] for c in self._columns[source]]
+    def _true_magnifications(self, s: int, slide_id: str) -> list[float]:
+        attrs = self._sets[s].attrs(slide_id)
+        own = self._sets[s].magnifications
+        return [own[c] * attrs["mpp_used"] / attrs["mpp"] for c in self._columns[s]]
 
     def _label_column(
-        self, source: PixelSource, s: int, slide_id: str, row: NDArray[np.integer[Any]], first: NDArray[np.int16]
+        self, s: int, slide_id: str, row: NDArray[np.integer[Any]], first: NDArray[np.int16]
     ) -> NDArray[np.int16]:
-        return source.labels(slide_id)[row][:, list(self._columns[s])] if self.target == "labels" else first
+        return self._sets[s].labels(slide_id)[row][:, list(self._columns[s])] if self.target == "labels" else first
 
     @property
     def magnifications(self) -> list[tuple[float, ...]]:
         """Nominal magnifications of each set's images, in the order of the sets."""
         return [
-            tuple(source.spec.magnifications[c] for c in columns)
-            for source, columns in zip(self._sources, self._columns, strict=True)
+            tuple(one.magnifications[c] for c in columns)
+            for one, columns in zip(self._sets, self._columns, strict=True)
         ]
 
     @property
@@ -258,7 +262,7 @@ class PatchDataset(Dataset[Batch]):
         """Class of each patch, what `target` says: (patches,) float64; -1 none."""
         if self.target == "magnification":
             nominal = np.asarray([m[0] for m in self.magnifications])
-            return nominal[[g.source for g in self._groups]][self._group] if len(self) else np.empty(0)
+            return nominal[[g.number for g in self._groups]][self._group] if len(self) else np.empty(0)
         label = self._label if self._label.ndim == 1 else self._label[:, 0]
         return label.astype(np.float64)
 
@@ -270,7 +274,7 @@ class PatchDataset(Dataset[Batch]):
     @property
     def is_virtual(self) -> bool:
         """Whether pixels are read from slides, so that neighbours should be read together."""
-        return any(isinstance(source, VirtualSet) for source in self._sources)
+        return any(isinstance(one, VirtualSet) for one in self._sets)
 
     def counts(self) -> dict[float, int]:
         """Patches of each class."""
@@ -309,11 +313,11 @@ class PatchDataset(Dataset[Batch]):
         for g in np.unique(group).tolist():
             places = np.flatnonzero(group == g)
             key, rows = self._groups[g], self._row[index[places]].astype(np.int64)
-            source = self._sources[key.source]
+            one = self._sets[key.number]
             if self.scale is None:
-                futures += source.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
+                futures += one.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
             if maps is not None:
-                futures += source.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
+                futures += one.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
         batch = {
             "image": as_images(out),
             "label": torch.from_numpy(self._label[index].astype(np.int64)),
@@ -324,6 +328,8 @@ class PatchDataset(Dataset[Batch]):
             "x0": torch.from_numpy(self._x0[index].astype(np.int64)),
             "y0": torch.from_numpy(self._y0[index].astype(np.int64)),
         }
+        if self._linked is not None:
+            batch["linked_row"] = torch.from_numpy(self._linked[index])
         if maps is not None:
             batch["label_map"] = torch.from_numpy(maps)
         if seeds is not None:
@@ -353,13 +359,13 @@ class PatchDataset(Dataset[Batch]):
         begun: list[Future[None]] = []
         for g, of_group in cuts.items():
             key = self._groups[g]
-            begun += cast(VirtualSet, self._sources[key.source]).begin_scaled(key.slide_id, of_group)
+            begun += cast(VirtualSet, self._sets[key.number]).begin_scaled(key.slide_id, of_group)
         return begun, drawn
 
     def _limits(self, group: int) -> tuple[float, float]:
         """The lowest magnification at which a patch fits into a slide, and the slide's own."""
         key = self._groups[group]
-        return cast(VirtualSet, self._sources[key.source]).scale_limits(key.slide_id)
+        return cast(VirtualSet, self._sets[key.number]).scale_limits(key.slide_id)
 
     def _other(self, group: int, share: float, anywhere: bool, magnification: float) -> int:
         """A patch of the same slide, or of any slide that half a patch at a magnification fits into."""
@@ -384,6 +390,6 @@ class PatchDataset(Dataset[Batch]):
         return batch
 
     def __repr__(self) -> str:
-        sets = ", ".join(source.name for source in self._sources)
+        sets = ", ".join(one.name for one in self._sets)
         slides = len(set(self._group_slide.tolist()))
         return f"<PatchDataset of {sets}: {len(self)} patches on {slides} slides, target {self.target!r}>"

@@ -194,6 +194,7 @@ class VirtualSet:
             facts = dict((cohort or {}).get(slide_id, {}))
             self._slides[slide_id] = _VirtualSlide(slides[slide_id], reader, x0, y0, label, tissue, keep, facts)
         self.spec = next(iter(specs.values()))
+        self.magnifications, self.patch_size = self.spec.magnifications, self.spec.patch_size
         if odd := sorted(i for i, spec in specs.items() if spec.hash != self.spec.hash):
             raise SpecError(f"VirtualSet: the selections of {odd[:5]} were made with another spec than the others")
         self.name = name or self.spec.name
@@ -308,7 +309,7 @@ class VirtualSet:
         return own * part.reader.patch_size / min(part.slide.shape), own
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
-        """See `msdask.data.pixel_source.PixelSource`."""
+        """See `msdask.data.patches.Patches`."""
         if list(names) != ["image"]:
             raise SpecError(f"virtual set '{self.name}' has no {list(names)[1:]}: store the set to stream label maps")
         return _BLOCK_ROWS
@@ -323,7 +324,7 @@ class VirtualSet:
         places: NDArray[np.int64],
         columns: Sequence[int],
     ) -> list[Future[None]]:
-        """See `msdask.data.pixel_source.PixelSource`."""
+        """See `msdask.data.patches.Patches`."""
         part, wanted = self._slides[slide_id], list(columns)
         plans, footprints = part.reader.plans, part.reader.footprints
         reader = replace(

@@ -1,4 +1,4 @@
-"""Where a dataset's pixels come from: the protocol, and the stored patch set behind it."""
+"""What a dataset reads: the protocol of a set of patches, and the stored patch set behind it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError
-from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.store import layout
 from msdask.store.patch_set import PatchSet
 from msdask.store.random_reads import ShardArray
 
-__all__ = ["PixelSource", "StoredPixels"]
+__all__ = ["Patches", "StoredPatches"]
 
 
-class PixelSource(Protocol):
-    """A patch set as datasets see it, stored or virtual."""
+class Patches(Protocol):
+    """A set of patches as datasets see it: stored, virtual or linked."""
 
     @property
     def name(self) -> str:
@@ -29,8 +28,13 @@ class PixelSource(Protocol):
         ...
 
     @property
-    def spec(self) -> ExtractionSpec:
-        """What the set was made with."""
+    def magnifications(self) -> tuple[float, ...]:
+        """Nominal ones of a patch's images, highest first."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Side of an image, px."""
         ...
 
     def index(self) -> xr.Dataset:
@@ -63,29 +67,29 @@ class PixelSource(Protocol):
         ...
 
 
-class StoredPixels:
+class StoredPatches:
     """A patch set in a store, its patches read one by one from its shards."""
 
     def __init__(self, patch_set: PatchSet) -> None:
         self._set = patch_set
         self.name = patch_set.name
-        self.spec = patch_set.spec
+        self.magnifications, self.patch_size = patch_set.spec.magnifications, patch_set.spec.patch_size
         self._arrays: dict[tuple[str, str], ShardArray] = {}
 
     def index(self) -> xr.Dataset:
-        """See `PixelSource.index`."""
+        """See `Patches.index`."""
         return self._set.index()
 
     def attrs(self, slide_id: str) -> dict[str, Any]:
-        """See `PixelSource.attrs`."""
+        """See `Patches.attrs`."""
         return self._set.attrs(slide_id)
 
     def labels(self, slide_id: str) -> NDArray[np.int16]:
-        """See `PixelSource.labels`."""
+        """See `Patches.labels`."""
         return layout.read_column(places.join(self._set.path, slide_id), "label")
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
-        """See `PixelSource.open`; checks that every shard is there."""
+        """See `Patches.open`; checks that every shard is there."""
         target = self._set.target(slide_id)
         for name in names:
             if name != "image" and not layout.has_document(target.array_path(name)):
@@ -105,5 +109,5 @@ class StoredPixels:
         places: NDArray[np.int64],
         columns: Sequence[int],
     ) -> list[Future[None]]:
-        """See `PixelSource.begin`."""
+        """See `Patches.begin`."""
         return self._arrays[slide_id, name].begin(rows, out, places=places, columns=columns)
