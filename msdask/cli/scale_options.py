@@ -144,8 +144,6 @@ class ScaleOptions:
 
     def train(self, place: Path, output: Path, *, resume: bool, progress: bool) -> FitResult:
         """Train on a store or on images, into a run folder."""
-        import torch
-
         from msdask.data import Augment, loader
         from msdask.models import ScaleRegressor
         from msdask.training import ScaleSource, ScaleTask, fit
@@ -162,7 +160,8 @@ class ScaleOptions:
             seed=self.seed,
             num_workers=self.workers,
         )
-        torch.manual_seed(self.seed)
+        recipe = self.recipe()
+        recipe.seed_weights()
         model = ScaleRegressor(
             self.backbone,
             embedding=self.embedding or None,
@@ -176,7 +175,7 @@ class ScaleOptions:
             batches,
             source.measured(split.valid, batch_size=self.batch_size),
             output,
-            recipe=self.recipe(),
+            recipe=recipe,
             resume=resume,
             progress=progress,
             about={**self._about(), **_range(source)},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+
 from msdask.errors import SpecError
 
 __all__ = ["Recipe"]
@@ -78,6 +80,10 @@ class Recipe:
             raise SpecError(f"recipe: ema={self.ema!r}: expected a decay from 0 to below 1, or None")
         if self.patience is not None and self.patience < 1:
             raise SpecError(f"recipe: patience={self.patience!r}: expected at least 1 epoch, or None")
+
+    def seed_weights(self) -> None:
+        """Make the initial weights of the models that are made next follow from the seed."""
+        torch.manual_seed(self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
