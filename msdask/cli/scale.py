@@ -63,13 +63,15 @@ def scale_train(
 
     source = draws.source(data, parts)
     split = source.split(lists=parts.lists, ratios=parts.ratios, seed=parts.seed)
+    settings = recipe.recipe(parts.seed)
+    settings.seed_weights()
     result = fit(
-        network.model(parts.seed),
+        network.model(),
         ScaleTask(loss, delta=delta, classes=source.magnifications),
         draws.batches(source, split.train, parts),
         source.measured(split.valid, batch_size=parts.batch_size),
         output,
-        recipe=recipe.recipe(parts.seed),
+        recipe=settings,
         resume=resume,
         progress=not quiet,
         about=said_of(source, about),

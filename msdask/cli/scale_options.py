@@ -59,12 +59,10 @@ class Network:
     target: Literal["linear", "log2"] = "linear"
     """what is regressed: the magnification, or its base-2 logarithm"""
 
-    def model(self, seed: int) -> ScaleRegressor:
+    def model(self) -> ScaleRegressor:
         """The network, not trained yet."""
         from msdask.models import ScaleRegressor
-        from msdask.training.recipe import seed_weights
 
-        seed_weights(seed)
         return ScaleRegressor(
             self.backbone,
             embedding=self.embedding or None,

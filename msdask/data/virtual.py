@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from msdask.cutting.cutter import Cutter
 from msdask.cutting.lazy_patches import planned
 from msdask.cutting.tile_cache import TileCache
-from msdask.data.halved_reader import HalvedReader
+from msdask.data.cached_reader import CachedReader, HalvedReader
 from msdask.data.scales import ScaledCut
 from msdask.errors import SpecError
 from msdask.extraction.slide_job import plan_slide
 from msdask.extraction.slide_table import Slides, read_slides
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
-from msdask.readers.base import LevelInfo, Reader, SlideMetadata
+from msdask.readers.base import Reader
 from msdask.scale import footprint, plan_read
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
@@ -41,35 +41,6 @@ _PATCHES_A_TASK = 8
 _HALVED_PX = 2**24
 """Images of one level up to this size are cut from their halvings at other scales."""
 DEFAULT_CACHE_BYTES = 512 * 2**20
-
-
-class _CachedReader:
-    """A slide's reader whose tiles come from a cache."""
-
-    def __init__(self, path: str, reader: Reader, cache: TileCache) -> None:
-        self._path, self._reader, self._cache = path, reader, cache
-        self.format: str = reader.format
-        self.levels: tuple[LevelInfo, ...] = reader.levels
-        self.metadata: SlideMetadata = reader.metadata
-        self.associated: tuple[str, ...] = reader.associated
-
-    def read_tile(
-        self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
-        """See `Reader.read_tile`; tiles that are kept have memory of their own, never `out`."""
-        key = (self._path, level, row, column, scale)
-        return self._cache.decoded(key, lambda: self._reader.read_tile(level, row, column, scale))
-
-    def read_associated(self, name: str) -> NDArray[np.uint8]:
-        """See `Reader.read_associated`."""
-        return self._reader.read_associated(name)
-
-    def fingerprint(self) -> str:
-        """See `Reader.fingerprint`."""
-        return self._reader.fingerprint()
-
-    def close(self) -> None:
-        """Nothing: the slide's own reader stays open."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +295,7 @@ class VirtualSet:
         cut.out[...] = reader.cut(levels, x0, y0)[0][0, 0, :height, :width]
 
     def _reader(self, part: _VirtualSlide) -> Reader:
-        return _CachedReader(part.slide.path, part.slide.reader, self._cache)
+        return CachedReader(part.slide.path, part.slide.reader, self._cache.decoded)
 
     @staticmethod
     def _submit(rows: NDArray[np.int64], read: Callable[[NDArray[np.intp]], None]) -> list[Future[None]]:

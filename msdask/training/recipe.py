@@ -9,7 +9,7 @@ import torch
 
 from msdask.errors import SpecError
 
-__all__ = ["Recipe", "seed_weights"]
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,10 @@ class Recipe:
         if self.patience is not None and self.patience < 1:
             raise SpecError(f"recipe: patience={self.patience!r}: expected at least 1 epoch, or None")
 
+    def seed_weights(self) -> None:
+        """Make the initial weights of the models that are made next follow from the seed."""
+        torch.manual_seed(self.seed)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
-
-
-def seed_weights(seed: int) -> None:
-    """Make the initial weights of the networks that are built next a function of `seed`."""
-    torch.manual_seed(seed)
