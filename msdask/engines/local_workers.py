@@ -18,9 +18,15 @@ def local_cluster(workers: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    # Each loss comes straight back to the engine, which counts the tries.
+    settings = {
+        # Each loss comes straight back to the engine, which counts the tries.
+        "distributed.scheduler.allowed-failures": 0,
+        # So long after a worker has died dask looks whether it is there, and gives its place up for good if it is not:
+        # also where it was back and has died again since. A nanny that starts it again must not be ended for that.
+        "distributed.deploy.lost-worker-timeout": "365 days",
+    }
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(settings),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
