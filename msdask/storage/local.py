@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,9 @@ PutAt = Callable[[int, Sequence[bytes | memoryview]], None]
 _MOST_PARTS = 1024
 """Pieces of one gathered write: the least that POSIX systems of today take."""
 _SYNC_THREADS = 16
+_CHANGED_MEANWHILE = {errno.ENOTEMPTY, errno.ENOENT}
+_PAUSES = (0.01, 0.1, 0.5, 2.0, 5.0, None)
+"""s between tries to remove a folder that files are still put into; None: the last try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,17 @@ class LocalFolders:
         Path(path).unlink(missing_ok=True)
 
     def remove_tree(self, path: str) -> None:
-        """See `Storage.remove_tree`."""
-        shutil.rmtree(path, ignore_errors=False)
+        """See `Storage.remove_tree`; waits a few seconds for somebody who was stopped and still puts files there."""
+        for pause in _PAUSES:
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                was_never_there = error.errno == errno.ENOENT and error.filename == path
+                if pause is None or was_never_there or error.errno not in _CHANGED_MEANWHILE:
+                    raise
+                time.sleep(pause)
+            else:
+                return
 
     def remove_leftovers(self, path: str) -> None:
         """See `Storage.remove_leftovers`; TensorStore, which wrote in older versions, renames `<name>.__lock`."""
