@@ -34,7 +34,7 @@ from msdask.store.writing import commit
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
 
-__all__ = ["extract", "grid_specs", "make_indexes"]
+__all__ = ["extract", "make_indexes"]
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,3 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
         tries=work.trace.tries,
         workers=work.workers,
     )
-
-
-def grid_specs(spec: ExtractionSpec, magnifications: Sequence[float]) -> tuple[ExtractionSpec, ...]:
-    """One grid spec a magnification, otherwise like `spec`."""
-    return tuple(replace(spec, mode="grid", magnifications=(float(m),)) for m in magnifications)

@@ -18,7 +18,7 @@ from msdask.cutting.measures import tissue_mean
 from msdask.engines import in_flight
 from msdask.errors import SpecError, StoreError
 from msdask.extraction import cohort
-from msdask.extraction.cohort import extract, grid_specs
+from msdask.extraction.cohort import extract
 from msdask.extraction.outcome import ExtractionReport
 from msdask.masks import choice
 from msdask.masks.formats import MaskContent
@@ -30,7 +30,7 @@ from msdask.slides.slide import open_slide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage.locks import slide_lock
 from msdask.store.patch_store import PatchStore
-from tests.tools.store_tools import tree, use_small_blocks
+from tests.tools.store_tools import grid_specs, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.5)
 TUPLES = ExtractionSpec(mode="centroids", magnifications=(20, 10, 5), patch_size=64, min_tissue=0.5)

@@ -18,7 +18,7 @@ from msdask.cli.app import main
 from msdask.cutting.lazy_patches import patches
 from msdask.extraction import mending
 from msdask.extraction import repair as repairing
-from msdask.extraction.cohort import extract, grid_specs
+from msdask.extraction.cohort import extract
 from msdask.extraction.repair import RepairReport, repair
 from msdask.sample.slides import SampleSlide, make_slide, write_labels, write_masks
 from msdask.selection.select import grid
@@ -28,7 +28,7 @@ from msdask.store import shards
 from msdask.store.patch_store import PatchStore
 from msdask.store.slide_arrays import SlideArrays
 from tests.tools.cluster_tools import faulty_cluster
-from tests.tools.store_tools import tree, use_small_blocks
+from tests.tools.store_tools import grid_specs, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.3)
 NAME = GRID.name

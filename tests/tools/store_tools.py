@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import xarray as xr
 from msdask.cutting.lazy_patches import patches
 from msdask.selection.select import centroids, grid
 from msdask.slides.slide import open_slide
+from msdask.spec import ExtractionSpec
 
 BLOCK = 16
 """Images a block in these tests: a small slide then has several shards."""
@@ -38,3 +41,8 @@ def tree(path: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file below `path`."""
     files = sorted(f for f in path.rglob("*") if f.is_file())
     return {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def grid_specs(spec: ExtractionSpec, magnifications: Sequence[float]) -> tuple[ExtractionSpec, ...]:
+    """One grid spec a magnification, otherwise like `spec`."""
+    return tuple(replace(spec, mode="grid", magnifications=(float(m),)) for m in magnifications)
