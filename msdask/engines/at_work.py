@@ -10,8 +10,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from msdask.engines.deadline import deadline
+from msdask.engines.software import OtherSoftwareError, Software, software
 
-__all__ = ["Came", "at_work"]
+__all__ = ["Came", "at_work", "parcel"]
 
 
 class Came(NamedTuple):
@@ -32,19 +33,50 @@ class Came(NamedTuple):
     seconds: float
 
 
-def at_work(
-    function: Callable[..., Any], timeout: float | None, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Came:
-    """Run a function on a worker, within its time."""
+def parcel(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, timeout: float | None
+) -> bytes:
+    """A call of `at_work`: whoever opens it with `pickle.loads` makes it, and gets what came of it.
+
+    So a worker without this msdask fails with the task. What a worker cannot open when it comes would end it.
+    """
+    from distributed.protocol.pickle import dumps
+
+    return pickle.dumps(_Call(dumps((function, args, kwargs)), timeout, software()))
+
+
+class _Call:
+    """Arguments of `at_work`; opened, its result."""
+
+    def __init__(self, *args: Any) -> None:
+        self._args = args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return at_work, self._args
+
+
+def at_work(work: bytes, timeout: float | None, expected: Software) -> Came:
+    """Run a function on a worker, within its time.
+
+    Parameters
+    ----------
+    work : a pickled (function, args, kwargs); opened only by the msdask that it was made by
+    timeout : seconds, or None
+    expected : the msdask of the client; with another one nothing is run
+    """
     from distributed import get_worker
 
     value, failure, began = None, None, time.monotonic()
+    worker = str(get_worker().address)
+    if (found := software()) != expected:
+        return Came(None, OtherSoftwareError({worker: str(found)}, expected), worker, 0.0)
     try:
         with _own_threads(), deadline(timeout):
+            function, args, kwargs = pickle.loads(work)
             value = function(*args, **kwargs)
     except Exception as error:
         failure = _portable(error)
-    return Came(value, failure, str(get_worker().address), time.monotonic() - began)
+    return Came(value, failure, worker, time.monotonic() - began)
 
 
 _own_setting = ExitStack()

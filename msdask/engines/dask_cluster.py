@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import queue
 import threading
 import time
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msdask.engines.at_work import Came, at_work
+from msdask.engines.at_work import Came, parcel
 from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
 from msdask.engines.growth import seconds_ahead
+from msdask.engines.software import OtherSoftwareError, other_workers, software
 from msdask.engines.workers import MOST_JOBS, Workers
 from msdask.errors import MsdaskError, WorkerLostError
 
@@ -27,6 +29,8 @@ __all__ = ["ClusterEngine"]
 
 _LOOK = 1.0
 """Seconds between two looks at who is alive."""
+_UNOPENED = (ImportError, AttributeError, TypeError)
+"""What dask says where a worker with another msdask, or none, could not open a task; a task's own errors are values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +54,7 @@ class _Lost(Exception):
 
 
 class _Stranded(_Lost):
-    """A task was sent to workers that were gone when it came, and has not run."""
+    """A task has not run: its workers were gone when it came, or could not take it, or dask knows of it no more."""
 
 
 class ClusterEngine:
@@ -85,9 +89,11 @@ class ClusterEngine:
         self._numbers = itertools.count()
         self._workers = Workers(jobs)
         self._out: dict[Future[Any], list[str]] = {}
-        self._stranded: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        if others := other_workers(client):
+            raise OtherSoftwareError(others, software())
         self._look()
         self._watcher = threading.Thread(target=self._watch, name="msdask-watch", daemon=True)
         self._watcher.start()
@@ -195,11 +201,11 @@ class ClusterEngine:
         # steps, of which there are few, and never slides.
         future: Future[Any] = self._client.submit(
             # As one object: dask would look for futures and collections in every argument.
-            partial(at_work, task.function, self._timeout, task.args, task.kwargs),
+            partial(pickle.loads, parcel(task.function, task.args, task.kwargs, timeout=self._timeout)),
             key=f"{task.step}-{self._name}.{next(self._numbers)}/{task.label.partition(': ')[2]}",
             workers=where or None,
             # sent to a worker that has just died, it would come to the one that is kept for a task alone
-            allow_other_workers=bool(where) and elsewhere and not self._workers.is_someone_alone,
+            allow_other_workers=bool(where) and elsewhere and not (self._workers.is_someone_alone or self._refused),
             priority=-task.trace.order,
             pure=False,
         )
@@ -222,7 +228,7 @@ class ClusterEngine:
         _Lost
             It was lost with its worker, or had no memory.
         """
-        from distributed import CancelledError, KilledWorker
+        from distributed import KilledWorker
 
         trace = task.trace
         try:
@@ -230,9 +236,13 @@ class ClusterEngine:
         except KilledWorker as error:
             trace.workers.add(error.last_worker.address)
             raise _Lost from error
-        except CancelledError as error:
-            self._workers.check()
-            raise (_Stranded if future.key in self._stranded else _Lost) from error
+        except _UNOPENED as error:
+            if self._refuse(other_workers(self._client), trace):
+                raise _Stranded from error
+            raise
+        if isinstance(came.error, OtherSoftwareError):
+            self._refuse(came.error.others, trace)
+            raise _Stranded from came.error
         trace.workers.add(came.worker)
         if isinstance(came.error, MemoryError):
             raise _Lost from came.error
@@ -240,6 +250,23 @@ class ClusterEngine:
             raise came.error
         self._workers.took(task.step, came.seconds)
         return came.value
+
+    def _refuse(self, others: Mapping[str, str], trace: JobTrace) -> bool:
+        """Send nothing any more to workers that run another msdask; without any other one, everything ends.
+
+        Returns
+        -------
+        are_any : whether there were any
+        """
+        with self._lock:
+            news = {worker: found for worker, found in others.items() if worker not in self._refused}
+            self._refused.update(news)
+        if news:
+            reason = OtherSoftwareError(news, software())
+            if not self._look():
+                self._workers.end(reason)
+            trace.warn(f"a worker that has come gets no work: {reason}")
+        return bool(others)
 
     def _came(self, future: Future[Any], worker: str | None) -> Came:
         """What came back; looks meanwhile whether anything still can."""
@@ -250,7 +277,13 @@ class ClusterEngine:
             self._workers.check()
             if worker is not None and worker not in self._workers.alive:
                 raise _Lost
-        came: Came = future.result()
+        try:
+            came: Came = future.result()
+        except Exception as error:
+            if not future.cancelled():  # what else it may say then
+                raise
+            self._workers.check()
+            raise _Stranded from error
         return came
 
     def _run_alone(self, task: _Task) -> Any:
@@ -261,8 +294,8 @@ class ClusterEngine:
         WorkerLostError
             That died as well, each time.
         """
-        trace, how = task.trace, "died"
-        for number in range(2, self._tries + 1):
+        trace, how, number = task.trace, "died", 2
+        while number <= self._tries:
             trace.tries = max(trace.tries, number)
             trace.warn(
                 f"'{task.label}' was lost with its worker: it is tried again, alone (try {number} of {self._tries})"
@@ -272,7 +305,10 @@ class ClusterEngine:
                 future = self._send(replace(task, label=f"{task.label}, try {number}"), [worker], elsewhere=False)
                 try:
                     return self._result(future, task, worker)
+                except _Stranded:
+                    continue
                 except _Lost:
+                    number += 1
                     trace.workers.add(worker)
                     late = self._timeout is not None and time.monotonic() - started >= self._timeout
                     how = f"took longer than timeout={self._timeout:g} s" if late else "died"
@@ -293,7 +329,6 @@ class ClusterEngine:
         """Let go of a task's future, and of its place among those that are out."""
         with self._lock:
             self._out.pop(future, None)
-            self._stranded.discard(future.key)
         if not future.done():
             future.cancel()
         future.release()
@@ -302,8 +337,14 @@ class ClusterEngine:
 
     def _look(self) -> dict[str, int]:
         """See who takes tasks now: address -> threads."""
-        workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        alive = {a: int(w["nthreads"]) for a, w in workers.items() if w.get("status", "running") == "running"}
+        # `Client.scheduler_info` gives what the client keeps, which a timer of its own replaces by one without workers.
+        scheduler: Any = self._client.scheduler
+        workers: Mapping[str, Any] = self._client.sync(scheduler.identity, n_workers=-1)["workers"]
+        alive = {
+            a: int(w["nthreads"])
+            for a, w in workers.items()
+            if w.get("status", "running") == "running" and a not in self._refused
+        }
         self._workers.update(alive, ahead=seconds_ahead(self._client))
         return alive
 
@@ -318,9 +359,7 @@ class ClusterEngine:
         if not waiting:
             return
         running = {key for keys in self._client.processing().values() for key in keys}
-        stranded = [f for f in waiting if f.key not in running and not f.done()]
-        self._stranded.update(str(f.key) for f in stranded)
-        self._client.cancel(stranded)
+        self._client.cancel([f for f in waiting if f.key not in running and not f.done()])
 
     def _watch(self) -> None:
         """Keep the workers up to date; end everything where the cluster is gone."""

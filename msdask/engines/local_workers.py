@@ -14,9 +14,14 @@ __all__ = ["local_cluster"]
 
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Client]:
-    """A client of so many single-threaded worker processes on this machine, dashboard and all on 127.0.0.1."""
+    """A client of so many single-threaded worker processes on this machine, dashboard and all on 127.0.0.1.
+
+    Whoever reaches a scheduler can run code on its workers, and every user of a machine reaches its loopback: this one
+    answers only to who has the key that was made for it, which never leaves the memory of its processes. The client is
+    nobody's default.
+    """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, Security
 
     settings = {
         # Each loss comes straight back to the engine, which counts the tries.
@@ -33,7 +38,8 @@ def local_cluster(workers: int) -> Iterator[Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client

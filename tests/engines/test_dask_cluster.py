@@ -154,7 +154,7 @@ def test_tasks_are_few_small_named_and_bounded(
     monkeypatch.setattr(client, "submit", recorded)
     monkeypatch.setattr(ClusterEngine, "_result", measured)
     report = run(slides, tmp_path / "s.zarr", client=client)
-    assert report.is_complete
+    assert report.is_complete, report.failures
     blocks = sum(-(-report.outcomes[0].counts["selected"] // 16) for _ in range(5))
     assert blocks >= 5 * 3
     assert len(sent) == blocks + 2 * 5
@@ -203,7 +203,7 @@ def test_a_slide_that_kills_its_workers_is_set_aside_and_the_others_finish(
     report = run(slides, tmp_path / "s.zarr", client=client, tries=2)
     assert states(report) == {"a.svs": "complete", "b-exit.svs": "failed", "c.svs": "complete"}
     assert "'extract: grid-20x-64/b-exit.svs/1' was given up after 2 tries" in report.failures["b-exit.svs"]
-    assert "the worker died each time it ran (tcp://127.0.0.1:" in report.failures["b-exit.svs"]
+    assert "the worker died each time it ran (tls://127.0.0.1:" in report.failures["b-exit.svs"]
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_slides_that_kill_or_hang_their_workers_are_set_aside_and_the_others_fin
     assert "more memory" in report.failures["e-memory.svs"]
     assert "'begin: f-unopenable.svs' was given up" in report.failures["f-unopenable.svs"]
     assert {o.tries for o in report.outcomes if o.state == "failed"} == {2}
-    assert all(worker.startswith("tcp://127.0.0.1:") for o in report.outcomes for worker in o.workers)
+    assert all(worker.startswith("tls://127.0.0.1:") for o in report.outcomes for worker in o.workers)
     assert PatchStore(tmp_path / "s.zarr")["grid-20x-64"].slides == list(good)
     renamed = cohort(sample, tmp_path / "good", *good)
     run(renamed, tmp_path / "t.zarr")

@@ -107,20 +107,22 @@ class Processes:
         self.client = self._stack.enter_context(Client(scheduler_file=self.scheduler_file))
         self.address = self.client.scheduler.address
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, source: Path = REPOSITORY) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(source),
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3",
         }
         log = self._stack.enter_context((self._folder / f"{arguments[0]}-{time.monotonic_ns()}.log").open("wb"))
         command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self._folder)
 
-    def add_worker(self) -> None:
-        """Start one; `wait` waits for it."""
-        options = {"--host": "127.0.0.1", "--nthreads": "1", "--memory-limit": "0", "--preload": str(self._preload)}
-        self.workers.append(self._start("worker", self.address, "--no-dashboard", *_flat(options)))
+    def add_worker(self, *, source: Path | None = None) -> None:
+        """Start one; `wait` waits for it. With `source`, it finds msdask there, and has no faults."""
+        options = {"--host": "127.0.0.1", "--nthreads": "1", "--memory-limit": "0"}
+        options |= {"--preload": str(self._preload)} if source is None else {}
+        arguments = ("worker", self.address, "--no-dashboard", *_flat(options))
+        self.workers.append(self._start(*arguments, source=source or REPOSITORY))
 
     def wait(self) -> None:
         """Until there are as many workers as nannies."""

@@ -174,6 +174,27 @@ def test_a_cluster_of_our_own_listens_on_the_loopback_only() -> None:
     assert listening <= {"127.0.0.1", "::1"}
 
 
+def test_a_cluster_of_our_own_answers_to_its_own_client_only() -> None:
+    """Every user of a machine reaches its loopback, and whoever is let in by a scheduler runs code as its owner."""
+    import dask
+    from distributed import Client, Security, get_client
+
+    from msdask.engines.local_workers import local_cluster
+
+    with local_cluster(1) as client, dask.config.set({"distributed.comm.timeouts.connect": "2s"}):
+        scheduler = client.scheduler.address
+        (worker,) = client.scheduler_info()["workers"]
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        with pytest.raises(ValueError, match="No global client"):
+            get_client()
+        for address in (scheduler, worker):
+            assert address.startswith("tls://127.0.0.1:")
+            plain = address.replace("tls://", "tcp://")
+            for way, key in ((address, None), (address, Security.temporary()), (plain, None)):
+                with pytest.raises((OSError, RuntimeError, TypeError)):
+                    Client(way, security=key, set_as_default=False)
+
+
 # --- bombs ------------------------------------------------------------------------------------------------------------
 
 
