@@ -163,12 +163,15 @@ class VirtualSet:
         opened, tables, cohort = {}, {}, {}
         for slide_id in patch_set.slides:
             attrs, path = patch_set.attrs(slide_id), places.join(patch_set.path, slide_id)
+            digests = attrs.get("digests", {})
             source = (slides or {}).get(slide_id, attrs["source"])
             slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
             otherwise = "give the right one as slides={...}, or extract it again with overwrite"
             stored = f"slide '{slide_id}' of '{patch_set.name}'"
             check_same_file(stored, attrs, slide.fingerprint(), slide.path, otherwise=otherwise)
-            columns = {n: layout.read_variable(path, n) for n in ("x0", "y0", "label", "tissue", "keep")}
+            columns = {
+                n: layout.read_variable(path, n, digest=digests.get(n)) for n in ("x0", "y0", "label", "tissue", "keep")
+            }
             opened[slide_id] = slide
             tables[slide_id] = xr.Dataset(
                 columns,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from msdask.errors import SlideError, SpecError
 from msdask.readers.listing import is_slide, slides_in
-from msdask.storage.places import is_url
+from msdask.storage.places import is_url, local_path
 from msdask.storage.tables import read_table
 from msdask.store.layout import check_slide_id
 
@@ -92,7 +92,7 @@ def read_slides(slides: Slides) -> list[SlideRow]:
 def _from_path(path: str) -> list[SlideRow]:
     if is_url(path):
         return [_row({"path": path}, Path())]
-    found = Path(path)
+    found = Path(local_path(path))
     if found.is_dir():
         return [_row({"path": slide}, Path()) for slide in ([path] if is_slide(path) else slides_in(path))]
     if not found.exists():
@@ -127,7 +127,7 @@ def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
 
     def located(value: Any) -> str:
         text = os.fspath(value)
-        return text if is_url(text) or os.path.isabs(text) else os.path.join(base, text)
+        return text if is_url(text) else local_path(os.path.join(base, os.path.expanduser(text)))
 
     def number(name: str) -> float | None:
         try:

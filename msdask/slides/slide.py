@@ -25,7 +25,7 @@ from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
 
-__all__ = ["Slide", "open_slide"]
+__all__ = ["Slide", "file_state", "open_slide"]
 
 _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
@@ -114,7 +114,7 @@ class Slide:
     @property
     def reader(self) -> Reader:
         """The open reader of this process; shared by all slides of one path."""
-        return _shared_reader(self.path, self._backend, _file_state(self.path))
+        return _shared_reader(self.path, self._backend, file_state(self.path))
 
     @property
     def name(self) -> str:
@@ -313,7 +313,7 @@ class Slide:
             "msdask.Slide",
             self.path,
             self._backend,
-            _file_state(self.path),
+            file_state(self.path),
             self._on_bad_tile,
             self.scale,
             self.level_infos,
@@ -363,17 +363,17 @@ class Slide:
             return None
 
 
-def _file_state(path: str) -> tuple[int, int] | None:
-    """Size and time of a local file: a file that was replaced is opened anew."""
+def file_state(path: str) -> tuple[int, int, int] | None:
+    """Size, time and inode of a local file, which change when it is replaced or written; None for a URL."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
         return None
-    return state.st_size, state.st_mtime_ns
+    return state.st_size, state.st_mtime_ns, state.st_ino
 
 
 @lru_cache(maxsize=32)
-def _shared_reader(path: str, backend: str | None, state: tuple[int, int] | None) -> Reader:
+def _shared_reader(path: str, backend: str | None, state: tuple[int, int, int] | None) -> Reader:
     """One reader a path in a process, so that a worker's hundred blocks of a slide parse its metadata once."""
     return open_reader(path, backend=backend)
 

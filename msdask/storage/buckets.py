@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -251,6 +253,32 @@ class Bucket:
         with self._errors(path):
             for some in obstore.list(self._store, self.key(path)):
                 obstore.delete(self._store, [str(entry["path"]) for entry in some])
+
+    def links(self, path: str) -> list[str]:
+        """See `Storage.links`: there are none."""
+        return []
+
+    def replace_tree(self, source: str, target: str) -> None:
+        """See `Storage.replace_tree`: copies that the server makes, all documents' own last."""
+        self.remove(f"{target}/zarr.json")
+        begin, goal = self.key(source), self.key(target)
+        names = [key[len(begin) :] for key in self._keys_below(source)]
+        for stale in sorted({key[len(goal) :] for key in self._keys_below(target)} - set(names)):
+            self.remove(target + stale)
+        with ThreadPoolExecutor(self.requests) as pool:
+            rest = [name for name in names if name != "/zarr.json"]
+            deque(pool.map(lambda name: self._copy(source + name, target + name), rest), maxlen=0)
+        self._copy(f"{source}/zarr.json", f"{target}/zarr.json")
+        self.remove_tree(source)
+
+    def _keys_below(self, path: str) -> list[str]:
+        with self._errors(path):
+            found = obstore.list(self._store, f"{self.key(path)}/")
+            return [str(entry["path"]) for some in found for entry in some]
+
+    def _copy(self, source: str, target: str) -> None:
+        with self._errors(source):
+            obstore.copy(self._store, self.key(source), self.key(target))
 
     def remove_leftovers(self, path: str) -> None:
         """Nothing: a PUT that was interrupted leaves nothing."""

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from msdask.errors import StoreError
+from msdask.errors import LockedError, StoreError
 from msdask.storage import places
 from msdask.storage.lock_owner import as_document, is_dead, parsed, shown, this_owner
 
@@ -27,7 +27,10 @@ try:
 except ImportError:  # Windows has no flock; there the owner's document is the lock
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["STALE_AFTER", "SlideLock", "slide_lock"]
+__all__ = ["ENDING", "STALE_AFTER", "SlideLock", "held", "lock_folder", "slide_lock"]
+
+ENDING = ".lock"
+"""Of a lock's file."""
 
 STALE_AFTER = 60.0
 """s without a heartbeat after which a lock is taken over, unless its owner is known to be dead before."""
@@ -58,11 +61,24 @@ def slide_lock(store: str, set_name: str, slide_id: str, *, stale_after: float =
 
     Raises
     ------
+    LockedError
+        Another writer holds it; the message says who.
     StoreError
-        Another writer holds it (the message says who), the lock cannot be made; or, at the end, it was lost meanwhile.
+        The lock cannot be made; or, at the end, it was lost meanwhile.
     """
-    path = places.join(f"{places.location(store).rstrip('/')}.locks", set_name, f"{slide_id}.lock")
     what = f"slide '{slide_id}' of '{set_name}' in '{store}'"
+    with held(places.join(lock_folder(store, set_name), f"{slide_id}{ENDING}"), what, stale_after=stale_after) as lock:
+        yield lock
+
+
+def lock_folder(store: str, set_name: str) -> str:
+    """Where the locks of a patch set are: beside the store."""
+    return places.join(f"{places.location(store).rstrip('/')}.locks", set_name)
+
+
+@contextmanager
+def held(path: str, what: str, *, stale_after: float = STALE_AFTER) -> Iterator[SlideLock]:
+    """Hold the lock at a path; `what` it is for goes into errors. Yields and raises as `slide_lock`."""
     kind: type[_FileLock] | type[_ObjectLock] = _ObjectLock if places.is_remote(path) else _FileLock
     lock = SlideLock(what, kind(path, what, stale_after), stale_after)
     _heart().add(lock)
@@ -153,7 +169,7 @@ class _FileLock:
             # Of this kernel: it is dead, or flock would have said so. Of another: flock may not reach there.
             ended = (has_flock and found.get("boot") == self._owner["boot"]) or is_dead(found)
             if found and not ended and self._age() < stale_after:
-                raise StoreError(_refusal(what, found, stale_after))
+                raise LockedError(_refusal(what, found, stale_after))
             self._write()
         except BaseException:
             os.close(self._handle)
@@ -207,7 +223,7 @@ def _open_locked(path: Path, what: str) -> tuple[int, bool]:
         except BlockingIOError:
             owner = parsed(os.pread(handle, 4096, 0))
             os.close(handle)
-            raise StoreError(_refusal(what, owner)) from None
+            raise LockedError(_refusal(what, owner)) from None
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 os.close(handle)
@@ -254,7 +270,7 @@ class _ObjectLock:
             tag = self._bucket.replace_if(self._path, self._document(), state.tag)
             if tag is not None:
                 return tag
-        raise StoreError(_refusal(what, found, stale_after))
+        raise LockedError(_refusal(what, found, stale_after))
 
     def _document(self) -> bytes:
         self._beat += 1  # equal documents would have equal tags

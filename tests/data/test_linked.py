@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ import msdask as ms
 from msdask.data import LinkedSet, PatchDataset, PatchStream, loader
 from msdask.errors import SpecError, StoreError
 from msdask.sample.slides import make_slide
-from msdask.store import layout
+from msdask.store import documents, layout
+from tests.tools.store_tools import copy_store
 
 SIZE = 32
 NAMES = [f"grid-{m}x-{SIZE}" for m in (20, 10, 5)]
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
 @pytest.fixture
 def copied(store: ms.PatchStore, tmp_path: Path) -> ms.PatchStore:
     """A copy that a test may damage."""
-    shutil.copytree(store.path, tmp_path / "copied.zarr")
+    copy_store(store.path, tmp_path / "copied.zarr")
     return ms.PatchStore(tmp_path / "copied.zarr")
 
 
@@ -176,9 +176,9 @@ def test_the_loader_streams_them_by_threads_and_workers_alike(store: ms.PatchSto
 
 def test_a_slide_without_links_is_named_with_the_way_out(copied: ms.PatchStore) -> None:
     path = Path(copied.path, NAMES[0], "b.svs")
-    attrs = layout.read_attrs(path)
+    attrs = documents.read_attrs(path)
     del attrs["links"]
-    layout.write_document(path, attrs)
+    documents.write_document(path, attrs)
     with pytest.raises(StoreError, match=r"slide 'b.svs' of 'grid-20x-32' is linked to nothing .* in one run"):
         LinkedSet(sets(copied))
     assert LinkedSet(sets(copied), slides=["a.svs", "c.svs"]).slides == ["a.svs", "c.svs"]
@@ -186,7 +186,7 @@ def test_a_slide_without_links_is_named_with_the_way_out(copied: ms.PatchStore) 
 
 def test_links_into_a_set_of_another_spec_are_refused(copied: ms.PatchStore) -> None:
     path = Path(copied.path, NAMES[1])
-    layout.write_document(path, layout.read_attrs(path) | {"spec_hash": "another"})
+    documents.write_document(path, documents.read_attrs(path) | {"spec_hash": "another"})
     with pytest.raises(
         StoreError, match=r"was linked to 'grid-10x-32' of spec [0-9a-f]{8}, which is now of spec another"
     ):

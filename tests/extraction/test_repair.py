@@ -28,7 +28,7 @@ from msdask.store import shards
 from msdask.store.patch_store import PatchStore
 from msdask.store.slide_arrays import SlideArrays
 from tests.tools.cluster_tools import faulty_cluster
-from tests.tools.store_tools import grid_specs, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, grid_specs, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.3)
 NAME = GRID.name
@@ -66,7 +66,7 @@ def whole(samples: list[SampleSlide], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def store(whole: dict[Codec, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole["raw"], tmp_path / "s.zarr"))
+    return copy_store(whole["raw"], tmp_path / "s.zarr")
 
 
 def shard(store: Path, block: int, slide: str = "a.svs") -> Path:
@@ -98,7 +98,7 @@ def mended(store: Path, **options: object) -> RepairReport:
 def test_broken_shards_are_read_again_and_nothing_else(
     codec: Codec, damage: Damage, whole: dict[Codec, Path], tmp_path: Path
 ) -> None:
-    store = Path(shutil.copytree(whole[codec], tmp_path / "s.zarr"))
+    store = copy_store(whole[codec], tmp_path / "s.zarr")
     broken = [shard(store, 1), shard(store, 2)]
     before = times(store)
     for path in broken:

@@ -195,7 +195,7 @@ def document(*parts: str | Path) -> dict[str, Any]:
 
 
 def test_the_root_and_the_set_say_what_they_are(tuples_store: Path) -> None:
-    assert document(tuples_store)["attributes"] == {"msdask_schema": 1, "codec": "raw"}
+    assert document(tuples_store)["attributes"] == {"msdask_schema": 2, "codec": "raw"}
     attrs = document(tuples_store, NAME)["attributes"]
     spec = ExtractionSpec(mode="centroids", magnifications=(10, 5, 2.5), patch_size=64)
     assert attrs == {"spec": spec.to_dict(), "spec_hash": spec.hash}
@@ -211,7 +211,8 @@ def test_the_slide_is_consolidated_and_complete(tuples_store: Path, small_slide:
         assert inside == document(tuples_store, NAME, "small.svs", name)
     attrs = found["attributes"]
     assert attrs["state"] == "complete"
-    assert attrs["source"] == str(small_slide.path)
+    assert attrs["source"] == small_slide.path.name
+    assert PatchStore(tuples_store)[NAME].attrs("small.svs")["source"] == str(small_slide.path)
     assert (attrs["shape"], attrs["mpp"], attrs["mpp_used"], attrs["mpp_quality"]) == (
         [2304, 3072],
         0.25,
@@ -531,9 +532,9 @@ def test_what_is_no_patch_store_is_left_alone(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tuples_store: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.zarr"
     path.mkdir()
-    newer = document(tuples_store) | {"attributes": {"msdask_schema": 2, "codec": "raw"}}
+    newer = document(tuples_store) | {"attributes": {"msdask_schema": 3, "codec": "raw"}}
     (path / "zarr.json").write_text(json.dumps(newer))
-    with pytest.raises(StoreError, match="schema 2, this msdask reads schema 1: update msdask"):
+    with pytest.raises(StoreError, match="schema 3, this msdask reads 1 and 2: update msdask"):
         PatchStore(path)
 
 

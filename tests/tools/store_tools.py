@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,3 +47,12 @@ def tree(path: Path) -> dict[str, str]:
 def grid_specs(spec: ExtractionSpec, magnifications: Sequence[float]) -> tuple[ExtractionSpec, ...]:
     """One grid spec a magnification, otherwise like `spec`."""
     return tuple(replace(spec, mode="grid", magnifications=(float(m),)) for m in magnifications)
+
+
+def copy_store(store: Path, target: Path) -> Path:
+    """Copy a store with what lies beside it: where its slides were read."""
+    shutil.copytree(store, target)
+    sources = Path(f"{store}.sources")
+    if sources.is_dir():
+        shutil.copytree(sources, f"{target}.sources", dirs_exist_ok=True)
+    return target

@@ -25,7 +25,7 @@ from msdask.store import shards, writing
 from msdask.store.codecs import encode_predicted
 from msdask.store.patch_store import PatchStore
 from msdask.store.reading import ShardArray
-from tests.tools.store_tools import lazy_grid, lazy_tuples, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, lazy_grid, lazy_tuples, tree, use_small_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "grid-10x-64"
@@ -53,7 +53,7 @@ def undisturbed(small_slide: SampleSlide, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(params=["raw", "lossless", "jpeg"])
 def store(request: pytest.FixtureRequest, undisturbed: dict[str, Path], tmp_path: Path) -> PatchStore:
     """A store of its own to damage: 7 shards of at most 16 patches."""
-    shutil.copytree(undisturbed[request.param], tmp_path / "s.zarr")
+    copy_store(undisturbed[request.param], tmp_path / "s.zarr")
     return PatchStore(tmp_path / "s.zarr")
 
 
@@ -263,7 +263,7 @@ def test_a_process_killed_at_any_time_leaves_what_a_rerun_finishes(
 def test_a_killed_overwrite_never_looks_complete(
     small_slide: SampleSlide, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(undisturbed["raw"], tmp_path / "s.zarr")
+    copy_store(undisturbed["raw"], tmp_path / "s.zarr")
     assert killed_write(small_slide.path, tmp_path / "s.zarr", "raw", 6, "overwrite") == -signal.SIGKILL
     assert PatchStore(tmp_path / "s.zarr")[NAME].slides == []
     PatchStore(tmp_path / "s.zarr").write(lazy_grid(small_slide.path))
@@ -367,7 +367,7 @@ def test_a_flipped_byte_names_the_magnification(small_slide: SampleSlide, tmp_pa
 def test_a_shard_of_another_block_in_its_place_is_found_by_verify(
     codec: Codec, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(undisturbed[codec], tmp_path / "s.zarr")
+    copy_store(undisturbed[codec], tmp_path / "s.zarr")
     store = PatchStore(tmp_path / "s.zarr")
     shutil.copy(shard(store, 1), shard(store, 2))
     assert any("do not match the checksum" in problem for problem in store.verify()[NAME])
@@ -380,7 +380,7 @@ def test_a_shard_of_another_block_in_its_place_is_found_by_verify(
 def test_a_damaged_table_is_never_read_as_zeros(
     column: str, damage: Damage, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(undisturbed["raw"], tmp_path / "s.zarr")
+    copy_store(undisturbed["raw"], tmp_path / "s.zarr")
     store = PatchStore(tmp_path / "s.zarr")
     chunk = next(p for p in Path(store.path, NAME, SLIDE, column, "c").rglob("*") if p.is_file())
     damage(chunk)
@@ -399,7 +399,7 @@ def test_a_table_that_was_changed_soundly_is_found_by_its_checksum(
 ) -> None:
     import zarr
 
-    shutil.copytree(undisturbed["raw"], tmp_path / "s.zarr")
+    copy_store(undisturbed["raw"], tmp_path / "s.zarr")
     array = zarr.open_array(store=tmp_path / "s.zarr" / NAME / SLIDE / "x0", mode="r+")
     array[0] = 7
     problems = PatchStore(tmp_path / "s.zarr").verify()[NAME]
@@ -411,7 +411,7 @@ def test_a_table_that_was_changed_soundly_is_found_by_its_checksum(
 def test_a_slide_with_a_broken_document_does_not_hide_the_others(
     content: str | None, small_slide: SampleSlide, undisturbed: dict[str, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(undisturbed["raw"], tmp_path / "s.zarr")
+    copy_store(undisturbed["raw"], tmp_path / "s.zarr")
     store = PatchStore(tmp_path / "s.zarr")
     other = lazy_grid(small_slide.path)
     other.attrs["slide_id"] = "other"

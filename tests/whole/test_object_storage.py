@@ -27,7 +27,7 @@ from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import slide_lock
 from msdask.storage.ranges import READ_AHEAD, coalesce
-from msdask.store import layout, shards, writing
+from msdask.store import documents, shards, writing
 from msdask.store.patch_store import PatchStore
 from msdask.store.reading import ShardArray
 from tests.tools.s3_server import BUCKET, SECRET, get, keys, objects, place_of, put, s3_server
@@ -288,14 +288,14 @@ def test_a_cohort_is_extracted_from_one_bucket_into_another_place(
 def test_caches_see_that_an_equal_document_was_written_anew(s3: str, small_slide: SampleSlide) -> None:
     store = PatchStore(f"{s3}/s.zarr")
     arrays = store.write(lazy_grid(small_slide.path)).arrays(SLIDE)
-    before = layout.document_state(arrays.array_path("x0"))
-    assert layout.document_state(arrays.array_path("x0")) == before
+    before = documents.document_state(arrays.array_path("x0"))
+    assert documents.document_state(arrays.array_path("x0")) == before
     document = places.at(arrays.path).state(f"{arrays.array_path('x0')}/zarr.json")
     slide = ms.open_slide(small_slide.path)
     table = ms.grid(slide, magnification=10, patch_size=64)
     store.write(ms.patches(slide, table.assign(x0=table["x0"] - 16)), overwrite=True)
     assert places.at(arrays.path).state(f"{arrays.array_path('x0')}/zarr.json")[0] == document[0]
-    assert layout.document_state(arrays.array_path("x0")) != before
+    assert documents.document_state(arrays.array_path("x0")) != before
 
 
 # --- what is said, kept and sent --------------------------------------------------------------------------------------
