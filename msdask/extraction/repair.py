@@ -25,7 +25,7 @@ from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import documents
 from msdask.store.damage import Damage, find_damage
-from msdask.store.manifest import restore_documents, slide_entries
+from msdask.store.manifest import restore_documents, slide_entries, slide_entry
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.store.replacing import building_path, finish_replacement
@@ -235,7 +235,7 @@ def _renew_slide(
     """Extract a slide afresh, beside its place: what is there stays until what replaces it is complete."""
     slide_id, name = place.slide_id, place.set_name
     attrs = _readable_attrs(place)
-    row = _row(place, attrs or _attrs_elsewhere(place, run), run)
+    row = _row(place, attrs or slide_entry(place), run)
     if attrs.get("fingerprint"):
         work.call(f"check: {name}/{slide_id}", _check_file, attrs, row.path, patch_set.spec)
     links = _links(patch_set, attrs)
@@ -280,16 +280,6 @@ def _readable_attrs(place: SlidePlace) -> dict[str, Any]:
     return found if found.get("slide_id", place.slide_id) == place.slide_id else {}
 
 
-def _attrs_elsewhere(place: SlidePlace, run: _Run) -> dict[str, Any]:
-    """What another patch set says of the slide: its scale and its row of the table, nothing of what was cut."""
-    for name in run.store:
-        if name != place.set_name and place.slide_id in run.expected[name]:
-            found = _readable_attrs(SlidePlace(place.store, name, place.slide_id))
-            if found.get("state") == "complete":
-                return {key: found[key] for key in ("source", "mpp", "mpp_source", "cohort") if key in found}
-    return {}
-
-
 def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
     """The slide's row of the table that it came from, as far as it is stored; what the caller gives goes before it."""
     given, known = run.rows.get(place.slide_id), read_source(place)
@@ -299,7 +289,7 @@ def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
         return given
     mask = given.mask if given is not None else None
     if mask is None and run.masks.folder is None:
-        mask = known.get("mask", _stored_mask(place.path))
+        mask = known["mask"] if "mask" in known else _stored_mask(place.path)
         if "classes" in attrs and run.masks.values is None:
             raise MaskError(f"{place} was made with an annotated mask: give its values (values=)")
     cohort = dict(attrs.get("cohort", {}))

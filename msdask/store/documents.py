@@ -9,7 +9,13 @@ from typing import Any
 
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.storage import places
-from msdask.store.integrity import check_document, check_slide_document, committed_documents, sealed, unreadable
+from msdask.store.integrity import (
+    check_document,
+    check_slide_document,
+    committed_documents,
+    sealed,
+    unreadable,
+)
 
 __all__ = [
     "array_documents",
@@ -74,11 +80,13 @@ def _read_text(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any] | No
     except OSError as error:
         raise unreadable(f"'{file}'", error) from error
     except (ValueError, RecursionError) as error:
-        raise StoreError(
+        raise CorruptChunkError(
             f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
         ) from error
     if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-        raise StoreError(f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again")
+        raise CorruptChunkError(
+            f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again"
+        )
     return text, document
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from msdask.errors import CorruptChunkError, StoreError, UnreachableError
@@ -29,10 +30,13 @@ __all__ = [
     "set_entry",
     "set_names",
     "slide_entries",
+    "slide_entry",
     "store_entry",
 ]
 
 MANIFEST_GROUP = "_manifest"
+_KEPT = ("checksum", "spec_hash", "source", "mpp", "mpp_source", "cohort", "classes")
+"""Attributes of a slide that are kept apart from it: what it takes to make it again."""
 
 
 def _path(store: str, *names: str) -> str:
@@ -77,22 +81,31 @@ def slide_entries(store: str, name: str) -> dict[str, str]:
     """Checksum of each slide that should be complete in a patch set, by id; "" where the entry itself is damaged."""
     path = _path(store, name)
     ids = places.at(path).folders(path)
-
-    def checksum(slide_id: str) -> str:
-        try:
-            return str(documents.read_slide(places.join(path, slide_id)).get("checksum", ""))
-        except UnreachableError:
-            raise
-        except StoreError:
-            return ""
-
-    return dict(zip(ids, places.gather(path, checksum, ids), strict=True))
+    entries = places.gather(path, lambda slide_id: slide_entry(SlidePlace(store, name, slide_id)), ids)
+    return {slide_id: str(entry.get("checksum", "")) for slide_id, entry in zip(ids, entries, strict=True)}
 
 
-def enter_slide(place: SlidePlace, checksum: str, spec_hash: str) -> None:
-    """Enter a slide that becomes complete now."""
-    attrs = {"slide_id": place.slide_id, "spec_hash": spec_hash, "checksum": checksum, "schema": SCHEMA}
-    documents.write_sealed(_path(place.store, place.set_name, place.slide_id), attrs)
+def enter_slide(place: SlidePlace, attrs: Mapping[str, Any]) -> None:
+    """Enter a slide that becomes complete now, or whose facts change: its checksum, its scale, its row of the table.
+
+    Parameters
+    ----------
+    place : of the slide
+    attrs : of the complete slide
+    """
+    own = {name: attrs[name] for name in _KEPT if name in attrs}
+    own |= {"slide_id": place.slide_id, "schema": SCHEMA}
+    documents.write_sealed(_path(place.store, place.set_name, place.slide_id), own)
+
+
+def slide_entry(place: SlidePlace) -> dict[str, Any]:
+    """What `enter_slide` kept of a slide; {} where it was not entered, or the entry is damaged."""
+    try:
+        return _without_seal(documents.read_slide(_path(place.store, place.set_name, place.slide_id)))
+    except UnreachableError:
+        raise
+    except StoreError:
+        return {}
 
 
 def forget_slide(place: SlidePlace) -> None:

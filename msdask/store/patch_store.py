@@ -206,8 +206,8 @@ class PatchStore(Mapping[str, PatchSet]):
             for name, patch_set in self.items():
                 manifest.enter_set(self.path, name, patch_set.spec)
                 for slide_id in patch_set.slides:
-                    checksum = str(patch_set.attrs(slide_id)["checksum"])
-                    manifest.enter_slide(patch_set.place(slide_id), checksum, patch_set.spec_hash)
+                    attrs = {**patch_set.attrs(slide_id), "spec_hash": patch_set.spec_hash}
+                    manifest.enter_slide(patch_set.place(slide_id), attrs)
         manifest.enter_store(self.path, self.codec)
         if found.get("msdask_schema") != SCHEMA:
             documents.write_document(self.path, {"msdask_schema": SCHEMA, "codec": self.codec})

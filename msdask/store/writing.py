@@ -238,7 +238,7 @@ def commit(arrays: SlideArrays, place: SlidePlace) -> dict[str, Any]:
     set_attrs = manifest.check_set(place.store, place.set_name, documents.read_attrs(place.set_path))
     if set_attrs.get("spec_hash") != attrs["spec_hash"]:
         raise StoreError(f"{place}: the patch set was replaced by one of another spec meanwhile: nothing was committed")
-    manifest.enter_slide(place, complete["checksum"], attrs["spec_hash"])
+    manifest.enter_slide(place, complete)
     documents.write_sealed(arrays.path, complete, inside)
     if arrays.path != place.path:
         places.at(place.path).replace_tree(arrays.path, place.path)
@@ -260,6 +260,7 @@ def update_facts(place: SlidePlace, cohort: Mapping[str, Any]) -> None:
     attrs = {**attrs, "cohort": dict(cohort)}
     write = documents.write_document if attrs.get("schema", 1) < SCHEMA else documents.write_sealed
     write(place.path, attrs, inside)
+    manifest.enter_slide(place, attrs)
 
 
 def first_checksum(arrays: SlideArrays) -> str:

@@ -13,9 +13,11 @@ import pytest
 import xarray as xr
 
 from msdask.cutting.lazy_patches import patches
+from msdask.extraction.slide_job import Target
 from msdask.selection.select import centroids, grid
 from msdask.slides.slide import open_slide
 from msdask.spec import ExtractionSpec
+from msdask.store.slide_place import SlidePlace
 
 BLOCK = 16
 """Images a block in these tests: a small slide then has several shards."""
@@ -56,3 +58,9 @@ def copy_store(store: Path, target: Path) -> Path:
     if sources.is_dir():
         shutil.copytree(sources, f"{target}.sources", dirs_exist_ok=True)
     return target
+
+
+def target(folder: Path) -> Target:
+    """Where a slide "s" goes in a store in a folder, in its place."""
+    place = SlidePlace(str(folder), "set", "s")
+    return Target(place, place.path)
