@@ -6,14 +6,14 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
-from msdask.errors import SpecError, StoreError
+from msdask.errors import LockedError, SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -29,8 +29,8 @@ from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
 from msdask.store import documents
 from msdask.store.patch_store import PatchStore
-from msdask.store.replacing import building_path, finish_replacement
-from msdask.store.slide_place import SlidePlace
+from msdask.store.replacing import building_path, clear_work, finish_replacement
+from msdask.store.slide_place import WORK_GROUP, SlidePlace
 from msdask.store.sources import note_source, read_source
 from msdask.store.writing import update_facts
 
@@ -167,7 +167,17 @@ def make_indexes(store: PatchStore, names: Iterable[str]) -> None:
 
 
 def _tidy(store: str, names: Sequence[str]) -> None:
-    """Remove half-written documents of a killed run, of store and sets: those of a slide go when it is gone on with."""
+    """Remove what a killed run has left: half-written documents of store and sets, and slides built beside others.
+
+    What belongs to an unfinished slide goes when that is gone on with.
+    """
+    for name in names:
+        work = places.join(store, WORK_GROUP, name)
+        for slide_id in places.at(work).folders(work):
+            with suppress(LockedError), slide_lock(store, name, slide_id):
+                place = SlidePlace(store, name, slide_id)
+                if not finish_replacement(place):
+                    clear_work(place)
     for folder in (store, *(places.join(store, name) for name in names)):
         if not places.is_remote(folder):
             for part in Path(folder).glob("zarr.json.*.part"):

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,6 +127,8 @@ class LocalFolders:
         for folder in (os.path.dirname(target), os.path.dirname(source)):
             _sync_one(folder)
         shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # what others build there stays
+            os.removedirs(os.path.dirname(source))
 
     def size_below(self, path: str) -> int:
         """See `Storage.size_below`."""

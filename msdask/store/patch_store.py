@@ -23,7 +23,7 @@ from msdask.store.blocks import lazy_blocks, rows_per_block
 from msdask.store.frozen import Frozen, contents_of, read_frozen, write_frozen
 from msdask.store.integrity import check_same_file
 from msdask.store.patch_set import PatchSet
-from msdask.store.replacing import building_path, finish_replacement
+from msdask.store.replacing import building_path, clear_work, finish_replacement
 from msdask.store.slide_arrays import SCHEMA, SlideArrays
 from msdask.store.slide_place import WORK_GROUP, SlidePlace
 from msdask.store.sources import note_source
@@ -208,9 +208,9 @@ class PatchStore(Mapping[str, PatchSet]):
                 for slide_id in patch_set.slides:
                     attrs = {**patch_set.attrs(slide_id), "spec_hash": patch_set.spec_hash}
                     manifest.enter_slide(patch_set.place(slide_id), attrs)
-        manifest.enter_store(self.path, self.codec)
         if found.get("msdask_schema") != SCHEMA:
             documents.write_document(self.path, {"msdask_schema": SCHEMA, "codec": self.codec})
+        manifest.enter_store(self.path, self.codec)
 
     def _is_made(self, name: str, spec: ExtractionSpec) -> bool:
         """Whether the set of this spec is there, with its documents."""
@@ -265,6 +265,7 @@ class PatchStore(Mapping[str, PatchSet]):
         found = {} if overwrite else documents.read_slide(place.path)
         if found.get("state") == "complete":
             self._check_complete(place, found, patches, attrs or {})
+            clear_work(place)
             return None
         path = building_path(place, afresh=overwrite)
         arrays, written = writing.begin(

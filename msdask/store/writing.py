@@ -222,7 +222,7 @@ def commit(arrays: SlideArrays, place: SlidePlace) -> dict[str, Any]:
             ShardArray(arrays, name).check_sizes()
     small = [name for name in names if name not in layout.SHARDED]
     columns = dict(zip(small, layout.read_columns(arrays.path, small), strict=True))
-    places.at(arrays.path).sync(arrays.path)  # once a slide: it survives a power cut
+    _sync(arrays.path)
     label = columns["label"]
     counts = {
         "candidates": int(attrs.get("candidates", arrays.shape[0])),
@@ -243,6 +243,11 @@ def commit(arrays: SlideArrays, place: SlidePlace) -> dict[str, Any]:
     if arrays.path != place.path:
         places.at(place.path).replace_tree(arrays.path, place.path)
     return complete
+
+
+def _sync(path: str) -> None:
+    """Make what lies below `path` survive a power cut: once a slide, before its commit."""
+    places.at(path).sync(path)
 
 
 def update_facts(place: SlidePlace, cohort: Mapping[str, Any]) -> None:
