@@ -144,6 +144,8 @@ def begin_set(
     cutter, facts = planned(slide, table, on_bad_tile=on_bad_tile)
     count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
     mask = facts["mask"].values if "mask" in facts else None
+    source = facts["mask"].attrs.get("source", "msdask") if "mask" in facts else "msdask"
+    note_source(target.place, slide.path, None if source == "msdask" else str(source))
     arrays, written = writing.begin(
         target.path,
         codec,
@@ -152,8 +154,6 @@ def begin_set(
         tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
         attrs=attrs,
     )
-    source = facts["mask"].attrs.get("source", "msdask") if "mask" in facts else "msdask"
-    note_source(target.place, slide.path, None if source == "msdask" else str(source))
     todo, done = tuple(np.flatnonzero(~written).tolist()), writing.patches_in(arrays, written)
     empty = () if count else ("no patch was selected",)
     return BlockJob(target.place, arrays, slide, cutter, state, todo, done, (*notes, *empty))

@@ -94,7 +94,8 @@ def _from_path(path: str) -> list[SlideRow]:
         return [_row({"path": path}, Path())]
     found = Path(local_path(path))
     if found.is_dir():
-        return [_row({"path": slide}, Path()) for slide in ([path] if is_slide(path) else slides_in(path))]
+        folder = str(found)
+        return [_row({"path": slide}, Path()) for slide in ([folder] if is_slide(folder) else slides_in(folder))]
     if not found.exists():
         raise SlideError(f"'{path}' does not exist: expected a CSV of slides, a folder of slides, or a slide")
     if found.suffix.lower() != ".csv":

@@ -31,7 +31,7 @@ class Damage:
         label maps, which are not read from a slide
     blocks : that are broken or not written; of `part` "blocks"
     problems : sentences that say where
-    state : of the slide, "complete", "writing", "broken" or "missing"
+    state : of the slide, "complete", "begun", "writing", "broken" or "missing"
     """
 
     part: Literal["blocks", "slide", "label_map"]
@@ -62,7 +62,8 @@ def find_damage(place: SlidePlace, codec: Codec, spec_hash: str, expected: str |
         attrs = documents.read_slide(path, spec_hash=spec_hash)
         state = str(attrs.get("state", "broken" if documents.exists(path) else "missing"))
         if state not in ("complete", "writing"):
-            return Damage("slide", (), (f"'{path}' is {state}: its document is lost",), state)
+            why = "a kill came before its tables were written" if state == "begun" else "its document is lost"
+            return Damage("slide", (), (f"'{path}' is {state}: {why}",), state)
         arrays = layout.open_arrays(path, codec, attrs)
         if state == "complete":
             _check_tables(arrays, attrs, expected)

@@ -107,10 +107,14 @@ def write_document(
 
 
 def write_sealed(
-    path: str | os.PathLike[str], attrs: Mapping[str, Any], inside: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    attrs: Mapping[str, Any],
+    inside: Mapping[str, Any] | None = None,
+    *,
+    sync: bool = True,
 ) -> None:
-    """The same, with a hash of the document in it."""
-    _write_text(path, sealed(_group(attrs, inside)))
+    """The same, with a hash of the document in it; `sync` to the disk."""
+    _write_text(path, sealed(_group(attrs, inside)), sync=sync)
 
 
 def _group(attrs: Mapping[str, Any], inside: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -120,10 +124,10 @@ def _group(attrs: Mapping[str, Any], inside: Mapping[str, Any] | None) -> dict[s
     return document
 
 
-def _write_text(path: str | os.PathLike[str], text: bytes) -> None:
+def _write_text(path: str | os.PathLike[str], text: bytes, *, sync: bool = True) -> None:
     file = places.join(path, DOCUMENT)
     try:
-        places.at(file).write(file, [text], sync=True)
+        places.at(file).write(file, [text], sync=sync)
     except OSError as error:
         raise StoreError(
             f"cannot write '{file}': {error.strerror or error}; check that the place exists, is writable and has room"

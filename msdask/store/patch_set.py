@@ -75,7 +75,7 @@ class PatchSet:
 
         Returns
         -------
-        states : id -> "complete", "writing", "broken" (without a sound document) or "missing" (the store's manifest
+        states : id -> "complete", "begun" (no more than that), "writing", "broken" (without a sound document) or "missing" (the store's manifest
             knows it, and nothing is there)
         """
         lost = dict.fromkeys(manifest.slide_entries(self._store, self.name), "missing")
@@ -267,7 +267,7 @@ class PatchSet:
         problems: list[str] = []
         expected = manifest.slide_entries(self._store, self.name)
         for slide_id, state in self.states().items():
-            if state in ("writing", "missing"):
+            if state in ("begun", "writing", "missing"):
                 problems.append(f"slide '{slide_id}' is {state}: run the same extraction again to finish it")
                 continue
             try:

@@ -31,7 +31,7 @@ def building_path(place: SlidePlace, *, afresh: bool) -> str:
     if not afresh:
         return place.path
     with suppress(CorruptChunkError):
-        if documents.read_slide(place.path).get("state") == "writing":
+        if documents.read_slide(place.path).get("state") in ("begun", "writing"):
             documents.remove_tree(place.path)
             return place.path
     return place.work_path

@@ -160,6 +160,8 @@ def _plain(value: Any) -> Any:
 
 
 def _write_tables(arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str], attrs: dict[str, Any]) -> None:
+    # Before anything else, so that whatever a kill leaves says which slide it is of.
+    documents.write_sealed(arrays.path, {**attrs, "state": "begun"}, sync=False)
     try:
         for name in sharded:
             layout.create_shards(arrays, name)
