@@ -75,8 +75,8 @@ class PatchSet:
 
         Returns
         -------
-        states : id -> "complete", "begun" (no more than that), "writing", "broken" (without a sound document) or "missing" (the store's manifest
-            knows it, and nothing is there)
+        states : id -> "complete", "begun", "writing", "broken" (without a sound document) or "missing" (the store's
+            manifest knows it, and nothing is there)
         """
         lost = dict.fromkeys(manifest.slide_entries(self._store, self.name), "missing")
         begun = {slide_id: str(attrs.get("state", "broken")) for slide_id, attrs in self._begun().items()}
