@@ -12,6 +12,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "TileError",
+    "UnreachableError",
     "WorkerLostError",
 ]
 
@@ -46,6 +47,10 @@ class StoreError(MsdaskError):
 
 class CorruptChunkError(StoreError):
     """Stored bytes that are missing, cut short or fail their checksum."""
+
+
+class UnreachableError(StoreError):
+    """It is there, or may be, but cannot be read now: nothing is said about its contents."""
 
 
 class FileWriteError(MsdaskError, OSError):

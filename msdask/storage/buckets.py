@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 from obstore import exceptions
@@ -17,16 +18,24 @@ from obstore.store import GCSStore, S3Store
 
 from msdask.errors import StoreError
 from msdask.storage.local import PutAt
+from msdask.storage.patience import PassingError, persist
 
 __all__ = ["Bucket", "ObjectState", "connect"]
 
+T = TypeVar("T")
+
 _TIMEOUT = "120s"
 """Of one request: a shard of 64 MiB may be on its way for a while."""
-_RETRIES: Any = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-}
+_QUICK_TIMEOUT = "10s"
+"""Of a request about a lock: a few hundred bytes, and an answer that comes too late is worth nothing."""
+_NO_RETRIES: Any = {"max_retries": 0, "retry_timeout": timedelta(0)}
+"""Of the client: `persist` repeats requests, by one policy for all clients."""
+_PASSING = re.compile(
+    r"status(?: code)?:? (?:408|425|429|5\d\d)|error sending request|timed? ?out|connection|reset|broken pipe"
+    r"|error decoding response body|incomplete|SlowDown|InternalError|ServiceUnavailable|unexpected end|EOF",
+    re.IGNORECASE,
+)
+"""What an error of obstore says where the same request may be answered later."""
 _DEFAULT_REGION = "us-east-1"
 _MIN_BUCKET_NAME = 3
 
@@ -115,12 +124,15 @@ class Bucket:
     def __init__(self, scheme: str, name: str, settings: _Settings) -> None:
         self.scheme, self.name, self._settings = scheme, name, settings
         self._store = self.client("")
+        self._quick = self.client("", timeout=_QUICK_TIMEOUT)
 
-    def client(self, prefix: str) -> S3Store | GCSStore:
+    def client(self, prefix: str, *, timeout: str = _TIMEOUT) -> S3Store | GCSStore:
         """A client of obstore for everything below `prefix`."""
         settings = self._settings
         if self.scheme == "gs":
-            return GCSStore(self.name, prefix=prefix or None, client_options={"timeout": _TIMEOUT})
+            return GCSStore(
+                self.name, prefix=prefix or None, client_options={"timeout": timeout}, retry_config=_NO_RETRIES
+            )
         allow_http = (settings.endpoint or "").startswith("http://")
         return S3Store(
             self.name,
@@ -128,8 +140,8 @@ class Bucket:
             endpoint=settings.endpoint,
             region=settings.region,
             skip_signature=settings.is_anonymous,
-            client_options={"allow_http": allow_http, "timeout": _TIMEOUT, "connect_timeout": "10s"},
-            retry_config=_RETRIES,
+            client_options={"allow_http": allow_http, "timeout": timeout, "connect_timeout": "10s"},
+            retry_config=_NO_RETRIES,
         )
 
     def key(self, path: str) -> str:
@@ -138,13 +150,42 @@ class Bucket:
 
     def read(self, path: str) -> bytes:
         """See `Storage.read`."""
-        with self._errors(path):
-            return bytes(obstore.get(self._store, self.key(path)).bytes())
+        return self._read(self._store, path)[0]
 
-    def read_range(self, path: str, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`, fewer only where the object ends; one request."""
-        with self._errors(path):
-            return bytes(obstore.get_range(self._store, self.key(path), start=offset, length=size))
+    def _read(self, store: Any, path: str, seconds: float | None = None) -> tuple[bytes, Any]:
+        """An object and its facts. Asked for as a range: only then an answer says how long the whole is."""
+
+        def request() -> tuple[bytes, Any]:
+            try:
+                found = obstore.get(store, self.key(path), options={"range": {"offset": 0}})
+            except exceptions.BaseError:
+                facts = obstore.head(store, self.key(path))
+                if int(facts["size"]) == 0:  # servers refuse a range of nothing
+                    return b"", facts
+                raise
+            return _whole(bytes(found.bytes()), int(found.meta["size"])), found.meta
+
+        return self._ask(path, request, seconds=seconds)
+
+    def read_range(self, path: str, offset: int, size: int, *, tag: str | None = None) -> bytes:
+        """`size` bytes from `offset`, fewer only where the object ends; one request.
+
+        Parameters
+        ----------
+        tag : of the version that must be there still, see `object_state`; None takes any
+        """
+
+        def request() -> bytes:
+            options: Any = {"range": (offset, offset + size)}
+            if tag is not None:
+                options |= {"if_match": tag} if self.scheme == "s3" else {"version": tag}
+            try:
+                found = obstore.get(self._store, self.key(path), options=options)
+            except exceptions.PreconditionError as error:
+                raise OSError(f"'{path}' was replaced while it was read: run again") from error
+            return _whole(bytes(found.bytes()), min(size, int(found.meta["size"]) - offset))
+
+        return self._ask(path, request)
 
     @contextmanager
     def opened(self, path: str, *, whole: bool = False) -> Iterator[_Object]:
@@ -153,35 +194,36 @@ class Bucket:
 
     def read_end(self, path: str, length: int) -> tuple[bytes, int]:
         """See `OpenFile.read_end`."""
-        with self._errors(path):
+
+        def request() -> tuple[bytes, int]:
             try:
                 found = obstore.get(self._store, self.key(path), options={"range": {"suffix": length}})
-                return bytes(found.bytes()), int(found.meta["size"])
             except exceptions.BaseError:
-                if self.size(path) == 0:  # servers refuse a range of nothing
+                if int(obstore.head(self._store, self.key(path))["size"]) == 0:  # servers refuse a range of nothing
                     return b"", 0
                 raise
+            size = int(found.meta["size"])
+            return _whole(bytes(found.bytes()), min(length, size)), size
 
-    def read_state(self, path: str) -> tuple[bytes, ObjectState]:
-        """An object and its version, as one."""
-        with self._errors(path):
-            found = obstore.get(self._store, self.key(path))
-            return bytes(found.bytes()), self._state(found.meta)
+        return self._ask(path, request)
+
+    def read_state(self, path: str, *, seconds: float | None = None) -> tuple[bytes, ObjectState]:
+        """A small object and its version, as one."""
+        data, facts = self._read(self._quick, path, seconds)
+        return data, self._state(facts)
 
     def object_state(self, path: str) -> ObjectState:
         """An object's version."""
-        with self._errors(path):
-            return self._state(obstore.head(self._store, self.key(path)))
+        return self._state(self._ask(path, lambda: obstore.head(self._quick, self.key(path))))
 
     def size(self, path: str) -> int:
         """See `Storage.size`."""
-        with self._errors(path):
-            return int(obstore.head(self._store, self.key(path))["size"])
+        return int(self._ask(path, lambda: obstore.head(self._quick, self.key(path)))["size"])
 
     def write(self, path: str, parts: Sequence[bytes | memoryview], *, sync: bool = False) -> None:
         """See `Storage.write`; one PUT."""
-        with self._errors(path):
-            obstore.put(self._store, self.key(path), b"".join(parts), use_multipart=False)
+        data = b"".join(parts)
+        self._ask(path, lambda: obstore.put(self._store, self.key(path), data, use_multipart=False))
 
     @contextmanager
     def placed(self, path: str, size: int) -> Iterator[PutAt]:
@@ -198,27 +240,28 @@ class Bucket:
             obstore.put(self._store, self.key(path), whole, use_multipart=False)
 
     def put_if_absent(self, path: str, data: bytes) -> str | None:
-        """Write an object unless there is one: the tag of the version written, or None."""
-        with self._errors(path):
-            try:
-                return self._tag(obstore.put(self._store, self.key(path), data, mode="create"))
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                return None
+        """Write a small object unless there is one: the tag of the version written, or None.
 
-    def replace_if(self, path: str, data: bytes, tag: str) -> str | None:
-        """Replace one version of an object: the new version's tag, or None if another one is there by now."""
+        None also where the answer to a first request was lost: look whether what is there is one's own.
+        """
+        with suppress(exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            return self._tag(self._ask(path, lambda: obstore.put(self._quick, self.key(path), data, mode="create")))
+        return None
+
+    def replace_if(self, path: str, data: bytes, tag: str, *, seconds: float | None = None) -> str | None:
+        """Replace one version of a small object: the new version's tag, or None if another one is there by now."""
         version: Any = {"e_tag": tag} if self.scheme == "s3" else {"version": tag}
-        with self._errors(path):
-            try:
-                return self._tag(obstore.put(self._store, self.key(path), data, mode=version))
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError, FileNotFoundError):
-                return None
+        with suppress(exceptions.AlreadyExistsError, exceptions.PreconditionError, FileNotFoundError):
+            found = self._ask(
+                path, lambda: obstore.put(self._quick, self.key(path), data, mode=version), seconds=seconds
+            )
+            return self._tag(found)
+        return None
 
     def folders(self, path: str) -> list[str]:
         """See `Storage.folders`."""
-        with self._errors(path):
-            found = obstore.list_with_delimiter(self._store, self.key(path))
-            return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found["common_prefixes"])
+        found = self._ask(path, lambda: obstore.list_with_delimiter(self._store, self.key(path)))
+        return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in found["common_prefixes"])
 
     def names(self, path: str) -> list[str]:
         """Names of the objects and folders directly below `path`."""
@@ -229,8 +272,9 @@ class Bucket:
 
     def is_folder(self, path: str) -> bool:
         """See `Storage.is_folder`."""
-        with self._errors(path):
-            return any(len(some) > 0 for some in obstore.list(self._store, self.key(path), chunk_size=1))
+        return self._ask(
+            path, lambda: any(len(some) > 0 for some in obstore.list(self._store, self.key(path), chunk_size=1))
+        )
 
     def is_taken(self, path: str) -> bool:
         """See `Storage.is_taken`."""
@@ -243,14 +287,17 @@ class Bucket:
 
     def remove(self, path: str) -> None:
         """See `Storage.remove`."""
-        with self._errors(path), suppress(FileNotFoundError):
-            obstore.delete(self._store, self.key(path))
+        with suppress(FileNotFoundError):
+            self._ask(path, lambda: obstore.delete(self._store, self.key(path)))
 
     def remove_tree(self, path: str) -> None:
         """See `Storage.remove_tree`."""
-        with self._errors(path):
+
+        def request() -> None:
             for some in obstore.list(self._store, self.key(path)):
                 obstore.delete(self._store, [str(entry["path"]) for entry in some])
+
+        self._ask(path, request)
 
     def remove_leftovers(self, path: str) -> None:
         """Nothing: a PUT that was interrupted leaves nothing."""
@@ -270,17 +317,42 @@ class Bucket:
     def _tag(self, meta: Any) -> str:
         return str(meta["e_tag"] if self.scheme == "s3" else meta["version"])
 
-    @contextmanager
-    def _errors(self, path: str) -> Iterator[None]:
-        """Python's own errors in place of obstore's."""
-        try:
-            yield
-        except (exceptions.BaseError, FileNotFoundError) as error:
-            text = str(error).split("\n", 1)[0]
-            if "NoSuchBucket" in str(error):
-                raise OSError(f"there is no bucket '{self.name}': make it first, or check the URL '{path}'") from error
-            if isinstance(error, FileNotFoundError):
+    def _ask(self, path: str, request: Callable[[], T], *, seconds: float | None = None) -> T:
+        """Make a request, repeated while the server cannot answer; Python's own errors in place of obstore's."""
+
+        def once() -> T:
+            try:
+                return request()
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                raise  # answers to what was asked
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise self._no_bucket(path) from error
                 raise FileNotFoundError(f"'{path}' is missing") from error
-            if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
-                raise PermissionError(f"'{path}': access denied ({text}); check the credentials") from error
-            raise OSError(f"'{path}': {text}") from error
+            except exceptions.BaseError as error:
+                raise self._as_os_error(path, error) from error
+
+        return persist(f"{self.scheme}://{self.name}", once, seconds=seconds)
+
+    def _no_bucket(self, path: str) -> OSError:
+        return OSError(f"there is no bucket '{self.name}': make it first, or check the URL '{path}'")
+
+    def _as_os_error(self, path: str, error: Exception) -> OSError:
+        text = " ".join(str(error).split("Debug source")[0].split())[:300]
+        if "NoSuchBucket" in str(error):
+            return self._no_bucket(path)
+        if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+            return PermissionError(
+                f"'{path}': access denied ({text}); check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+                "AWS_SESSION_TOKEN) and the bucket's policy"
+            )
+        server = self._settings.endpoint or f"{self.scheme}://{self.name}"
+        sentence = f"'{path}' at {server}: {text}; check the server (AWS_ENDPOINT_URL, AWS_REGION) and the network"
+        return PassingError(sentence) if _PASSING.search(str(error)) else OSError(sentence)
+
+
+def _whole(data: bytes, expected: int) -> bytes:
+    """`data`, if it is as long as the server said: proxies cut answers short without an error."""
+    if len(data) != max(0, expected):
+        raise PassingError(f"the server sent {len(data)} of {max(0, expected)} bytes")
+    return data

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +38,8 @@ _SHORTEST_INTERVAL = 0.01
 _JOIN_SECONDS = 10
 """The last heartbeat may wait for a server."""
 _TRIES = 5
+_RENEWALS = 16
+"""Locks that are renewed at the same time."""
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems without flock answer."""
 
@@ -77,8 +80,11 @@ def slide_lock(store: str, set_name: str, slide_id: str, *, stale_after: float =
 class _Backend(Protocol):
     """A lock that is held in one kind of storage."""
 
-    def renew(self) -> str | None:
-        """Say that the owner lives; who holds the lock instead, or None. OSError: it could not be said."""
+    def renew(self, *, is_patient: bool = False) -> str | None:
+        """Say that the owner lives, in one try or for as long as `patience` lasts.
+
+        Returns who holds the lock instead, or None. OSError: it could not be said.
+        """
         ...
 
     def release(self) -> None:
@@ -97,14 +103,14 @@ class SlideLock:
         self._is_released = False
         self._mutex = threading.Lock()
 
-    def renew(self) -> None:
-        """Say that the owner lives; done by a thread of this module every `interval` seconds."""
+    def renew(self, *, is_patient: bool = False) -> None:
+        """Say that the owner lives; done by threads of this module every `interval` seconds."""
         with self._mutex:
             if self._is_released:
                 return
             begun = time.monotonic()
             try:
-                other = self._backend.renew()
+                other = self._backend.renew(is_patient=is_patient)
             except OSError as error:
                 if begun - self._renewed > self._stale_after:
                     self._lost = f"it could not be renewed for {begun - self._renewed:.0f} s ({error})"
@@ -122,7 +128,7 @@ class SlideLock:
         StoreError
             It was lost: this process stood still for too long, or could not reach the storage.
         """
-        self.renew()
+        self.renew(is_patient=True)
         if self._lost:
             raise StoreError(
                 f"{self._what}: the lock of this run was lost, {self._lost}: the slide is left to the other writer; "
@@ -174,7 +180,7 @@ class _FileLock:
         finally:
             probe.unlink(missing_ok=True)
 
-    def renew(self) -> str | None:
+    def renew(self, *, is_patient: bool = False) -> str | None:
         if not _is_at(self._handle, self._path):
             return "somebody who removed its file"
         found = parsed(self._path.read_bytes())
@@ -269,11 +275,12 @@ class _ObjectLock:
         finally:
             self._bucket.remove(probe)
 
-    def renew(self) -> str | None:
-        tag = self._bucket.replace_if(self._path, self._document(), self._tag)
+    def renew(self, *, is_patient: bool = False) -> str | None:
+        seconds = None if is_patient else 0.0
+        tag = self._bucket.replace_if(self._path, self._document(), self._tag, seconds=seconds)
         if tag is None:
             try:
-                data, state = self._bucket.read_state(self._path)
+                data, state = self._bucket.read_state(self._path, seconds=seconds)
             except FileNotFoundError:
                 return "somebody who removed it"
             found = parsed(data)
@@ -290,10 +297,15 @@ class _ObjectLock:
 
 
 class _Heart:
-    """One thread a process that renews all locks that it holds, as long as it holds any."""
+    """Threads of a process that renew all locks that it holds, as long as it holds any.
+
+    Locks are renewed side by side: a server that does not answer for one must not cost the others.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[SlideLock, float] = {}
+        self._pool = ThreadPoolExecutor(_RENEWALS, thread_name_prefix="msdask-renew")
+        self._renewing: dict[SlideLock, Future[None]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -329,7 +341,9 @@ class _Heart:
                 for lock in due:
                     self._locks[lock] = now + lock.interval
             for lock in due:
-                lock.renew()
+                if lock not in self._renewing or self._renewing[lock].done():
+                    self._renewing[lock] = self._pool.submit(lock.renew)
+            self._renewing = {lock: future for lock, future in self._renewing.items() if not future.done()}
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from typing import Any
 
 from msdask.errors import StoreError
 from msdask.storage import places
+from msdask.storage.patience import PassingError, persist
 
 __all__ = [
     "READ_AHEAD",
@@ -31,6 +32,7 @@ _MOST = 8 << 20
 """Bytes of one request: several are in flight, and one that fails costs no more."""
 _MOST_HELD = 256 << 20
 _REQUESTS = 8
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def coalesce(
@@ -179,6 +181,9 @@ class UrlSource(RemoteSource):
         self.size = int(info["size"])
 
     def _fetch(self, offset: int, size: int) -> bytes:
+        return persist(self.path.split("?", 1)[0], lambda: self._fetch_once(offset, size))
+
+    def _fetch_once(self, offset: int, size: int) -> bytes:
         try:
             data: bytes = self._fs.cat_file(self._key, start=offset, end=offset + size)
         except _url_errors() as error:
@@ -187,6 +192,8 @@ class UrlSource(RemoteSource):
             raise OSError(
                 f"asked for {size} bytes at {offset}, the server sent {len(data)}: it does not serve byte ranges"
             )
+        if len(data) < size:
+            raise PassingError(f"the server sent {len(data)} of {size} bytes at {offset}")
         return data
 
 
@@ -200,10 +207,11 @@ class ObjectSource(RemoteSource):
             self._bucket = places.bucket(url)
         except StoreError as error:
             raise OSError(str(error)) from error
+        self._tag = self._bucket.object_state(url).tag
         self.size = self._bucket.size(url)
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        return self._bucket.read_range(self.path, offset, size)
+        return self._bucket.read_range(self.path, offset, size, tag=self._tag)
 
 
 def open_url(url: str) -> RemoteSource:
@@ -250,4 +258,19 @@ def _url_errors() -> tuple[type[BaseException], ...]:
 
 
 def _as_os_error(error: BaseException) -> OSError:
+    """An error of fsspec or of a client behind it; PassingError where the same request may be answered later."""
+    status = getattr(error, "status", None)
+    is_answer = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError))
+    if status in _PASSING_STATUS or (status is None and not is_answer and _is_of_network(error)):
+        return PassingError(f"{type(error).__name__}: {error}")
     return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether an error says that a server could not be reached, or that its answer broke off."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return any(
+        module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
+        for module, name in (("aiohttp", "ClientConnectionError"), ("aiohttp", "ClientPayloadError"))
+    )
