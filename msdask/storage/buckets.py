@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -17,8 +16,9 @@ from obstore import exceptions
 from obstore.store import GCSStore, S3Store
 
 from msdask.errors import StoreError
+from msdask.storage.bucket_errors import as_os_error, has_status, is_whole_answer
 from msdask.storage.local import PutAt
-from msdask.storage.patience import PassingError, persist
+from msdask.storage.patience import PassingError, patience, persist
 
 __all__ = ["Bucket", "ObjectState", "connect"]
 
@@ -29,13 +29,9 @@ _TIMEOUT = "120s"
 _QUICK_TIMEOUT = "10s"
 """Of a request about a lock: a few hundred bytes, and an answer that comes too late is worth nothing."""
 _NO_RETRIES: Any = {"max_retries": 0, "retry_timeout": timedelta(0)}
-"""Of the client: `persist` repeats requests, by one policy for all clients."""
-_PASSING = re.compile(
-    r"status(?: code)?:? (?:408|425|429|5\d\d)|error sending request|timed? ?out|connection|reset|broken pipe"
-    r"|error decoding response body|incomplete|SlowDown|InternalError|ServiceUnavailable|unexpected end|EOF",
-    re.IGNORECASE,
-)
-"""What an error of obstore says where the same request may be answered later."""
+"""Of clients of this module: `persist` repeats requests, by one policy, and says so."""
+_MANY = 1000
+_NO_SUCH_RANGE = 416
 _DEFAULT_REGION = "us-east-1"
 _MIN_BUCKET_NAME = 3
 
@@ -48,10 +44,12 @@ class ObjectState:
     ----------
     tag : names the version (ETag; a generation on gs://)
     modified : time of its last write by the server's clock
+    size : bytes
     """
 
     tag: str
     modified: datetime
+    size: int
 
 
 def connect(scheme: str, name: str, options: Mapping[str, Any]) -> Bucket:
@@ -123,25 +121,28 @@ class Bucket:
 
     def __init__(self, scheme: str, name: str, settings: _Settings) -> None:
         self.scheme, self.name, self._settings = scheme, name, settings
-        self._store = self.client("")
-        self._quick = self.client("", timeout=_QUICK_TIMEOUT)
+        self._store = self._client("", _TIMEOUT)
+        self._quick = self._client("", _QUICK_TIMEOUT)
 
-    def client(self, prefix: str, *, timeout: str = _TIMEOUT) -> S3Store | GCSStore:
-        """A client of obstore for everything below `prefix`."""
+    def client(self, prefix: str) -> S3Store | GCSStore:
+        """A client of obstore for everything below `prefix`, for others: it repeats requests for as long as we do."""
+        pauses = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2}
+        retries = {"max_retries": _MANY, "retry_timeout": timedelta(seconds=min(patience(), 1e6)), "backoff": pauses}
+        return self._client(prefix, _TIMEOUT, retries)
+
+    def _client(self, prefix: str, timeout: str, retries: Any = _NO_RETRIES) -> S3Store | GCSStore:
         settings = self._settings
+        options: Any = {"timeout": timeout, "connect_timeout": "10s"}
         if self.scheme == "gs":
-            return GCSStore(
-                self.name, prefix=prefix or None, client_options={"timeout": timeout}, retry_config=_NO_RETRIES
-            )
-        allow_http = (settings.endpoint or "").startswith("http://")
+            return GCSStore(self.name, prefix=prefix or None, client_options=options, retry_config=retries)
         return S3Store(
             self.name,
             prefix=prefix or None,
             endpoint=settings.endpoint,
             region=settings.region,
             skip_signature=settings.is_anonymous,
-            client_options={"allow_http": allow_http, "timeout": timeout, "connect_timeout": "10s"},
-            retry_config=_NO_RETRIES,
+            client_options={**options, "allow_http": (settings.endpoint or "").startswith("http://")},
+            retry_config=retries,
         )
 
     def key(self, path: str) -> str:
@@ -154,38 +155,61 @@ class Bucket:
 
     def _read(self, store: Any, path: str, seconds: float | None = None) -> tuple[bytes, Any]:
         """An object and its facts. Asked for as a range: only then an answer says how long the whole is."""
+        key = self.key(path)
 
         def request() -> tuple[bytes, Any]:
             try:
-                found = obstore.get(store, self.key(path), options={"range": {"offset": 0}})
-            except exceptions.BaseError:
-                facts = obstore.head(store, self.key(path))
+                found = obstore.get(store, key, options={"range": {"offset": 0}})
+            except exceptions.BaseError as error:
+                if not (has_status(error, _NO_SUCH_RANGE) or is_whole_answer(error)):
+                    raise
+                facts = obstore.head(store, key)
                 if int(facts["size"]) == 0:  # servers refuse a range of nothing
                     return b"", facts
-                raise
+                try:
+                    found = obstore.get(store, key, options=self._if_still(self._tag(facts)))
+                except exceptions.PreconditionError as changed:
+                    raise PassingError("it was replaced while it was read") from changed
+                return _whole(bytes(found.bytes()), int(facts["size"])), facts
             return _whole(bytes(found.bytes()), int(found.meta["size"])), found.meta
 
         return self._ask(path, request, seconds=seconds)
 
-    def read_range(self, path: str, offset: int, size: int, *, tag: str | None = None) -> bytes:
+    def read_range(self, path: str, offset: int, size: int, *, version: ObjectState | None = None) -> bytes:
         """`size` bytes from `offset`, fewer only where the object ends; one request.
 
         Parameters
         ----------
-        tag : of the version that must be there still, see `object_state`; None takes any
+        version : that must be there still; None takes any
+
+        Raises
+        ------
+        OSError
+            Also where another version is there.
         """
+        if size <= 0:
+            return b""
 
         def request() -> bytes:
             options: Any = {"range": (offset, offset + size)}
-            if tag is not None:
-                options |= {"if_match": tag} if self.scheme == "s3" else {"version": tag}
+            if version is not None:
+                options |= self._if_still(version.tag)
             try:
                 found = obstore.get(self._store, self.key(path), options=options)
-            except exceptions.PreconditionError as error:
+            except (exceptions.PreconditionError, FileNotFoundError) as error:
+                if version is None or (isinstance(error, FileNotFoundError) and self.scheme == "s3"):
+                    raise
                 raise OSError(f"'{path}' was replaced while it was read: run again") from error
-            return _whole(bytes(found.bytes()), min(size, int(found.meta["size"]) - offset))
+            total = int(found.meta["size"])
+            if version is not None and total != version.size:
+                raise PassingError(f"the server says that it has {total} bytes, and said {version.size} before")
+            return _whole(bytes(found.bytes()), min(size, total - offset))
 
         return self._ask(path, request)
+
+    def _if_still(self, tag: str) -> Any:
+        """Options of a GET that is answered only if this version is there."""
+        return {"if_match": tag} if self.scheme == "s3" else {"version": tag}
 
     @contextmanager
     def opened(self, path: str, *, whole: bool = False) -> Iterator[_Object]:
@@ -198,8 +222,10 @@ class Bucket:
         def request() -> tuple[bytes, int]:
             try:
                 found = obstore.get(self._store, self.key(path), options={"range": {"suffix": length}})
-            except exceptions.BaseError:
-                if int(obstore.head(self._store, self.key(path))["size"]) == 0:  # servers refuse a range of nothing
+            except exceptions.BaseError as error:
+                if not (has_status(error, _NO_SUCH_RANGE) or is_whole_answer(error)):
+                    raise
+                if int(obstore.head(self._quick, self.key(path))["size"]) == 0:  # servers refuse a range of nothing
                     return b"", 0
                 raise
             size = int(found.meta["size"])
@@ -218,11 +244,11 @@ class Bucket:
 
     def size(self, path: str) -> int:
         """See `Storage.size`."""
-        return int(self._ask(path, lambda: obstore.head(self._quick, self.key(path)))["size"])
+        return self.object_state(path).size
 
     def write(self, path: str, parts: Sequence[bytes | memoryview], *, sync: bool = False) -> None:
         """See `Storage.write`; one PUT."""
-        data = b"".join(parts)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         self._ask(path, lambda: obstore.put(self._store, self.key(path), data, use_multipart=False))
 
     @contextmanager
@@ -236,8 +262,7 @@ class Bucket:
                 offset += len(part)
 
         yield put_at
-        with self._errors(path):
-            obstore.put(self._store, self.key(path), whole, use_multipart=False)
+        self.write(path, [whole])
 
     def put_if_absent(self, path: str, data: bytes) -> str | None:
         """Write a small object unless there is one: the tag of the version written, or None.
@@ -265,10 +290,9 @@ class Bucket:
 
     def names(self, path: str) -> list[str]:
         """Names of the objects and folders directly below `path`."""
-        with self._errors(path):
-            found = obstore.list_with_delimiter(self._store, self.key(path))
-            keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
-            return [key.rstrip("/").rsplit("/", 1)[-1] for key in keys]
+        found = self._ask(path, lambda: obstore.list_with_delimiter(self._store, self.key(path)))
+        keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return [key.rstrip("/").rsplit("/", 1)[-1] for key in keys]
 
     def is_folder(self, path: str) -> bool:
         """See `Storage.is_folder`."""
@@ -282,13 +306,16 @@ class Bucket:
 
     def size_below(self, path: str) -> int:
         """See `Storage.size_below`."""
-        with self._errors(path):
+
+        def request() -> int:
             return sum(int(entry["size"]) for some in obstore.list(self._store, self.key(path)) for entry in some)
 
-    def remove(self, path: str) -> None:
+        return self._ask(path, request)
+
+    def remove(self, path: str, *, seconds: float | None = None) -> None:
         """See `Storage.remove`."""
         with suppress(FileNotFoundError):
-            self._ask(path, lambda: obstore.delete(self._store, self.key(path)))
+            self._ask(path, lambda: obstore.delete(self._quick, self.key(path)), seconds=seconds)
 
     def remove_tree(self, path: str) -> None:
         """See `Storage.remove_tree`."""
@@ -312,7 +339,7 @@ class Bucket:
         """Nothing: a PUT that was answered is stored."""
 
     def _state(self, meta: Any) -> ObjectState:
-        return ObjectState(self._tag(meta), meta["last_modified"])
+        return ObjectState(self._tag(meta), meta["last_modified"], int(meta["size"]))
 
     def _tag(self, meta: Any) -> str:
         return str(meta["e_tag"] if self.scheme == "s3" else meta["version"])
@@ -325,30 +352,12 @@ class Bucket:
                 return request()
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 raise  # answers to what was asked
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise self._no_bucket(path) from error
-                raise FileNotFoundError(f"'{path}' is missing") from error
-            except exceptions.BaseError as error:
-                raise self._as_os_error(path, error) from error
+            except PassingError as error:
+                raise PassingError(f"'{path}': {error}") from error
+            except (exceptions.BaseError, FileNotFoundError) as error:
+                raise as_os_error(path, error, server=self._settings.endpoint) from error
 
         return persist(f"{self.scheme}://{self.name}", once, seconds=seconds)
-
-    def _no_bucket(self, path: str) -> OSError:
-        return OSError(f"there is no bucket '{self.name}': make it first, or check the URL '{path}'")
-
-    def _as_os_error(self, path: str, error: Exception) -> OSError:
-        text = " ".join(str(error).split("Debug source")[0].split())[:300]
-        if "NoSuchBucket" in str(error):
-            return self._no_bucket(path)
-        if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
-            return PermissionError(
-                f"'{path}': access denied ({text}); check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-                "AWS_SESSION_TOKEN) and the bucket's policy"
-            )
-        server = self._settings.endpoint or f"{self.scheme}://{self.name}"
-        sentence = f"'{path}' at {server}: {text}; check the server (AWS_ENDPOINT_URL, AWS_REGION) and the network"
-        return PassingError(sentence) if _PASSING.search(str(error)) else OSError(sentence)
 
 
 def _whole(data: bytes, expected: int) -> bytes:

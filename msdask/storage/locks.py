@@ -13,15 +13,15 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from msdask.errors import StoreError
+from msdask.errors import StoreError, UnreachableError
 from msdask.storage import places
 from msdask.storage.lock_owner import as_document, is_dead, parsed, shown, this_owner
+from msdask.storage.patience import PassingError
 
 try:
     import fcntl
@@ -38,8 +38,8 @@ _SHORTEST_INTERVAL = 0.01
 _JOIN_SECONDS = 10
 """The last heartbeat may wait for a server."""
 _TRIES = 5
-_RENEWALS = 16
-"""Locks that are renewed at the same time."""
+_RELEASE_SECONDS = 10.0
+"""That letting go may wait for a server: a lock that stays is taken over all the same."""
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems without flock answer."""
 
@@ -80,8 +80,8 @@ def slide_lock(store: str, set_name: str, slide_id: str, *, stale_after: float =
 class _Backend(Protocol):
     """A lock that is held in one kind of storage."""
 
-    def renew(self, *, is_patient: bool = False) -> str | None:
-        """Say that the owner lives, in one try or for as long as `patience` lasts.
+    def renew(self, *, seconds: float | None) -> str | None:
+        """Say that the owner lives; where a server does not answer, again for so many seconds (None: `patience`).
 
         Returns who holds the lock instead, or None. OSError: it could not be said.
         """
@@ -103,22 +103,29 @@ class SlideLock:
         self._is_released = False
         self._mutex = threading.Lock()
 
-    def renew(self, *, is_patient: bool = False) -> None:
-        """Say that the owner lives; done by threads of this module every `interval` seconds."""
-        with self._mutex:
-            if self._is_released:
-                return
-            begun = time.monotonic()
+    def beat(self) -> None:
+        """Say that the owner lives, unless that is under way; done by this module every `interval` seconds."""
+        if self._mutex.acquire(blocking=False):
             try:
-                other = self._backend.renew(is_patient=is_patient)
-            except OSError as error:
-                if begun - self._renewed > self._stale_after:
-                    self._lost = f"it could not be renewed for {begun - self._renewed:.0f} s ({error})"
-                return
-            if other is None:
-                self._renewed, self._lost = begun, ""
-            else:
-                self._lost = f"it was taken over by {other}"
+                self._renew(self.interval / 3)
+            finally:
+                self._mutex.release()
+
+    def _renew(self, seconds: float | None) -> None:
+        if self._is_released:
+            return
+        begun = time.monotonic()
+        try:
+            other = self._backend.renew(seconds=seconds)
+        except OSError as error:
+            silent = time.monotonic() - self._renewed
+            if silent > self._stale_after:
+                self._lost = f"it could not be renewed for {silent:.0f} s ({error})"
+            return
+        if other is None:
+            self._renewed, self._lost = begun, ""
+        else:
+            self._lost = f"it was taken over by {other}"
 
     def check(self) -> None:
         """Make sure that the lock is still held.
@@ -128,7 +135,8 @@ class SlideLock:
         StoreError
             It was lost: this process stood still for too long, or could not reach the storage.
         """
-        self.renew(is_patient=True)
+        with self._mutex:
+            self._renew(None)
         if self._lost:
             raise StoreError(
                 f"{self._what}: the lock of this run was lost, {self._lost}: the slide is left to the other writer; "
@@ -180,7 +188,7 @@ class _FileLock:
         finally:
             probe.unlink(missing_ok=True)
 
-    def renew(self, *, is_patient: bool = False) -> str | None:
+    def renew(self, *, seconds: float | None) -> str | None:
         if not _is_at(self._handle, self._path):
             return "somebody who removed its file"
         found = parsed(self._path.read_bytes())
@@ -191,7 +199,7 @@ class _FileLock:
 
     def release(self) -> None:
         try:
-            if self.renew() is None:
+            if self.renew(seconds=0) is None:
                 self._path.unlink(missing_ok=True)
         finally:
             os.close(self._handle)
@@ -239,6 +247,8 @@ class _ObjectLock:
         self._beat = 0
         try:
             self._tag = self._acquire(what, stale_after)
+        except PassingError as error:
+            raise UnreachableError(f"cannot make the lock '{path}' now: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot make the lock '{path}': {error}; choose an output that is writable") from error
 
@@ -275,8 +285,7 @@ class _ObjectLock:
         finally:
             self._bucket.remove(probe)
 
-    def renew(self, *, is_patient: bool = False) -> str | None:
-        seconds = None if is_patient else 0.0
+    def renew(self, *, seconds: float | None) -> str | None:
         tag = self._bucket.replace_if(self._path, self._document(), self._tag, seconds=seconds)
         if tag is None:
             try:
@@ -292,20 +301,18 @@ class _ObjectLock:
 
     def release(self) -> None:
         # A fresh heartbeat first: nobody takes the lock over between it and the removal.
-        if self.renew() is None:
-            self._bucket.remove(self._path)
+        if self.renew(seconds=_RELEASE_SECONDS) is None:
+            self._bucket.remove(self._path, seconds=_RELEASE_SECONDS)
 
 
 class _Heart:
-    """Threads of a process that renew all locks that it holds, as long as it holds any.
+    """One thread a process that has all locks renewed that it holds, as long as it holds any.
 
-    Locks are renewed side by side: a server that does not answer for one must not cost the others.
+    Each is renewed in a thread of its own: a server that does not answer for one must not cost the others.
     """
 
     def __init__(self) -> None:
         self._locks: dict[SlideLock, float] = {}
-        self._pool = ThreadPoolExecutor(_RENEWALS, thread_name_prefix="msdask-renew")
-        self._renewing: dict[SlideLock, Future[None]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -341,9 +348,7 @@ class _Heart:
                 for lock in due:
                     self._locks[lock] = now + lock.interval
             for lock in due:
-                if lock not in self._renewing or self._renewing[lock].done():
-                    self._renewing[lock] = self._pool.submit(lock.renew)
-            self._renewing = {lock: future for lock, future in self._renewing.items() if not future.done()}
+                threading.Thread(target=lock.beat, name="msdask-beat", daemon=True).start()
 
 
 @lru_cache(maxsize=1)

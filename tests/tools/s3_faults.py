@@ -13,8 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["busy", "denied", "reset", "half", "lost", "hang"] | None
-"""503, 403, connection reset, half of the bytes with a length to match, done but the answer is lost, no answer."""
+Fault = Literal["busy", "denied", "expired", "missing", "reset", "half", "cut", "whole", "lost", "hang"] | None
+"""503, 403, 400 of an expired token, 404; connection reset, half of the bytes with a length to match, half of the bytes
+and the connection ends, all bytes where a range was asked for; done but the answer is lost, no answer."""
+
+_ANSWERS = {
+    "busy": (503, "SlowDown", "Please reduce your request rate."),
+    "denied": (403, "AccessDenied", "Access Denied"),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "missing": (404, "NoSuchKey", "The specified key does not exist."),
+}
 
 Rule = Callable[[str, str], Fault]
 """Of a request's method and path: what goes wrong with it."""
@@ -65,15 +73,16 @@ def faulty_server(endpoint: str) -> Iterator[tuple[FaultyServer, str]]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = state.rule(self.command, self.path)
             state.requests.append((self.command, self.path, fault))
-            if fault in ("busy", "denied"):
-                status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
-                return self.send(status, {}, f"<Error><Code>{code}</Code></Error>".encode())
+            if fault in _ANSWERS:
+                status, code, message = _ANSWERS[fault]
+                document = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+                return self.send(status, {}, document.encode())
             if fault == "hang":
                 state.ended.wait(HANG_SECONDS)
             if fault in ("reset", "hang"):
                 return self.reset()
             connection = http.client.HTTPConnection(state.upstream, timeout=60)
-            skipped = ("connection", "transfer-encoding", "content-length")
+            skipped = ("connection", "transfer-encoding", "content-length", *(["range"] if fault == "whole" else []))
             headers = {k: v for k, v in self.headers.items() if k.lower() not in skipped}
             connection.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
             response = connection.getresponse()
@@ -85,7 +94,10 @@ def faulty_server(endpoint: str) -> Iterator[tuple[FaultyServer, str]]:
             length = int(response.getheader("Content-Length") or 0) if self.command == "HEAD" else len(data)
             if fault == "half":
                 length //= 2
-            return self.send(response.status, kept, data[:length], length)
+            self.send(response.status, kept, data[: length // 2 if fault == "cut" else length], length)
+            if fault == "cut":
+                self.wfile.flush()
+                self.reset()
 
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = answer
 
