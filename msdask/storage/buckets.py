@@ -132,7 +132,8 @@ class Bucket:
 
     def _client(self, prefix: str, timeout: str, retries: Any = _NO_RETRIES) -> S3Store | GCSStore:
         settings = self._settings
-        options: Any = {"timeout": timeout, "connect_timeout": "10s"}
+        allow_http = self.scheme == "s3" and (settings.endpoint or "").startswith("http://")
+        options: Any = {"timeout": timeout, "connect_timeout": "10s", "allow_http": allow_http}
         if self.scheme == "gs":
             return GCSStore(self.name, prefix=prefix or None, client_options=options, retry_config=retries)
         return S3Store(
@@ -141,7 +142,7 @@ class Bucket:
             endpoint=settings.endpoint,
             region=settings.region,
             skip_signature=settings.is_anonymous,
-            client_options={**options, "allow_http": (settings.endpoint or "").startswith("http://")},
+            client_options=options,
             retry_config=retries,
         )
 

@@ -253,7 +253,7 @@ def test_a_machine_without_credentials_is_told_what_to_set() -> None:
 
     text = (
         "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 2s - HTTP error: error "
-        'sending request\n\nDebug source:\nGeneric {\n source: Http(\n HttpError {\n kind: Connect, message: "No route to host"'
+        'sending request\n\nDebug source:\nGeneric {\n HttpError {\n kind: Connect, message: "No route to host"'
     )
     error = as_os_error("s3://patches/a", GenericError(text), server=None)
     assert isinstance(error, PermissionError)
