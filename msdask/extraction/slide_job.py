@@ -23,7 +23,7 @@ from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
 from msdask.cutting.tile_cache import process_cache
-from msdask.errors import SlideError, StoreError
+from msdask.errors import SlideError, StoreError, UnreachableError
 from msdask.extraction.slide_table import SlideRow
 from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
@@ -340,7 +340,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
     try:
         slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
         fingerprint = slide.fingerprint()
-    except SlideError as error:
+    except (SlideError, UnreachableError) as error:
         return (f"complete, but its file cannot be opened now: {error}",)
     check_same_file(f"'{path}'", stored, fingerprint, row.path)
     if slide.mpp is not None and slide.mpp != stored["mpp"]:

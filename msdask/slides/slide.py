@@ -17,13 +17,14 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError, SpecError
+from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.readers.registry import open_reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
 from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
+from msdask.storage.source import object_version
 
 __all__ = ["Slide", "file_state", "open_slide"]
 
@@ -61,6 +62,8 @@ def open_slide(
     ------
     SlideError
         The file is missing, damaged or no slide; the message says which.
+    UnreachableError
+        It cannot be read now: no permission, no answer from its server, a disk that fails.
     MissingExtraError
         What reads its format is not installed; the message says how to.
     MissingScaleError
@@ -99,6 +102,7 @@ class Slide:
         self.path = os.fspath(path)
         self.tolerance = tolerance
         self._backend = backend
+        self._version = object_version(self.path)
         self._on_bad_tile: OnBadTile = "raise"
         self._associated: tuple[str, ...]
         reader = self.reader
@@ -114,7 +118,7 @@ class Slide:
     @property
     def reader(self) -> Reader:
         """The open reader of this process; shared by all slides of one path."""
-        return _shared_reader(self.path, self._backend, file_state(self.path))
+        return _shared_reader(self.path, self._backend, self._version or file_state(self.path))
 
     @property
     def name(self) -> str:
@@ -313,7 +317,7 @@ class Slide:
             "msdask.Slide",
             self.path,
             self._backend,
-            file_state(self.path),
+            self._version or file_state(self.path),
             self._on_bad_tile,
             self.scale,
             self.level_infos,
@@ -359,7 +363,7 @@ class Slide:
             if coarsest[0] * coarsest[1] > _REPR_PIXELS:
                 return None
             return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
-        except SlideError:  # a damaged or moved file still has facts to show
+        except (SlideError, UnreachableError):  # a damaged or moved file still has facts to show
             return None
 
 
