@@ -14,6 +14,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
+from msdask.computing import in_process
 from msdask.cutting.cutter import Cutter, OnBadTile
 from msdask.cutting.label_maps import label_maps
 from msdask.cutting.measures import tissue_mean
@@ -165,9 +166,8 @@ def mean_of_tissue(
     slide: Slide, mask: NDArray[np.integer[Any]] | None, on_bad_tile: OnBadTile = "raise"
 ) -> NDArray[np.float64]:
     """Mean of the slide's 1.25x image inside the mask: () float64, the `t` that decides the white threshold."""
-    image = (
-        slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True).data.compute(scheduler="threads")
-    )
+    lazy = slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True)
+    image = lazy.data.compute(scheduler=in_process())
     inside = np.ones(image.shape[:2], bool) if mask is None else mask > 0
     return np.asarray(tissue_mean(image, inside))
 

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from msdask.engines.deadline import deadline
-from msdask.engines.engine import T
 
-__all__ = ["at_work"]
+__all__ = ["Came", "at_work"]
+
+
+class Came(NamedTuple):
+    """What comes back of a task.
+
+    Attributes
+    ----------
+    value : what its function gave
+    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
+        a traceback, and an error that cannot be pickled would leave the client waiting
+    worker : address
+    seconds : how long it ran
+    """
+
+    value: Any
+    error: Exception | None
+    worker: str
+    seconds: float
 
 
 def at_work(
-    function: Callable[..., T], timeout: float | None, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[T | None, str, Exception | None]:
-    """Run a function on a worker, within its time.
-
-    Returns
-    -------
-    value : what it gave
-    worker : address
-    error : what it raised. As a value: a slide that cannot be read is no fault of the cluster, to be logged by it with
-        a traceback, and an error that cannot be pickled would leave the client waiting
-    """
+    function: Callable[..., Any], timeout: float | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Came:
+    """Run a function on a worker, within its time."""
     from distributed import get_worker
 
-    value, failure = None, None
+    value, failure, began = None, None, time.monotonic()
     try:
         with _own_threads(), deadline(timeout):
             value = function(*args, **kwargs)
     except Exception as error:
         failure = _portable(error)
-    return value, str(get_worker().address), failure
+    return Came(value, failure, str(get_worker().address), time.monotonic() - began)
 
 
 _own_setting = ExitStack()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msdask.engines.at_work import at_work
+from msdask.engines.at_work import Came, at_work
 from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
+from msdask.engines.growth import seconds_ahead
 from msdask.engines.workers import MOST_JOBS, Workers
 from msdask.errors import MsdaskError, WorkerLostError
 
@@ -36,6 +38,11 @@ class _Task:
     function: Callable[..., Any]
     args: Sequence[Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> str:
+        """What kind of task it is."""
+        return self.label.partition(": ")[0]
 
 
 class _Lost(Exception):
@@ -104,9 +111,9 @@ class ClusterEngine:
         task = _Task(label, trace, function, args, kwargs)
         result: T
         while True:
-            future = self._send(task, self._workers.place(task, trace) or [])
+            future = self._send(task, self._workers.place(task, trace, step=task.step) or [])
             try:
-                result = self._result(future, trace)
+                result = self._result(future, task)
                 return result
             except _Stranded:
                 continue
@@ -127,37 +134,39 @@ class ClusterEngine:
         on_block: Callable[[int, int], object],
     ) -> None:
         """Every block as a task of its own; a few for each thread of the job's workers are out at once."""
-        from distributed import as_completed
-
         waiting = deque(_Task(f"{label}/{block}", trace, function, (job, block)) for block in blocks)
         lost: list[_Task] = []
         out: dict[Future[Any], _Task] = {}
-        ready = as_completed()
+        ready: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         failure: Exception | None = None
-        while out or ((waiting or lost) and failure is None):
-            if lost and not out:
-                task = lost.pop()
-                on_block(task.args[1], self._run_alone(task))
-                continue
-            while waiting and not lost and failure is None:
-                where = self._workers.place(waiting[0], trace, held=len(out))
-                if where is None:
-                    break
-                task = waiting.popleft()
-                future = self._send(task, where)
-                out[future] = task
-                ready.add(future)
-            future = next(ready)
-            task = out.pop(future)
-            try:
-                on_block(task.args[1], self._result(future, trace))
-            except _Stranded:
-                waiting.append(task)
-            except _Lost:
-                lost.append(task)
-            except Exception as error:  # no other block of the job may still be running when it is let go of
-                failure = failure or error
-            finally:
+        try:
+            while out or ((waiting or lost) and failure is None):
+                if lost and not out:
+                    task = lost.pop()
+                    on_block(task.args[1], self._run_alone(task))
+                    continue
+                while waiting and not lost and failure is None:
+                    where = self._workers.place(waiting[0], trace, step=waiting[0].step, held=len(out))
+                    if where is None:
+                        break
+                    task = waiting.popleft()
+                    future = self._send(task, where)
+                    out[future] = task
+                    future.add_done_callback(ready.put)
+                future = self._next(ready)
+                task = out.pop(future)
+                try:
+                    on_block(task.args[1], self._result(future, task))
+                except _Stranded:
+                    waiting.append(task)
+                except _Lost:
+                    lost.append(task)
+                except Exception as error:  # no other block of the job may still be running when it is let go of
+                    failure = failure or error
+                finally:
+                    self._forget(future, task)
+        finally:  # where it was ended from outside
+            for future, task in out.items():
                 self._forget(future, task)
         if failure is not None:
             raise failure
@@ -184,14 +193,13 @@ class ClusterEngine:
         """Send a task to workers; with `elsewhere`, idle ones that are not among them may take it."""
         # What stands before the first "-" is what the dashboard groups by, and the scheduler never forgets a group:
         # steps, of which there are few, and never slides.
-        step, _, what = task.label.partition(": ")
         future: Future[Any] = self._client.submit(
             # As one object: dask would look for futures and collections in every argument.
             partial(at_work, task.function, self._timeout, task.args, task.kwargs),
-            key=f"{step}-{self._name}.{next(self._numbers)}/{what}",
-            workers=where,
+            key=f"{task.step}-{self._name}.{next(self._numbers)}/{task.label.partition(': ')[2]}",
+            workers=where or None,
             # sent to a worker that has just died, it would come to the one that is kept for a task alone
-            allow_other_workers=elsewhere and not self._workers.is_someone_alone,
+            allow_other_workers=bool(where) and elsewhere and not self._workers.is_someone_alone,
             priority=-task.trace.order,
             pure=False,
         )
@@ -199,32 +207,51 @@ class ClusterEngine:
             self._out[future] = where
         return future
 
-    def _result(self, future: Future[Any], trace: JobTrace, timeout: float | None = None) -> Any:
-        """What a task gave.
+    def _next(self, ready: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
+        """The next one that is done; raises why where everything was ended."""
+        while True:
+            with suppress(queue.Empty):
+                return ready.get(timeout=_LOOK)
+            self._workers.check()
+
+    def _result(self, future: Future[Any], task: _Task, worker: str | None = None) -> Any:
+        """What a task gave; with `worker`, of one that may run there only.
 
         Raises
         ------
         _Lost
             It was lost with its worker, or had no memory.
-        TimeoutError
-            `timeout` seconds are over and it is not done.
         """
         from distributed import CancelledError, KilledWorker
 
+        trace = task.trace
         try:
-            value, worker, failure = future.result(timeout)
+            came = self._came(future, worker)
         except KilledWorker as error:
             trace.workers.add(error.last_worker.address)
             raise _Lost from error
         except CancelledError as error:
             self._workers.check()
             raise (_Stranded if future.key in self._stranded else _Lost) from error
-        trace.workers.add(worker)
-        if isinstance(failure, MemoryError):
-            raise _Lost from failure
-        if failure is not None:
-            raise failure
-        return value
+        trace.workers.add(came.worker)
+        if isinstance(came.error, MemoryError):
+            raise _Lost from came.error
+        if came.error is not None:
+            raise came.error
+        self._workers.took(task.step, came.seconds)
+        return came.value
+
+    def _came(self, future: Future[Any], worker: str | None) -> Came:
+        """What came back; looks meanwhile whether anything still can."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        # A `result` with a time limit that ends while it is fetched would cancel what others are just fetching.
+        while not (future.done() or done.wait(_LOOK)):
+            self._workers.check()
+            if worker is not None and worker not in self._workers.alive:
+                raise _Lost
+        came: Came = future.result()
+        return came
 
     def _run_alone(self, task: _Task) -> Any:
         """A task that was lost before, on a worker of its own.
@@ -244,7 +271,7 @@ class ClusterEngine:
                 started = time.monotonic()
                 future = self._send(replace(task, label=f"{task.label}, try {number}"), [worker], elsewhere=False)
                 try:
-                    return self._result_from(future, worker, trace)
+                    return self._result(future, task, worker)
                 except _Lost:
                     trace.workers.add(worker)
                     late = self._timeout is not None and time.monotonic() - started >= self._timeout
@@ -262,18 +289,6 @@ class ClusterEngine:
             f"{hint}"
         )
 
-    def _result_from(self, future: Future[Any], worker: str, trace: JobTrace) -> Any:
-        """As `_result`, of a task that may run on one worker only: it is lost as soon as that one is gone."""
-        while True:
-            try:
-                return self._result(future, trace, timeout=_LOOK / 2)
-            except TimeoutError:
-                if future.done():  # the function's own
-                    raise
-            self._workers.check()
-            if worker not in self._workers.alive:
-                raise _Lost
-
     def _forget(self, future: Future[Any], task: _Task | None = None) -> None:
         """Let go of a task's future, and of its place among those that are out."""
         with self._lock:
@@ -289,7 +304,7 @@ class ClusterEngine:
         """See who takes tasks now: address -> threads."""
         workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         alive = {a: int(w["nthreads"]) for a, w in workers.items() if w.get("status", "running") == "running"}
-        self._workers.update(alive)
+        self._workers.update(alive, ahead=seconds_ahead(self._client))
         return alive
 
     def _free_stranded(self, alive: Mapping[str, int]) -> None:
@@ -299,7 +314,7 @@ class ClusterEngine:
         later do not get it, although it may run anywhere.
         """
         with self._lock:
-            waiting = [f for f, where in self._out.items() if not f.done() and not alive.keys() & set(where)]
+            waiting = [f for f, where in self._out.items() if where and not f.done() and not alive.keys() & set(where)]
         if not waiting:
             return
         running = {key for keys in self._client.processing().values() for key in keys}

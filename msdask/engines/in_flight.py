@@ -12,6 +12,8 @@ __all__ = ["run_jobs"]
 
 _MOST_JOBS = 256
 """Threads of the client at most; an engine asks for fewer."""
+_LOOK = 1.0
+"""Seconds between two looks at how many jobs the engine wants in flight: a cluster grows while none comes back."""
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ def run_jobs(engine: Engine, jobs: Sequence[T], work: Callable[[int, T], object]
                 running.add(pool.submit(work, *following))
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, running = wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
     except BaseException:

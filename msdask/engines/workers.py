@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +21,22 @@ WORKERS_PER_JOB = 2
 MOST_JOBS = 128
 """Jobs in flight, whatever the size of the cluster: each costs the client a thread."""
 
+MOST_AHEAD = 1024
+"""Blocks that are out on all workers together only so that a cluster sees work for more of them."""
+
+_UNKNOWN_SECONDS = 0.5
+"""What a step of which none has come back is taken to need; dask's own guess, too."""
+_NEWS = 0.3
+"""Weight of the last one in the mean of how long a step takes."""
+
 
 class Workers:
     """Says where a task may be sent, and when: few are out at once, lower orders first, each near its job's workers.
 
     Pure bookkeeping: it never talks to a cluster. It is told which workers are alive and which tasks are back.
+
+    A cluster that grows with its work sees only what is out. Where it may grow (`update`), as much is out as keeps the
+    threads that are there busy for some seconds; and where there is no worker, a few tasks are, for any that comes.
 
     Parameters
     ----------
@@ -34,8 +46,12 @@ class Workers:
     def __init__(self, jobs: int) -> None:
         self._jobs = max(1, jobs)
         self._threads: dict[str, int] = {}
+        self._ahead = 0.0
+        self._more_jobs = 0
         self._near: Counter[str] = Counter()
         self._out: dict[object, frozenset[str]] = {}
+        self._steps: dict[object, str] = {}
+        self._seconds: dict[str, float] = {}
         self._blocks: set[object] = set()
         self._queue: Counter[int] = Counter()
         self._reserved: str | None = None
@@ -56,15 +72,25 @@ class Workers:
 
     @property
     def jobs_in_flight(self) -> int:
-        """Jobs at once: two for each group of workers, so that one may begin or end while the other's blocks run."""
-        return max(2, min(MOST_JOBS, 2 * -(-len(self._threads) // max(1, self.spread))))
+        """Jobs at once: two for each group of workers, so that one may begin or end while the other's blocks run.
 
-    def update(self, workers: Mapping[str, int]) -> None:
-        """These are alive now, with so many threads each."""
+        And some more where a cluster that may grow has not seen work enough to do so.
+        """
+        return min(MOST_JOBS, max(2, 2 * -(-len(self._threads) // max(1, self.spread)) + self._more_jobs))
+
+    def update(self, workers: Mapping[str, int], *, ahead: float = 0.0) -> None:
+        """These are alive now, with so many threads each.
+
+        Parameters
+        ----------
+        workers : address -> threads
+        ahead : seconds of work that shall be out for each thread, for a cluster that may grow; 0: a few blocks will do
+        """
         with self._changed:
-            if self._threads != workers:
-                self._threads = dict(workers)
+            if self._threads != workers or self._ahead != ahead:
+                self._threads, self._ahead = dict(workers), ahead
                 self._changed.notify_all()
+            self._weigh()
 
     def end(self, reason: BaseException) -> None:
         """From now on whoever asks gets `reason`."""
@@ -82,13 +108,14 @@ class Workers:
         if self._end is not None:
             raise self._end
 
-    def place(self, token: object, trace: JobTrace, *, held: int | None = None) -> list[str] | None:
-        """Where a task may be sent to, once there is room; it is out until `release(token)`.
+    def place(self, token: object, trace: JobTrace, *, step: str = "", held: int | None = None) -> list[str] | None:
+        """Where a task may be sent to, once there is room: to any worker if to none; it is out until `release(token)`.
 
         Parameters
         ----------
         token : names the task
         trace : of its job
+        step : what kind of task it is
         held : blocks of this job that are out; with some, None comes back instead of waiting. None: the task is no
             block, and is always admitted
         """
@@ -98,8 +125,9 @@ class Workers:
                 while True:
                     self.check()
                     where = self._open_to(trace)
-                    if where and (held is None or self._has_room(trace, held)):
-                        self._out[token] = frozenset(where)
+                    is_open = where or (not self._threads and self._reserved is None)
+                    if is_open and (held is None or self._has_room(trace, step, held)):
+                        self._out[token], self._steps[token] = frozenset(where), step
                         if held is not None:
                             self._blocks.add(token)
                         return where
@@ -116,12 +144,20 @@ class Workers:
         """A task is back."""
         with self._changed:
             self._out.pop(token, None)
+            self._steps.pop(token, None)
             self._blocks.discard(token)
             self._changed.notify_all()
+
+    def took(self, step: str, seconds: float) -> None:
+        """A task of this kind has run for so long."""
+        with self._changed:
+            mean = self._seconds.get(step, seconds)
+            self._seconds[step] = mean + _NEWS * (seconds - mean)
 
     def job_done(self, trace: JobTrace) -> None:
         """A job needs its workers no more."""
         with self._changed:
+            self._weigh()
             self._near.subtract(trace.near)
             trace.near.clear()
 
@@ -160,10 +196,18 @@ class Workers:
                     return worker
                 self._changed.wait()
 
-    def _has_room(self, trace: JobTrace, held: int) -> bool:
-        own = BLOCKS_PER_THREAD * sum(self._threads[address] for address in trace.near)
-        whole = BLOCKS_PER_THREAD * sum(self._threads.values())
-        return held < own and len(self._blocks) < whole and trace.order <= min(self._queue)
+    def _weigh(self) -> None:
+        """One more job in flight where too little work is out, one less where there is enough."""
+        out = sum(self._seconds.get(step, _UNKNOWN_SECONDS) for step in self._steps.values())
+        is_short = out < self._ahead * max(1, sum(self._threads.values()))
+        self._more_jobs = min(MOST_JOBS, self._more_jobs + 1) if is_short else max(0, self._more_jobs - 1)
+
+    def _has_room(self, trace: JobTrace, step: str, held: int) -> bool:
+        # without a worker as much as for one
+        own, whole = max(1, sum(self._threads[a] for a in trace.near)), max(1, sum(self._threads.values()))
+        wanted = math.ceil(self._ahead / max(1e-3, self._seconds.get(step, _UNKNOWN_SECONDS)))
+        each = max(BLOCKS_PER_THREAD, min(wanted, MOST_AHEAD // whole))
+        return held < each * own and len(self._blocks) < each * whole and trace.order <= min(self._queue)
 
     def _open_to(self, trace: JobTrace) -> list[str]:
         """The job's workers that are alive, made up to their number; without the one that is reserved."""

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.computing import in_process
 from msdask.errors import MaskError, SpecError
 from msdask.masks.glass import classify_pixels, estimate_glass
 
@@ -70,7 +71,7 @@ def tissue_mask(
     min_area_um2: float = MIN_AREA_UM2,
     max_hole_um2: float = MAX_HOLE_UM2,
 ) -> xr.DataArray:
-    """Find the tissue of a slide; reads its pixels at `mpp` and computes.
+    """Find the tissue of a slide; reads its pixels at `mpp` and computes, in this process.
 
     Works on H&E and IHC on white, gray or slightly yellowish glass (see `tissue_from_rgb`).
 
@@ -114,7 +115,7 @@ def tissue_mask(
             f"slide {slide.name!r}: a mask at {mask_mpp:g} um/px of its {width} x {height} px would have more than "
             f"{MAX_MASK_PIXELS} px; ask for a coarser one, such as mpp=8, and check the slide's mpp"
         )
-    image = np.ascontiguousarray(slide.at(mpp=mask_mpp).to_numpy(), dtype=np.uint8)
+    image = np.ascontiguousarray(slide.at(mpp=mask_mpp).compute(scheduler=in_process()).to_numpy(), dtype=np.uint8)
     tissue = tissue_from_rgb(image, mpp=mask_mpp, min_area_um2=min_area_um2, max_hole_um2=max_hole_um2)
     return xr.DataArray(
         tissue,

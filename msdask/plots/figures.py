@@ -14,6 +14,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from msdask.computing import in_process
 from msdask.errors import SpecError
 from msdask.plots.drawing import (
     DPI,
@@ -205,7 +206,7 @@ def patches(dataset: xr.Dataset, *, rows: Sequence[int] | NDArray[np.integer[Any
         figure = PlainFigure(figsize=(4, 1), dpi=DPI, facecolor="white")
         figure.text(0.5, 0.5, "no patches", ha="center", va="center", fontsize=11, color=FOREGROUND)
         return figure
-    pixels = image.isel(patch=picked).values
+    pixels = image.isel(patch=picked).compute(scheduler=in_process()).values
     # Single magnifications fill a sheet row by row; tuples keep one row each.
     columns = len(scales) if len(scales) > 1 else min(6, len(picked))
     sheet_rows = len(picked) if len(scales) > 1 else -(-len(picked) // columns)
@@ -268,7 +269,7 @@ def _window(slide: Slide, mpp: float, center: tuple[float, float], size_px: int)
     x_in, y_in = slice(max(x, 0), min(x + size_px, width)), slice(max(y, 0), min(y + size_px, height))
     pixels = np.full((size_px, size_px, 3), 255, dtype=np.uint8)
     if x_in.start < x_in.stop and y_in.start < y_in.stop:
-        inside = image.isel(y=y_in, x=x_in).values
+        inside = image.isel(y=y_in, x=x_in).compute(scheduler=in_process()).values
         pixels[y_in.start - y : y_in.stop - y, x_in.start - x : x_in.stop - x] = inside
     return pixels
 

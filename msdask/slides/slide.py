@@ -17,6 +17,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from msdask.computing import in_process
 from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.readers.registry import open_reader
@@ -225,7 +226,7 @@ class Slide:
     def thumbnail(self, max_size: int = 1024) -> NDArray[np.uint8]:
         """The whole slide within `max_size` px, computed: (height, width, 3) uint8. Needs no physical scale."""
         image, _ = self._at_ratio(max(1.0, max(self.shape) / max_size))
-        return cast("NDArray[np.uint8]", image.compute(scheduler="threads"))
+        return cast("NDArray[np.uint8]", image.compute(scheduler=in_process()))
 
     def to_datatree(self) -> xr.DataTree:
         """Stored levels as a DataTree: one group a level, `image` (y, x, channel), lazily."""

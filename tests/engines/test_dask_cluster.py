@@ -8,7 +8,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from distributed import Client, LocalCluster
 
 from msdask.engines import dask_cluster as cluster_module
 from msdask.engines.dask_cluster import ClusterEngine
+from msdask.engines.in_flight import run_jobs
+from msdask.engines.open_engine import open_engine
 from msdask.engines.workers import BLOCKS_PER_THREAD
 from msdask.errors import MsdaskError
 from msdask.extraction.cohort import extract
@@ -75,6 +79,50 @@ def test_a_cluster_without_workers_is_an_error_after_a_while(monkeypatch: pytest
         with pytest.raises(MsdaskError, match="no worker for"), engine.job(0) as trace:
             engine.call("step: nothing", trace, int)
         engine.close()
+
+
+def slow_block(job: float, block: int, **options: Any) -> int:
+    """A block that takes its time."""
+    threading.Event().wait(job)
+    return 1
+
+
+@contextmanager
+def adapting(minimum: int, maximum: int, **options: Any) -> Iterator[Client]:
+    """A cluster that dask's adaptive scaling makes larger and smaller, of threads of this process."""
+    loopback = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": ":0"}
+    with (
+        LocalCluster(n_workers=minimum, threads_per_worker=1, processes=False, **loopback) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.adapt(minimum=minimum, maximum=maximum, interval="200ms", **options)
+        yield client
+
+
+def test_a_cluster_that_adapts_from_nothing_is_given_work(sample: SampleSlide, tmp_path: Path) -> None:
+    with adapting(0, 1) as client:
+        report = run(cohort(sample, tmp_path / "slides", "a.svs"), tmp_path / "s.zarr", client=client)
+    assert report.is_complete, report.failures
+    run(tmp_path / "slides", tmp_path / "t.zarr")
+    assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [100, 2], ids=["few large slides", "many small slides"])
+def test_a_cluster_that_adapts_grows_with_the_work_that_is_left(blocks: int) -> None:
+    """Blocks of 0.1 s: three of them would never ask for a second worker, where the target is 2 s."""
+    jobs, workers = 200 // blocks, [0]
+    with adapting(1, 3, target_duration="2s") as client, open_engine(client, jobs=jobs) as engine:
+
+        def work(order: int, job: float) -> None:
+            with engine.job(order) as trace:
+                engine.run("extract: job", trace, slow_block, job, range(blocks), done)
+
+        def done(block: int, patches: int) -> None:
+            workers.append(engine.facts()["workers"])
+
+        run_jobs(engine, [0.1] * jobs, work)
+    assert max(workers) == 3
 
 
 # --- what goes over the wire ------------------------------------------------------------------------------------------
@@ -141,7 +189,7 @@ def test_what_travels_does_not_grow_with_the_slide(sample: SampleSlide, tmp_path
 def test_a_lost_worker_changes_nothing_but_the_tries(sample: SampleSlide, client: Client, tmp_path: Path) -> None:
     slides = cohort(sample, tmp_path / "slides", "a.svs", "once.svs")
     report = run(slides, tmp_path / "s.zarr", client=client)
-    assert states(report) == {"a.svs": "complete", "once.svs": "complete"}
+    assert states(report) == {"a.svs": "complete", "once.svs": "complete"}, report.failures
     assert {o.slide_id: o.tries for o in report.outcomes}["once.svs"] == 2
     (slides / "once.svs.once").unlink()
     run(slides, tmp_path / "t.zarr")

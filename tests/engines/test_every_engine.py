@@ -17,7 +17,7 @@ from msdask.engines.engine import Engine, Stopped
 from msdask.engines.open_engine import open_engine
 from msdask.engines.plain import PlainEngine
 from msdask.errors import SlideError
-from msdask.extraction.cohort import extract, grid_specs
+from msdask.extraction.cohort import extract
 from msdask.extraction.repair import repair
 from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone, Warned
 from msdask.sample.slides import make_slide
@@ -25,7 +25,7 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from tests.tools.cluster_tools import faulty_cluster
 from tests.tools.engine_tools import check_order, per_slide, ran, refused
-from tests.tools.store_tools import copy_store, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, grid_specs, tree, use_small_blocks
 
 SPECS = grid_specs(ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.3), [20, 10])
 ENGINES = ("threads 1", "threads 4", "cluster")

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from msdask.engines.engine import JobTrace, Stopped
-from msdask.engines.workers import BLOCKS_PER_THREAD, Workers
+from msdask.engines.workers import BLOCKS_PER_THREAD, MOST_AHEAD, Workers
 from tests.tools.cluster_tools import wait_until
 
 
@@ -50,6 +50,46 @@ def test_blocks_out_are_bounded_by_the_threads() -> None:
     assert count == 2 * 2 * BLOCKS_PER_THREAD
     found.release(0)
     assert found.place("next", trace, held=count - 1) is not None
+
+
+def test_without_a_worker_a_few_tasks_are_out_for_any_that_comes() -> None:
+    found = cluster(0)
+    trace = JobTrace()
+    assert [found.place(i, trace, held=i) for i in range(BLOCKS_PER_THREAD)] == [[]] * BLOCKS_PER_THREAD
+    assert found.place("more", trace, held=BLOCKS_PER_THREAD) is None
+    assert found.place("no block", JobTrace(1)) == []
+    found.update({"w0": 1})
+    assert found.place("near", JobTrace(2)) == ["w0"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "seconds", "most"), [(1, 0.5, 20), (2, 0.5, 40), (1, 60.0, BLOCKS_PER_THREAD), (4, 1e-6, MOST_AHEAD)]
+)
+def test_a_cluster_that_may_grow_sees_work_for_more(threads: int, seconds: float, most: int) -> None:
+    """10 s of work for each thread, however long a block takes."""
+    found = Workers(1)
+    found.update({"w0": threads}, ahead=10.0)
+    found.took("extract", seconds)
+    trace, count = JobTrace(), 0
+    while found.place(count, trace, step="extract", held=count) is not None:
+        count += 1
+    assert count == most
+
+
+def test_more_jobs_are_in_flight_until_a_cluster_that_may_grow_sees_work_enough() -> None:
+    found = cluster(1)
+    steady = found.jobs_in_flight
+    found.took("extract", 4.0)
+    for number in range(1, 3):
+        found.update({"w0": 1}, ahead=10.0)
+        assert found.jobs_in_flight == steady + number
+    for i in range(3):
+        found.place(i, JobTrace(i), step="extract")
+    found.job_done(JobTrace())
+    assert found.jobs_in_flight == steady + 1
+    found.release(0)
+    found.job_done(JobTrace())
+    assert found.jobs_in_flight == steady + 2
 
 
 def test_a_job_of_a_lower_order_goes_first() -> None:
@@ -139,6 +179,8 @@ def test_a_worker_that_died_meanwhile_is_not_the_one_to_be_alone_on() -> None:
 
 def test_an_ended_cluster_lets_nobody_wait() -> None:
     found = cluster(0)
+    for i in range(BLOCKS_PER_THREAD):
+        found.place(f"out {i}", JobTrace(), held=i)
     raised: list[BaseException] = []
 
     def wait_for_a_worker() -> None:

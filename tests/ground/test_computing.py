@@ -1,0 +1,98 @@
+"""What msdask computes for itself stays in this process, whatever dask's default is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+
+from msdask import plots
+from msdask.computing import in_process
+from msdask.cutting.lazy_patches import mean_of_tissue, patches
+from msdask.extraction.cohort import extract
+from msdask.masks.tissue import tissue_mask
+from msdask.report.run import report_run
+from msdask.sample.slides import make_slide
+from msdask.selection.select import grid
+from msdask.slides.slide import Slide, open_slide
+from msdask.spec import ExtractionSpec
+from msdask.store.patch_store import PatchStore
+
+SPEC = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_slide(tmp_path_factory.mktemp("slide") / "a.svs", size=(1024, 1280), seed=3).path
+
+
+@pytest.fixture
+def _no_default(path: Path) -> Iterator[None]:
+    """Whoever computes with dask's default scheduler is told of it."""
+
+    def refuse(*args: Any, **options: Any) -> NoReturn:
+        raise AssertionError("computed with dask's default scheduler")
+
+    with dask.config.set(scheduler=refuse):
+        yield
+
+
+def reported(slide: Slide, folder: Path) -> None:
+    report = extract([slide.path], folder / "s.zarr", SPEC, threads=2, progress=False)
+    assert report.is_complete, report.failures
+    report_run(folder / "report.html", report)
+
+
+def shown(slide: Slide, folder: Path) -> None:
+    extract([slide.path], folder / "s.zarr", SPEC, threads=0, progress=False)
+    plots.patches(PatchStore(folder / "s.zarr")[SPEC.name].open("a.svs"), n=2)
+
+
+def drawn(slide: Slide, folder: Path) -> None:
+    plots.patches(patches(slide, grid(slide, magnification=10, patch_size=64)), n=2)
+
+
+WORK = {
+    "mask": lambda slide, folder: tissue_mask(slide),
+    "thumbnail": lambda slide, folder: slide.thumbnail(64),
+    "mean": lambda slide, folder: mean_of_tissue(slide, None),
+    "pyramid": lambda slide, folder: plots.pyramid(slide),
+    "lazy patches": drawn,
+    "stored patches": shown,
+    "extraction and report": reported,
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.usefixtures("_no_default")
+def test_nothing_is_computed_with_the_default_scheduler(work: Any, path: Path, tmp_path: Path) -> None:
+    work(open_slide(path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own"),
+    [(None, "threads"), ("dask.distributed", "threads"), ("Sync", "synchronous"), (min, "threads")],
+)
+def test_one_thread_is_enough_where_dask_was_told_so(chosen: Any, own: str) -> None:
+    with dask.config.set(scheduler=chosen):
+        assert in_process() == own
+
+
+def test_threads_need_no_worker_of_a_client_that_is_alive(path: Path, tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=0, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address=":0") as cluster,
+        Client(cluster),
+    ):
+        done: list[bool] = []
+        run = threading.Thread(
+            target=lambda: done.append(extract([path], tmp_path / "s.zarr", SPEC, progress=False).is_complete),
+            daemon=True,
+        )
+        run.start()
+        run.join(60)
+    assert done == [True]
