@@ -100,7 +100,7 @@ def begin_slide(
             jobs.append(None)
             continue
         own = {name: dict(link) for name, link in links.items() if name in table}
-        attrs = {"cohort": dict(row.cohort)} | ({"links": own} if own else {})
+        attrs = {"cohort": row.facts} | ({"links": own} if own else {})
         jobs.append(begin_set(slide, table, path, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
     return jobs
 
