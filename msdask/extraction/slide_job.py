@@ -117,14 +117,13 @@ def begin_slide(
         The slide, its scale or its mask is not usable, or the store cannot be written.
     """
     slide, tables, notes = plan_slide(row, specs, masks, on_bad_tile=on_bad_tile)
-    cohort = {name: value for name, value in row.cohort.items() if value is not None}
     jobs: list[BlockJob | None] = []
     for table, target in zip(tables, targets, strict=True):
         if target is None:
             jobs.append(None)
             continue
         own = {name: dict(link) for name, link in links.items() if name in table}
-        attrs = {"cohort": cohort} | ({"links": own} if own else {})
+        attrs = {"cohort": row.facts} | ({"links": own} if own else {})
         jobs.append(begin_set(slide, table, target, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
     return jobs
 
