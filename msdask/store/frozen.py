@@ -14,7 +14,7 @@ from msdask.store import documents
 from msdask.store.layout import check_slide_id
 from msdask.store.slide_place import SlidePlace
 
-__all__ = ["FROZEN_GROUP", "Frozen", "check_frozen", "contents_of", "read_frozen", "write_frozen"]
+__all__ = ["FROZEN_GROUP", "Frozen", "check_frozen", "contents_of", "hash_of", "read_frozen", "write_frozen"]
 
 FROZEN_GROUP = "_frozen"
 
@@ -50,7 +50,7 @@ def write_frozen(store: str, name: str, sets: Mapping[str, Mapping[str, Mapping[
         There is another one of this name: what is frozen stays.
     """
     path = places.join(store, FROZEN_GROUP, check_slide_id(name))
-    made = Frozen(name, sets, _hash(sets))
+    made = Frozen(name, sets, hash_of(sets))
     if documents.has_document(path):
         if read_frozen(store, name).hash != made.hash:
             raise StoreError(f"'{store}' has a frozen state {name!r} with other contents: give this one another name")
@@ -72,7 +72,7 @@ def read_frozen(store: str, name: str) -> Frozen:
     if not attrs:
         folder = places.join(store, FROZEN_GROUP)
         raise StoreError(f"'{store}' has no frozen state {name!r}; it has {places.at(folder).folders(folder)}")
-    if _hash(attrs["sets"]) != attrs["hash"]:
+    if hash_of(attrs["sets"]) != attrs["hash"]:
         raise StoreError(f"the frozen state {name!r} of '{store}' is not as it was written: nothing can be said by it")
     return Frozen(name, attrs["sets"], attrs["hash"])
 
@@ -106,5 +106,6 @@ def check_frozen(place: SlidePlace, attrs: Mapping[str, Any], slides: Mapping[st
         )
 
 
-def _hash(sets: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
+def hash_of(sets: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
+    """SHA-256 (hex) of the contents of patch sets, as `Frozen.sets` has them."""
     return hashlib.sha256(json.dumps(sets, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -102,6 +102,7 @@ def fit(
             "model": {"class": type(model).__name__, **getattr(model, "config", {})},
             "task": {**task.config, "monitor": task.monitor, "mode": task.mode},
             "recipe": recipe.to_dict(),
+            "data": _data_of(train=train, valid=valid),
         },
         resume=resume,
     )
@@ -127,6 +128,12 @@ def fit(
     if not log.rows:
         raise MsdaskError("training: no epoch was finished: the training loader is empty")
     return _finish(trainer, module, run, log, about)
+
+
+def _data_of(**loaders: Iterable[Batch]) -> dict[str, str]:
+    """Hash of what each loader reads, of those that say it: the answer to "which data trained this model?"."""
+    hashes = {name: getattr(getattr(one, "dataset", None), "contents_hash", None) for name, one in loaders.items()}
+    return {name: value for name, value in hashes.items() if value is not None}
 
 
 def evaluate(

@@ -28,8 +28,8 @@ __all__ = ["BestCheckpoint", "EpochLog", "LastCheckpoint", "RandomState", "RunFo
 class RunFolder:
     """Paths of one run.
 
-    hparams.json (model, task, recipe, versions), log.csv (a row an epoch), curves.png, metrics.json, model.safetensors
-    with model.json, checkpoints/best.ckpt and checkpoints/last.ckpt.
+    hparams.json (model, task, recipe, hashes of the data, versions), log.csv (a row an epoch), curves.png,
+    metrics.json, model.safetensors with model.json, checkpoints/best.ckpt and checkpoints/last.ckpt.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -151,7 +151,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             for name in sorted({*before, *after})
             if before.get(name) != after.get(name) and not (group == "recipe" and name in _MAY_CHANGE)
         ]
-    return names
+    # Runs of older versions do not say what they learnt from.
+    before, after = old.get("data", {}), new.get("data", {})
+    return names + [f"data.{name}" for name in before if name in after and before[name] != after[name]]
 
 
 class EpochLog(Callback):
