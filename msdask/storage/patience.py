@@ -90,7 +90,7 @@ def persist(server: str, request: Callable[[], T], *, seconds: float | None = No
                 hint = f"; tried for {waited:.0f} s (MSDASK_PATIENCE says how long)" if limit else ""
                 raise PassingError(f"{error}{hint}") from error
             if waited > _QUIET:
-                _say(server, f"waiting for {server}: {error} ({waited:.0f} s; giving up after {limit:g} s)")
+                _say(server, f"waiting for {server} ({waited:.0f} s so far, giving up after {limit:g} s): {error}")
             # Many clients that were turned away together should not come back together.
             if _pause(min(pause * random.uniform(0.5, 1.0), limit - waited), interrupts):
                 raise PassingError(f"{error}; interrupted after {waited:.0f} s") from error

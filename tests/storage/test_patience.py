@@ -22,7 +22,7 @@ from msdask.storage.locks import slide_lock
 from msdask.storage.patience import PassingError, interrupt, is_passing, patience, persist
 from msdask.storage.ranges import ObjectSource
 from tests.tools.s3_faults import FaultyServer, faulty_server, first, until
-from tests.tools.s3_server import get, place_of, put, s3_server
+from tests.tools.s3_server import get, keys, place_of, put, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,7 @@ def test_many_who_wait_say_it_in_one_line(monkeypatch: pytest.MonkeyPatch, caplo
         for thread in threads:
             thread.join()
     lines = [record.getMessage() for record in caplog.records if "one-line" in record.getMessage()]
-    assert len(lines) == 1
-    assert lines[0].startswith("waiting for s3://one-line: 503")
-    assert lines[0].endswith("giving up after 0.5 s)")
+    assert lines == ["waiting for s3://one-line (0 s so far, giving up after 0.5 s): 503"]
 
 
 def _busy() -> None:
@@ -327,6 +325,45 @@ def test_a_server_that_hangs_for_one_lock_does_not_cost_another(
         server.ended.set()
         with suppress(StoreError):  # it may count as lost: it could not be renewed for longer than it is believed
             hanging.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("fault", ["busy", "reset", "lost"])
+def test_taking_checking_and_leaving_a_lock_outlive_a_few_faults(
+    client: Any, server: FaultyServer, place: str, fault: Any
+) -> None:
+    store = f"{place}/s.zarr"
+    server.rule = first(2, fault, method="PUT", part=".lock")
+    with slide_lock(store, "set", "a") as lock:
+        server.rule = first(2, fault, method="PUT", part=".lock")
+        lock.check()
+        server.rule = first(2, fault, method="PUT", part=".lock")
+        lock.check()
+        server.rule = first(1, fault)
+    assert keys(client, f"{store}.locks") == []
+
+
+def test_a_lock_that_waited_in_vain_for_longer_than_it_is_believed_is_lost(
+    client: Any, server: FaultyServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSDASK_PATIENCE", "1.5")
+    monkeypatch.setattr("msdask.storage.locks._RELEASE_SECONDS", 0.0)
+
+    def write() -> None:
+        with slide_lock(f"{place}/s.zarr", "set", "a", stale_after=1.0) as lock:
+            server.rule = until(600, "busy")
+            lock.check()
+
+    with pytest.raises(StoreError, match=r"could not be renewed for \d+ s \(.*503"):
+        write()
+
+
+def test_a_server_that_is_away_is_not_an_output_that_cannot_be_written(
+    client: Any, server: FaultyServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MSDASK_PATIENCE", "0.2")
+    server.rule = until(600, "busy")
+    with pytest.raises(UnreachableError, match="503 Service Unavailable"), slide_lock(f"{place}/s.zarr", "set", "a"):
+        pass
 
 
 def test_locks_are_renewed_by_requests_that_end_before_a_lock_grows_old() -> None:
