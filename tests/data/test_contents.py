@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from msdask.data import PatchDataset, loader
 from msdask.errors import MsdaskError
+from msdask.models import ScaleRegressor
 from msdask.store.frozen import hash_of
 from msdask.store.slide_place import SlidePlace
 from msdask.store.writing import update_facts
@@ -31,22 +30,20 @@ def test_the_hash_of_a_whole_set_is_that_of_its_frozen_state(cohort: Cohort) -> 
     assert some.contents_hash != dataset.contents_hash
 
 
-class _Mean(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.config = {"backbone": "mean"}
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.scale * image.float().mean((1, 2, 3))
-
-
 def test_a_run_says_what_it_learnt_from_and_is_not_resumed_with_other_facts(cohort: Cohort, tmp_path: Path) -> None:
     def run(epochs: int, *, resume: bool) -> None:
         train = loader(PatchDataset(cohort[GRID], target="magnification", splits="train"), batch_size=8)
         valid = loader(PatchDataset(cohort[GRID], target="magnification"), batch_size=8)
         recipe = Recipe(epochs=epochs, accelerator="cpu")
-        fit(_Mean(), ScaleTask(), train, valid, tmp_path / "run", recipe=recipe, resume=resume)
+        fit(
+            ScaleRegressor("scalenet", embedding=8),
+            ScaleTask(),
+            train,
+            valid,
+            tmp_path / "run",
+            recipe=recipe,
+            resume=resume,
+        )
 
     run(1, resume=False)
     said = json.loads((tmp_path / "run" / "hparams.json").read_text())["data"]
