@@ -198,6 +198,7 @@ def test_a_repair_has_the_events_outcomes_and_bytes_of_the_plain_repair(
         copy_store(plain[0], store)
         (store / "grid-20x-64" / "a.svs" / "image" / "c" / "2" / "0" / "0" / "0" / "0").unlink()
         (store / "grid-10x-64" / "b.svs" / "zarr.json").write_text("{}")
+        Path(f"{store}.sources", "b.svs.json").write_text('{"slide": "/nowhere/b.svs"}')
         (store / "grid-10x-64" / "d.svs" / "tissue" / "zarr.json").unlink()
         events: list[Event] = []
         report = repair(store, progress=False, listeners=[events.append], **options(which, request))
