@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
-from msdask.storage.patience import interrupt
 
 __all__ = ["PlainEngine"]
 
@@ -49,9 +48,8 @@ class PlainEngine:
         return {"kind": "plain"}
 
     def stop(self) -> None:
-        """Begin nothing more, and wait no longer for servers that do not answer."""
+        """Begin nothing more."""
         self._is_stopped = True
-        interrupt()
 
     def close(self) -> None:
         """Nothing to release."""
