@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msdask.engines.in_flight import run_jobs
@@ -179,9 +178,7 @@ def _tidy(store: str, names: Sequence[str]) -> None:
                 if not finish_replacement(place):
                     clear_work(place)
     for folder in (store, *(places.join(store, name) for name in names)):
-        if not places.is_remote(folder):
-            for part in Path(folder).glob("zarr.json.*.part"):
-                part.unlink(missing_ok=True)
+        documents.remove_half_written(folder)
 
 
 def _extract_slide(row: SlideRow, run: _Run, work: SlideWork) -> list[SlideOutcome]:

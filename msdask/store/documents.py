@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msdask.errors import CorruptChunkError, StoreError
@@ -28,6 +29,7 @@ __all__ = [
     "read_attrs",
     "read_document",
     "read_slide",
+    "remove_half_written",
     "remove_tree",
     "write_document",
     "write_sealed",
@@ -132,6 +134,13 @@ def _write_text(path: str | os.PathLike[str], text: bytes, *, sync: bool = True)
         raise StoreError(
             f"cannot write '{file}': {error.strerror or error}; check that the place exists, is writable and has room"
         ) from error
+
+
+def remove_half_written(path: str) -> None:
+    """Remove what a killed writer left of a group's document. Hold the lock of whoever writes it."""
+    if not places.is_remote(path):
+        for part in Path(path).glob(f"{DOCUMENT}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def array_documents(path: str, names: Sequence[str]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def store_entry(store: str) -> dict[str, Any]:
 
 
 def enter_store(store: str, codec: Codec) -> None:
-    """Enter the store."""
+    """Enter the store. Hold its lock."""
+    documents.remove_half_written(_path(store))
     if not store_entry(store):
         documents.write_sealed(_path(store), {"msdask_schema": SCHEMA, "codec": codec})
 
@@ -66,7 +67,8 @@ def set_entry(store: str, name: str) -> dict[str, Any]:
 
 
 def enter_set(store: str, name: str, spec: ExtractionSpec) -> None:
-    """Enter a patch set."""
+    """Enter a patch set. Hold its lock."""
+    documents.remove_half_written(_path(store, name))
     documents.write_sealed(_path(store, name), {"spec": spec.to_dict(), "spec_hash": spec.hash})
 
 
@@ -88,6 +90,8 @@ def slide_entries(store: str, name: str) -> dict[str, str]:
 def enter_slide(place: SlidePlace, attrs: Mapping[str, Any]) -> None:
     """Enter a slide that becomes complete now, or whose facts change: its checksum, its scale, its row of the table.
 
+    Hold the slide's lock.
+
     Parameters
     ----------
     place : of the slide
@@ -95,7 +99,9 @@ def enter_slide(place: SlidePlace, attrs: Mapping[str, Any]) -> None:
     """
     own = {name: attrs[name] for name in _KEPT if name in attrs}
     own |= {"slide_id": place.slide_id, "schema": SCHEMA}
-    documents.write_sealed(_path(place.store, place.set_name, place.slide_id), own)
+    path = _path(place.store, place.set_name, place.slide_id)
+    documents.remove_half_written(path)
+    documents.write_sealed(path, own)
 
 
 def slide_entry(place: SlidePlace) -> dict[str, Any]:
