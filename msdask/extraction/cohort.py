@@ -30,7 +30,7 @@ from msdask.store import documents
 from msdask.store.patch_store import PatchStore
 from msdask.store.replacing import building_path, clear_work, finish_replacement
 from msdask.store.slide_place import WORK_GROUP, SlidePlace
-from msdask.store.sources import note_source, read_source
+from msdask.store.sources import note_source
 from msdask.store.writing import update_facts
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _look_for_complete(
         with nullcontext() if lock is not None else slide_lock(run.store.path, name, row.slide_id):
             update_facts(place, cohort)
         notes = (*notes, f"facts of its table were brought up to date: {_differences(found.get('cohort', {}), cohort)}")
-    note_source(place, row.path, read_source(place).get("mask") if row.mask is None else row.mask)
+    note_source(place.store, found["fingerprint"], row.path, row.mask)
     for note in notes:
         work.warn(note)
     outcomes[name] = SlideOutcome(row.slide_id, name, "present", path=row.path, counts=found["counts"], warnings=notes)

@@ -31,7 +31,7 @@ from msdask.store.patch_store import PatchStore
 from msdask.store.replacing import building_path, finish_replacement
 from msdask.store.slide_arrays import SCHEMA
 from msdask.store.slide_place import SlidePlace
-from msdask.store.sources import note_source, read_source, source_of
+from msdask.store.sources import mask_of, note_source, source_of
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -216,7 +216,8 @@ def _mend_blocks(
         raise StoreError("its label maps were given to store.write, which alone can write them again, with overwrite")
     slide_id, name = place.slide_id, place.set_name
     row = run.rows.get(slide_id)
-    file = row.path if row is not None else source_of(place, documents.read_slide(place.path))
+    attrs = documents.read_slide(place.path)
+    file = row.path if row is not None else source_of(place.store, attrs) or str(attrs["source"])
     job = work.call(f"reopen: {name}/{slide_id}", reopen, place, run.store.codec, patch_set.spec, file, damage.blocks)
     patches = work.run("mend", name, mend_block, job, damage.blocks)
     lock.check()
@@ -225,7 +226,7 @@ def _mend_blocks(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
         )
-    note_source(place, file, read_source(place).get("mask"))
+    note_source(place.store, attrs["fingerprint"], file)
     return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
 
 
@@ -282,19 +283,19 @@ def _readable_attrs(place: SlidePlace) -> dict[str, Any]:
 
 def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
     """The slide's row of the table that it came from, as far as it is stored; what the caller gives goes before it."""
-    given, known = run.rows.get(place.slide_id), read_source(place)
-    if given is None and "slide" not in known and not attrs:
+    given, known = run.rows.get(place.slide_id), source_of(place.store, attrs)
+    if given is None and known is None:
         raise StoreError(f"nothing says any more where {place} was read: give a table of the slides (slides=)")
     if not attrs and given is not None:
         return given
     mask = given.mask if given is not None else None
     if mask is None and run.masks.folder is None:
-        mask = known["mask"] if "mask" in known else _stored_mask(place.path)
+        mask = mask_of(place.store, attrs) or _stored_mask(place.path, attrs)
         if "classes" in attrs and run.masks.values is None:
             raise MaskError(f"{place} was made with an annotated mask: give its values (values=)")
     cohort = dict(attrs.get("cohort", {}))
     return SlideRow(
-        path=given.path if given is not None else source_of(place, attrs),
+        path=given.path if given is not None else str(known),
         slide_id=place.slide_id,
         mask=mask,
         mpp=attrs["mpp"] if attrs.get("mpp_source") == "user" else None,
@@ -303,18 +304,25 @@ def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
     )
 
 
-def _stored_mask(path: str) -> str | None:
-    """Where the mask was read, as stores of schema 1 have it; None for one that msdask made, or where nobody knows."""
+def _stored_mask(path: str, attrs: Mapping[str, Any]) -> str | None:
+    """Where the mask was read, as stores of schema 1 have it; None for one that msdask made.
+
+    Raises
+    ------
+    MaskError
+        It was a file, and nobody knows where that is.
+    """
+    if attrs.get("schema", SCHEMA) >= SCHEMA:
+        source = attrs.get("mask_source", "msdask")
+        if source != "msdask":
+            raise MaskError(f"'{path}' was made with the mask '{source}', and nobody knows where that is: give masks=")
+        return None
     try:
-        attrs = documents.read_attrs(places.join(path, "mask"))
-        schema = documents.read_attrs(path).get("schema", 1)
+        stored = documents.read_attrs(places.join(path, "mask")).get("source", "msdask")
     except UnreachableError:
         raise
     except StoreError:
         return None
-    stored = attrs.get("source", "msdask")
-    if stored != "msdask" and schema >= SCHEMA:
-        raise MaskError(f"'{path}' was made with the mask '{stored}', and nobody knows where that is: give masks=")
     return None if stored == "msdask" else str(stored)
 
 

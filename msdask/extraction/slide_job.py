@@ -144,7 +144,8 @@ def begin_set(
     count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
     mask = facts["mask"].values if "mask" in facts else None
     source = facts["mask"].attrs.get("source", "msdask") if "mask" in facts else "msdask"
-    note_source(target.place, slide.path, None if source == "msdask" else str(source))
+    mask_file = None if source == "msdask" else str(source)
+    note_source(target.place.store, facts.attrs["fingerprint"], slide.path, mask_file)
     arrays, written = writing.begin(
         target.path,
         codec,

@@ -110,7 +110,7 @@ class PatchSet:
     def attrs(self, slide_id: str) -> dict[str, Any]:
         """Attributes of a complete slide: source, scale, counts, checksum, its cohort's row."""
         found = self._complete_attrs(slide_id)
-        return {**found, "source": sources.source_of(self.place(slide_id), found)}
+        return {**found, "source": sources.source_of(self._store, found) or found["source"]}
 
     def _complete_attrs(self, slide_id: str) -> dict[str, Any]:
         place = self.place(slide_id)

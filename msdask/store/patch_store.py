@@ -13,7 +13,7 @@ from dask.base import compute
 from dask.delayed import Delayed
 from dask.utils import format_bytes
 
-from msdask.errors import StoreError, UnreachableError
+from msdask.errors import CorruptChunkError, StoreError, UnreachableError
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import slide_lock
@@ -81,6 +81,12 @@ class PatchStore(Mapping[str, PatchSet]):
         attrs = documents.read_attrs(self.path)
         if "msdask_schema" in attrs:
             self._check(attrs, codec)
+            entry = manifest.store_entry(self.path)
+            if entry and entry.get("codec") != attrs.get("codec"):
+                raise CorruptChunkError(
+                    f"'{self.path}' says that it stores patches as {attrs.get('codec')!r}, and was made as "
+                    f"{entry.get('codec')!r}: run `msdask verify --repair`, which writes its document again"
+                )
         elif manifest.store_entry(self.path):
             raise StoreError(
                 f"'{self.path}' has lost its document: run `msdask verify --repair`, which writes it again"
@@ -164,7 +170,7 @@ class PatchStore(Mapping[str, PatchSet]):
                 compute(*tasks)
                 lock.check()
                 writing.commit(arrays, place)
-                note_source(place, str(patches.attrs["source"]))
+                note_source(self.path, patches.attrs["fingerprint"], str(patches.attrs["source"]))
         return self[set_name]
 
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:

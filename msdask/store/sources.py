@@ -1,25 +1,31 @@
-"""Where slides and masks were read, beside the store: inside it would depend on the place that its slides lie in."""
+"""Where slides and masks were read, beside the stores of a folder: inside a store it would tell where its slides lie.
+
+One small file a slide, named by its fingerprint: whichever store of the folder asks, a copy of one too, finds it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from msdask.errors import StoreError, UnreachableError
 from msdask.storage import places
-from msdask.store.slide_place import SlidePlace
 
-__all__ = ["note_source", "read_source", "source_of"]
+__all__ = ["FOLDER", "mask_of", "note_source", "source_of"]
 
-
-def _path(place: SlidePlace) -> str:
-    return places.join(f"{place.store}.sources", f"{place.slide_id}.json")
+FOLDER = ".msdask-sources"
 
 
-def read_source(place: SlidePlace) -> dict[str, str]:
-    """Where a slide ("slide") and its mask ("mask") were last read, as far as that is known."""
-    file = _path(place)
+def _path(store: str, fingerprint: str) -> str:
+    return places.join(
+        store.rpartition("/")[0] if places.is_remote(store) else os.path.dirname(store), FOLDER, fingerprint
+    )
+
+
+def _read(store: str, fingerprint: str) -> dict[str, Any]:
+    file = _path(store, f"{fingerprint}.json")
     try:
         found = json.loads(places.at(file).read(file))
     except FileNotFoundError:
@@ -28,29 +34,50 @@ def read_source(place: SlidePlace) -> dict[str, str]:
         raise UnreachableError(f"'{file}' cannot be read now: {error}") from error
     except ValueError:  # it was damaged: then nothing is known
         return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    is_sound = isinstance(found, dict) and isinstance(found.get("slide"), str) and isinstance(found.get("masks"), dict)
+    return found if is_sound else {}
 
 
-def note_source(place: SlidePlace, slide: str, mask: str | None = None) -> None:
-    """Note where a slide, and its mask if it was read from a file, were read; in one step, where that is new."""
-    found = {"slide": slide} | ({"mask": mask} if mask is not None else {})
-    if read_source(place) == found:
-        return
-    file = _path(place)
-    try:
-        places.at(file).write(file, [json.dumps(found, sort_keys=True, ensure_ascii=False).encode()])
-    except OSError as error:
-        raise StoreError(
-            f"cannot write '{file}': {error}; check that the place beside the store is writable"
-        ) from error
-
-
-def source_of(place: SlidePlace, attrs: Mapping[str, Any]) -> str:
-    """Path or URL at which a stored slide was last read; its file's name where nobody noted more.
+def note_source(store: str, fingerprint: str, slide: str, mask: str | None = None) -> None:
+    """Note where a slide, and its mask if it was read from a file, were read; in one step, where that is new.
 
     Parameters
     ----------
-    place : of the slide
-    attrs : its attributes; those of schema 1 have the whole path
+    store : path or URL of the store
+    fingerprint : of the slide
+    slide, mask : paths or URLs
     """
-    return read_source(place).get("slide", str(attrs.get("source", place.slide_id)))
+    found = _read(store, fingerprint)
+    masks = {**found.get("masks", {}), **({} if mask is None else {_name(mask): mask})}
+    if found == {"slide": slide, "masks": masks}:
+        return
+    file = _path(store, f"{fingerprint}.json")
+    text = json.dumps({"slide": slide, "masks": masks}, sort_keys=True, ensure_ascii=False)
+    try:
+        places.at(file).write(file, [text.encode()])
+    except OSError as error:
+        raise StoreError(f"cannot write '{file}': {error}; check that one may write beside the store") from error
+
+
+def source_of(store: str, attrs: Mapping[str, Any]) -> str | None:
+    """Path or URL at which a stored slide was last read; None where nobody knows.
+
+    Parameters
+    ----------
+    store : path or URL of the store
+    attrs : of the slide; those of schema 1 have the whole path
+    """
+    noted = _read(store, str(attrs["fingerprint"])).get("slide") if "fingerprint" in attrs else None
+    known = attrs.get("source", "")
+    return noted or (known if os.path.dirname(known) else None)
+
+
+def mask_of(store: str, attrs: Mapping[str, Any]) -> str | None:
+    """Path at which the mask of a stored slide was last read; None for one that msdask made, or where nobody knows."""
+    masks: dict[str, str] = _read(store, str(attrs.get("fingerprint", ""))).get("masks", {})
+    found = masks.get(str(attrs.get("mask_source", "")))
+    return found if isinstance(found, str) else None
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))

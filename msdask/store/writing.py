@@ -148,6 +148,8 @@ def _identity(tables: xr.Dataset) -> dict[str, Any]:
     facts["reads"] = [dict(zip(r, map(_plain, r.values()), strict=True)) for r in attrs["reads"]]
     # Its file's name, not where it lies: a store is the same wherever its slides are.
     facts["source"] = os.path.basename(str(attrs["source"]).rstrip("/"))
+    if "mask" in tables:
+        facts["mask_source"] = os.path.basename(str(tables["mask"].attrs.get("source", "msdask")))
     return {**{k: _plain(v) for k, v in {**facts, **grid}.items()}, "selection": digest.hexdigest()}
 
 

@@ -25,7 +25,7 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from tests.tools.cluster_tools import faulty_cluster
 from tests.tools.engine_tools import check_order, per_slide, ran, refused
-from tests.tools.store_tools import copy_store, grid_specs, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, grid_specs, noted_source, tree, use_small_blocks
 
 SPECS = grid_specs(ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.3), [20, 10])
 ENGINES = ("threads 1", "threads 4", "cluster")
@@ -197,8 +197,8 @@ def test_a_repair_has_the_events_outcomes_and_bytes_of_the_plain_repair(
         store = tmp_path / which / "s.zarr"
         copy_store(plain[0], store)
         (store / "grid-20x-64" / "a.svs" / "image" / "c" / "2" / "0" / "0" / "0" / "0").unlink()
+        noted_source(store, "grid-10x-64", "b.svs").write_text('{"slide": "/nowhere/b.svs", "masks": {}}')
         (store / "grid-10x-64" / "b.svs" / "zarr.json").write_text("{}")
-        Path(f"{store}.sources", "b.svs.json").write_text('{"slide": "/nowhere/b.svs"}')
         (store / "grid-10x-64" / "d.svs" / "tissue" / "zarr.json").unlink()
         events: list[Event] = []
         report = repair(store, progress=False, listeners=[events.append], **options(which, request))

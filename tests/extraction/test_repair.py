@@ -28,7 +28,7 @@ from msdask.store import shards
 from msdask.store.patch_store import PatchStore
 from msdask.store.slide_arrays import SlideArrays
 from tests.tools.cluster_tools import faulty_cluster
-from tests.tools.store_tools import copy_store, grid_specs, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, grid_specs, noted_source, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.3)
 NAME = GRID.name
@@ -176,9 +176,9 @@ def test_moved_slides_are_found_by_a_table(
     moved = tmp_path / "moved"
     shutil.copytree(samples[0].path.parent, moved)
     flip(shard(store, 1))
-    noted = Path(f"{store}.sources") / "a.svs.json"
-    assert json.loads(noted.read_text()) == {"slide": str(samples[0].path)}
-    noted.write_text(json.dumps({"slide": "/nowhere/a.svs"}))
+    noted = noted_source(store, NAME, "a.svs")
+    assert json.loads(noted.read_text()) == {"slide": str(samples[0].path), "masks": {}}
+    noted.write_text(json.dumps({"slide": "/nowhere/a.svs", "masks": {}}))
     assert "nowhere" in mended(store).failed[0].reason
     assert mended(store, slides=moved).is_complete
     assert shard(store, 1).read_bytes() == shard(whole["raw"], 1).read_bytes()

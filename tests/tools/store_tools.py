@@ -21,6 +21,7 @@ from msdask.spec import ExtractionSpec
 from msdask.store import documents, layout, manifest
 from msdask.store.integrity import digest_of, slide_checksum
 from msdask.store.slide_place import SlidePlace
+from msdask.store.sources import FOLDER
 
 BLOCK = 16
 """Images a block in these tests: a small slide then has several shards."""
@@ -57,10 +58,16 @@ def grid_specs(spec: ExtractionSpec, magnifications: Sequence[float]) -> tuple[E
 def copy_store(store: Path, target: Path) -> Path:
     """Copy a store with what lies beside it: where its slides were read."""
     shutil.copytree(store, target)
-    sources = Path(f"{store}.sources")
-    if sources.is_dir():
-        shutil.copytree(sources, f"{target}.sources", dirs_exist_ok=True)
+    sources = Path(store).parent / FOLDER
+    if sources.is_dir() and sources.parent != Path(target).parent:
+        shutil.copytree(sources, Path(target).parent / FOLDER, dirs_exist_ok=True)
     return target
+
+
+def noted_source(store: Path, set_name: str, slide_id: str) -> Path:
+    """The file that says where a stored slide was read."""
+    fingerprint = documents.read_attrs(store / set_name / slide_id)["fingerprint"]
+    return Path(store).parent / FOLDER / f"{fingerprint}.json"
 
 
 def target(folder: Path) -> Target:

@@ -26,7 +26,7 @@ from msdask.storage.set_locks import set_lock
 from msdask.store import manifest
 from msdask.store.integrity import sealed
 from msdask.store.patch_store import PatchStore
-from tests.tools.store_tools import copy_store, forge, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, forge, noted_source, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(20.0,), patch_size=64)
 OTHER = ExtractionSpec(mode="grid", magnifications=(20.0,), patch_size=64, min_tissue=0.9)
@@ -134,9 +134,8 @@ def test_what_is_lost_is_missed_and_made_again(lost: str, store: Path, whole: Pa
 
 
 def test_a_slide_that_is_lost_stays_reported_until_it_can_be_made_again(store: Path, tmp_path: Path) -> None:
+    noted_source(store, NAME, "a.svs").write_text(json.dumps({"slide": str(tmp_path / "gone.svs"), "masks": {}}))
     shutil.rmtree(store / NAME / "a.svs")
-    noted = Path(f"{store}.sources") / "a.svs.json"
-    noted.write_text(json.dumps({"slide": str(tmp_path / "gone.svs")}))
     for _ in range(2):
         report = repair(store, progress=False)
         assert [(r.slide_id, r.state) for r in report.repairs] == [("a.svs", "failed")]
