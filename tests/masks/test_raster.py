@@ -203,15 +203,16 @@ def test_a_read_that_fails_is_never_called_damage(tmp_path: Path, monkeypatch: p
 
     def pread(descriptor: int, size: int, at: int) -> bytes:
         reads.append(at)
-        if len(reads) == fails:
+        if len(reads) == failing[0]:
             raise OSError(errno.EIO, "Input/output error")
         return original(descriptor, size, at)
 
     monkeypatch.setattr("os.pread", pread)
-    fails = 0
+    failing = [0]
     read_content(str(path))
-    for fails in range(1, len(reads) + 1):
+    for number in range(1, len(reads) + 1):
         reads.clear()
+        failing[0] = number
         with pytest.raises(UnreachableError, match=rf"{name}.*Input/output error"):
             read_content(str(path))
 
