@@ -272,7 +272,7 @@ def _look_for_complete(
         with nullcontext() if lock is not None else slide_lock(run.store.path, name, row.slide_id):
             update_facts(place, cohort)
         notes = (*notes, f"facts of its table were brought up to date: {_differences(found.get('cohort', {}), cohort)}")
-    note_source(place.store, found["fingerprint"], row.path, row.mask)
+    note_source(place.store, found, row.path, row.mask)
     for note in notes:
         work.warn(note)
     outcomes[name] = SlideOutcome(row.slide_id, name, "present", path=row.path, counts=found["counts"], warnings=notes)

@@ -226,7 +226,7 @@ def _mend_blocks(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
         )
-    note_source(place.store, attrs["fingerprint"], file)
+    note_source(place.store, attrs, file)
     return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
 
 

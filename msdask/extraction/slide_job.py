@@ -145,7 +145,8 @@ def begin_set(
     mask = facts["mask"].values if "mask" in facts else None
     source = facts["mask"].attrs.get("source", "msdask") if "mask" in facts else "msdask"
     mask_file = None if source == "msdask" else str(source)
-    note_source(target.place.store, facts.attrs["fingerprint"], slide.path, mask_file)
+    own = {"fingerprint": facts.attrs["fingerprint"], "slide_id": target.place.slide_id}
+    note_source(target.place.store, own, slide.path, mask_file)
     arrays, written = writing.begin(
         target.path,
         codec,

@@ -170,7 +170,7 @@ class PatchStore(Mapping[str, PatchSet]):
                 compute(*tasks)
                 lock.check()
                 writing.commit(arrays, place)
-                note_source(self.path, patches.attrs["fingerprint"], str(patches.attrs["source"]))
+                note_source(self.path, patches.attrs, str(patches.attrs["source"]))
         return self[set_name]
 
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:

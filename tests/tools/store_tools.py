@@ -67,7 +67,7 @@ def copy_store(store: Path, target: Path) -> Path:
 def noted_source(store: Path, set_name: str, slide_id: str) -> Path:
     """The file that says where a stored slide was read."""
     fingerprint = documents.read_attrs(store / set_name / slide_id)["fingerprint"]
-    return Path(store).parent / FOLDER / f"{fingerprint}.json"
+    return Path(store).parent / FOLDER / fingerprint / f"{slide_id}.json"
 
 
 def target(folder: Path) -> Target:

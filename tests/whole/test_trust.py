@@ -134,7 +134,8 @@ def test_what_is_lost_is_missed_and_made_again(lost: str, store: Path, whole: Pa
 
 
 def test_a_slide_that_is_lost_stays_reported_until_it_can_be_made_again(store: Path, tmp_path: Path) -> None:
-    noted_source(store, NAME, "a.svs").write_text(json.dumps({"slide": str(tmp_path / "gone.svs"), "masks": {}}))
+    gone = {"slide": str(tmp_path / "gone.svs"), "masks": {}}
+    noted_source(store, NAME, "a.svs").write_text(json.dumps(gone))
     shutil.rmtree(store / NAME / "a.svs")
     for _ in range(2):
         report = repair(store, progress=False)
