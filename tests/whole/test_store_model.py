@@ -107,7 +107,7 @@ class StoreModel(RuleBasedStateMachine):
         if slide_id in self.damaged and not over and not report.is_complete:
             return  # it says that its document is damaged
         assert report.is_complete, report.failures
-        was_damaged = slide_id in self.damaged and not over
+        was_damaged = slide_id in self.damaged and report.outcomes[0].state == "present"
         self._after(slide_id, number, split)
         if was_damaged:
             self.damaged.add(slide_id)  # "present": nothing of its pixels was read
