@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,23 @@ def test_plain_xarray_reads_a_raw_set(tuples_store: Path) -> None:
         np.testing.assert_array_equal(plain[name].to_numpy(), ours[name].to_numpy())
     tree_ = xr.open_datatree(tuples_store, engine="zarr", chunks={}, consolidated=False)
     np.testing.assert_array_equal(tree_[f"{NAME}/small.svs/x0"].to_numpy(), ours["x0"].to_numpy())
+
+
+def test_the_call_of_plain_xarray_that_is_documented_makes_one_task_a_shard(tuples_store: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    (call,) = (block for block in text.split("```python\n") if "rows_per_shard" in block)
+    named = "cohort.zarr/centroids-20x-10x-5x-224/slide.svs"
+    assert named in call
+    found: dict[str, Any] = {"xr": xr}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(call.partition("```")[0].replace(named, str(tuples_store / NAME / "small.svs")), found)
+    image, ours = found["plain"]["image"], PatchStore(tuples_store)[NAME].open("small.svs")["image"]
+    arrays = PatchStore(tuples_store)[NAME].arrays("small.svs")
+    assert image.data.npartitions == arrays.blocks > 1
+    assert image.chunks == ours.chunks
+    assert all(n == size for n, size in zip(image.data.chunksize, image.encoding["shards"], strict=True))
+    np.testing.assert_array_equal(image.to_numpy(), ours.to_numpy())
 
 
 def test_zarr_python_and_tensorstore_read_a_raw_set(tuples_store: Path) -> None:
