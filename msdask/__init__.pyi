@@ -15,6 +15,7 @@ from .errors import SlideError as SlideError
 from .errors import SpecError as SpecError
 from .errors import StoreError as StoreError
 from .errors import TileError as TileError
+from .errors import UnreachableError as UnreachableError
 from .errors import WorkerLostError as WorkerLostError
 from .exports.png import export as export
 from .extraction.cohort import extract as extract

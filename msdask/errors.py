@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "CorruptChunkError",
     "FileWriteError",
+    "LockedError",
     "MaskError",
     "MissingScaleError",
     "MsdaskError",
@@ -12,6 +13,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "TileError",
+    "UnreachableError",
     "WorkerLostError",
 ]
 
@@ -46,6 +48,14 @@ class StoreError(MsdaskError):
 
 class CorruptChunkError(StoreError):
     """Stored bytes that are missing, cut short or fail their checksum."""
+
+
+class UnreachableError(StoreError):
+    """It is there, or may be, but cannot be read now: nothing is said about its contents."""
+
+
+class LockedError(StoreError):
+    """Somebody else is writing it at this moment."""
 
 
 class FileWriteError(MsdaskError, OSError):

@@ -13,7 +13,7 @@ from msdask.cli import scale
 from msdask.cli.demo import demo
 from msdask.cli.extract import extract
 from msdask.cli.slides import info, mask
-from msdask.cli.store import export, verify
+from msdask.cli.store import export, freeze, verify
 from msdask.cli.terminal import err
 from msdask.errors import MsdaskError
 
@@ -28,7 +28,7 @@ app = App(
     default_parameter=Parameter(negative=()),  # no --no-quiet
     suppress_keyboard_interrupt=False,  # main says how to go on
 )
-for command in (info, mask, extract, verify, export, scale.train, scale.test, scale.predict, demo):
+for command in (info, mask, extract, verify, freeze, export, scale.train, scale.test, scale.predict, demo):
     app.command(command)
 
 

@@ -162,4 +162,5 @@ def _estimate(path: str | Path) -> ScaleEstimate:
 
 def _said(found: ScaleEstimate) -> str:
     spread = f"spread {found.spread:.0%} over {found.n_crops} crops" if found.n_crops > 1 else "a single crop"
-    return f"{found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector ({spread})"
+    sure = f"{spread}, give or take {found.uncertainty:.0%}"
+    return f"{found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector ({sure})"

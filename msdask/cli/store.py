@@ -9,12 +9,12 @@ from cyclopts import Parameter
 
 from msdask.cli.options import Masks, Output, Quiet, Threads, Where
 from msdask.cli.terminal import err, out
-from msdask.errors import MsdaskError
+from msdask.errors import MsdaskError, StoreError
 
 if TYPE_CHECKING:
     from msdask.store.patch_store import PatchStore
 
-__all__ = ["export", "open_store", "verify"]
+__all__ = ["export", "freeze", "open_store", "verify"]
 
 
 def open_store(path: str | Path) -> PatchStore:
@@ -54,8 +54,31 @@ def verify(
     for name, lines in problems.items():
         for line in lines:
             err.print(f"{name}: {line}", markup=False)
-        out.print(f"{name}: {len(opened[name].slides)} complete slides, {len(lines)} problems", markup=False)
+        out.print(f"{name}: {_complete(opened, name)} complete slides, {len(lines)} problems", markup=False)
     return 1 if any(problems.values()) else 0
+
+
+def _complete(store: PatchStore, name: str) -> str:
+    try:
+        return str(len(store[name].slides))
+    except StoreError:  # its document is lost, which is one of its problems
+        return "unknown number of"
+
+
+def freeze(store: str, name: str) -> int:
+    """Give what is in a patch store now a name that no later run changes: PatchStore(path, at=name) reads it.
+
+    Parameters
+    ----------
+    store
+        patch store
+    name
+        of the state, such as v1
+    """
+    frozen = open_store(store).freeze(name)
+    slides = sum(map(len, frozen.sets.values()))
+    out.print(f"{name}: {len(frozen.sets)} sets, {slides} slides, {frozen.hash}", markup=False)
+    return 0
 
 
 def _repair(store: str, slides: str | None, masks: Masks, where: Where) -> int:

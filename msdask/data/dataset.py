@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from msdask.data.contents import contents_hash
 from msdask.data.linked import LinkedSet
 from msdask.data.patches import Patches, StoredPatches
 from msdask.data.scales import ScaleAugment, ScaledCut, ScaleRange
@@ -204,8 +205,7 @@ class PatchDataset(Dataset[Batch]):
             name: [] for name in ("group", "row", "label", "x0", "y0", "block", "linked")
         }
         scales: list[list[float]] = []
-        names = ("image", "label_map") if self._label_maps else ("image",)
-        blocks = 0
+        names, blocks = ("image", "label_map") if self._label_maps else ("image",), 0
         for s, (one, index) in enumerate(zip(self._sets, indexes, strict=True)):
             taken = np.flatnonzero(choice.mask(index))
             slide = index["slide"].values[taken]
@@ -226,7 +226,7 @@ class PatchDataset(Dataset[Batch]):
                     parts["linked"].append(one.linked_rows(slide_id)[row][:, list(self._columns[s])])
                 self._groups.append(_Group(s, slide_id, number[slide_id], self._columns[s]))
                 blocks += int(block.max()) + 1
-        joined = {name: np.concatenate(values) if values else np.empty(0, np.int32) for name, values in parts.items()}
+        joined = {name: np.concatenate(some) if some else np.empty(0, np.int32) for name, some in parts.items()}
         self._group, self._row, self._label = joined["group"], joined["row"], joined["label"]
         self._x0, self._y0 = joined["x0"], joined["y0"]
         self._linked = joined["linked"] if len(joined["linked"]) == len(self._row) else None
@@ -388,6 +388,11 @@ class PatchDataset(Dataset[Batch]):
     def collate(batch: Any) -> Any:
         """For PyTorch's DataLoader: what `__getitems__` gives is a batch already."""
         return batch
+
+    @property
+    def contents_hash(self) -> str:
+        """Hash of the slides that are read; see `msdask.data.contents`."""
+        return contents_hash(self._sets, [(g.number, g.slide_id) for g in self._groups])
 
     def __repr__(self) -> str:
         sets = ", ".join(one.name for one in self._sets)

@@ -15,7 +15,6 @@ from msdask.errors import SpecError, StoreError
 from msdask.selection.parents import CONTAINMENT_TOLERANCE
 from msdask.spec import format_magnification
 from msdask.storage import places
-from msdask.store import layout
 from msdask.store.patch_set import PatchSet
 
 __all__ = ["LinkedSet"]
@@ -88,8 +87,7 @@ class LinkedSet:
     def _linked_rows(self, slide_id: str) -> NDArray[np.int64]:
         """Row in each set of the tuple of each of the slide's patches: (patch, magnification), -1 none."""
         fine, attrs = self._sets[0], self._sets[0].attrs(slide_id)
-        path = places.join(fine.path, slide_id)
-        origins = [layout.read_column(path, name)[:, 0].astype(np.int64) for name in ("y0", "x0")]
+        origins = [values[:, 0].astype(np.int64) for values in fine.columns(slide_id, ("y0", "x0"))]
         columns = [np.arange(len(origins[0]))]
         for coarse in self._sets[1:]:
             column = f"parent_{format_magnification(coarse.spec.magnifications[0])}"
@@ -104,7 +102,7 @@ class LinkedSet:
                     f"{where} was linked to '{coarse.name}' of spec {link['spec_hash'][:8]}, which is now of spec "
                     f"{coarse.spec_hash[:8]}: {again}"
                 )
-            parent = layout.read_column(path, column).astype(np.int64)
+            parent = fine.columns(slide_id, [column])[0].astype(np.int64)
             if not self._contain(coarse, slide_id, origins, parent, attrs):
                 raise StoreError(
                     f"{where} is linked to patches of '{coarse.name}' that do not contain its own: that slide was "
@@ -122,11 +120,11 @@ class LinkedSet:
         attrs: dict[str, Any],
     ) -> bool:
         """Whether every parent is there, and its footprint contains its child's."""
-        path, above = places.join(coarse.path, slide_id), coarse.attrs(slide_id)
+        above = coarse.attrs(slide_id)
         room = float(above["footprint"][0]) - float(attrs["footprint"][0])
         has = parent >= 0
-        for origin, name in zip(origins, ("y0", "x0"), strict=True):
-            start = layout.read_column(path, name)[:, 0].astype(np.int64)
+        for origin, values in zip(origins, coarse.columns(slide_id, ("y0", "x0")), strict=True):
+            start = values[:, 0].astype(np.int64)
             if parent.max(initial=-1) >= len(start):
                 return False
             inset = origin[has] - start[parent[has]]
@@ -172,7 +170,7 @@ class LinkedSet:
             mine = index["slide"].values == number
             rows = self._rows[slide_id][index["row"].values[mine]]
             taken[mine] = self._complete[slide_id][index["row"].values[mine]]
-            verdicts = [layout.read_column(places.join(s.path, slide_id), "keep") for s in self._sets]
+            verdicts = [s.columns(slide_id, ["keep"])[0] for s in self._sets]
             keep[mine] = np.stack([v[rows[:, m]] for m, v in enumerate(verdicts)]).all(axis=0)
         return index.assign(keep=("patch", keep)).isel(patch=np.flatnonzero(taken))
 

@@ -169,6 +169,8 @@ class PatchLoader:
         self._start_method = start_method
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._begin, self._given = 0, 0
+        self._chosen = 0
+        self._turn: object | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._workers: DataLoader[Batch] | None = None
         self._feed = _Feed(order)
@@ -186,9 +188,13 @@ class PatchLoader:
         """Choose the epoch of the next iteration; it begins at its first batch unless that epoch is being resumed."""
         if epoch != self.epoch:
             self.epoch, self._begin, self._given = epoch, 0, 0
+            self._chosen += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands: save it with the model. Batches that were only read ahead do not count."""
+        """Where the epoch stands: save it with the model. Batches that were only read ahead do not count.
+
+        A loader that is iterated inside its own loop stands where the last batch was given, inside or outside.
+        """
         return {"epoch": self.epoch, "batch": self._given, **self._facts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,6 +210,7 @@ class PatchLoader:
             raise SpecError(f"this state is of another loader ({'; '.join(changed)}): make it with the same arguments")
         self.epoch = int(state["epoch"])
         self._begin = self._given = int(state["batch"])
+        self._chosen += 1
 
     def _facts(self) -> dict[str, Any]:
         order = self.order
@@ -218,13 +225,15 @@ class PatchLoader:
         }
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.epoch, self._begin
-        self._begin, self._given = 0, first
-        batches = self._by_workers(epoch, first) if self.num_workers else self._by_threads(epoch, first)
+        epoch, given, chosen = self.epoch, self._begin, self._chosen
+        self._begin, self._given = 0, given
+        batches = self._by_workers(epoch, given) if self.num_workers else self._by_threads(epoch, given)
         for batch in batches:
-            self._given += 1
+            given += 1
+            if self._chosen == chosen:  # nobody has chosen another place since
+                self.epoch, self._given = epoch, given
             yield batch
-        if self.epoch == epoch:
+        if self._chosen == chosen:
             self.epoch, self._given = epoch + 1, 0
 
     def close(self) -> None:
@@ -236,7 +245,7 @@ class PatchLoader:
                 # Told to end, a worker may abort in the thread pool of a native library: its batches are here already.
                 if "DataLoader worker" not in str(error):
                     raise
-        self._workers = None
+        self._workers = self._turn = None
 
     def _by_threads(self, epoch: int, first: int) -> Iterator[Batch]:
         under_way: deque[Reading | Future[Batch]] = deque()
@@ -264,6 +273,17 @@ class PatchLoader:
         return {k: v.pin_memory() for k, v in batch.items()} if self._pin_memory else batch
 
     def _by_workers(self, epoch: int, first: int) -> Iterator[Batch]:
+        given = first
+        while given < len(self):
+            self._turn = turn = object()
+            for batch in self._worked(epoch, given):
+                given += 1
+                yield batch
+                if self._turn is not turn:  # another iteration has taken the workers meanwhile: they begin anew here
+                    break
+
+    def _worked(self, epoch: int, first: int) -> DataLoader[Batch]:
+        """The workers, told to give an epoch from its batch `first` on; whoever iterates them last has them."""
         self._feed.epoch, self._feed.first = epoch, first
         if self._workers is None:
             self._workers = DataLoader(
@@ -277,7 +297,7 @@ class PatchLoader:
                 persistent_workers=True,
                 pin_memory=self._pin_memory,
             )
-        yield from self._workers
+        return self._workers
 
     def __repr__(self) -> str:
         how = f"{self.num_workers} workers" if self.num_workers else "threads"

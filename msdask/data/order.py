@@ -91,7 +91,8 @@ class EpochOrder:
 
     Without balance each patch comes once an epoch, and the processes' shares are disjoint and complete (`drop_last`
     leaves out what does not fill a batch). Every process has the same number of batches, so that none waits for the
-    others: where one has a patch less than would fill its last batch, its last two batches are cut elsewhere.
+    others, and a last batch has two patches or more, since batch norm cannot learn from one: where one or none would be
+    left for it, the last two batches are cut elsewhere. That takes batches of 3 and more, and more than one of them.
 
     Attributes
     ----------
@@ -181,8 +182,9 @@ class EpochOrder:
     def bounds(self, count: int) -> NDArray[np.int64]:
         """Where this process's `count` indices are cut into batches: (len + 1,) int64."""
         cuts = np.minimum(np.arange(len(self) + 1) * self.batch_size, count)
-        if cuts[-1] == cuts[-2]:  # one patch less than the others: the last batch gets one of the batch before
-            cuts[-2] -= 1
+        last = int(cuts[-1] - cuts[-2])
+        if len(self) > 1 and last < 2:  # the batch before, which is full, gives what is missing of two
+            cuts[-2] -= 2 - last if self.batch_size - (2 - last) >= 2 else 1 - last
         return cuts
 
     def seeds(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,8 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError
-from msdask.storage import places
-from msdask.store import layout
+from msdask.store import documents
 from msdask.store.patch_set import PatchSet
 from msdask.store.reading import ShardArray
 
@@ -86,13 +85,13 @@ class StoredPatches:
 
     def labels(self, slide_id: str) -> NDArray[np.int16]:
         """See `Patches.labels`."""
-        return layout.read_column(places.join(self._set.path, slide_id), "label")
+        return self._set.columns(slide_id, ["label"])[0]
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `Patches.open`; checks that every shard is there."""
         arrays = self._set.arrays(slide_id)
         for name in names:
-            if name != "image" and not layout.has_document(arrays.array_path(name)):
+            if name != "image" and not documents.has_document(arrays.array_path(name)):
                 raise SpecError(
                     f"slide '{slide_id}' of '{self.name}' has no {name}: write it with labels= given to msdask.patches"
                 )

@@ -136,7 +136,7 @@ class VirtualSet:
         opened, tables, cohort = {}, {}, {}
         for row in read_slides(slides):
             opened[row.slide_id], (tables[row.slide_id],), _ = plan_slide(row, [spec], choice)
-            cohort[row.slide_id] = row.cohort
+            cohort[row.slide_id] = row.facts
         return cls(opened, tables, cohort=cohort, cache_bytes=cache_bytes)
 
     @classmethod
@@ -163,12 +163,15 @@ class VirtualSet:
         opened, tables, cohort = {}, {}, {}
         for slide_id in patch_set.slides:
             attrs, path = patch_set.attrs(slide_id), places.join(patch_set.path, slide_id)
+            digests = attrs.get("digests", {})
             source = (slides or {}).get(slide_id, attrs["source"])
             slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
             otherwise = "give the right one as slides={...}, or extract it again with overwrite"
             stored = f"slide '{slide_id}' of '{patch_set.name}'"
             check_same_file(stored, attrs, slide.fingerprint(), slide.path, otherwise=otherwise)
-            columns = {n: layout.read_variable(path, n) for n in ("x0", "y0", "label", "tissue", "keep")}
+            columns = {
+                n: layout.read_variable(path, n, digest=digests.get(n)) for n in ("x0", "y0", "label", "tissue", "keep")
+            }
             opened[slide_id] = slide
             tables[slide_id] = xr.Dataset(
                 columns,
@@ -190,9 +193,10 @@ class VirtualSet:
     def index(self) -> xr.Dataset:
         """Columns of all patches, as `PatchSet.index` gives them."""
         parts = list(self._slides.values())
-        splits = sorted({str(p.cohort.get("split") or "") for p in parts} - {""})
+        named = ["" if (split := p.cohort.get("split")) is None else str(split) for p in parts]
+        splits = sorted(set(named) - {""})
         counts = [len(p.keep) for p in parts]
-        split = [splits.index(p.cohort["split"]) if p.cohort.get("split") else -1 for p in parts]
+        split = [splits.index(name) if name else -1 for name in named]
         columns = {
             "slide": np.repeat(np.arange(len(parts), dtype=np.int32), counts),
             "row": np.concatenate([np.arange(n, dtype=np.int32) for n in counts]),

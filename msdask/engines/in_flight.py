@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from msdask.engines.engine import Engine
+from msdask.storage.patience import interrupt
 
 __all__ = ["run_jobs"]
 
@@ -46,6 +47,7 @@ def run_jobs(engine: Engine, jobs: Sequence[T], work: Callable[[int, T], object]
                 future.result()
     except BaseException:
         engine.stop()
+        interrupt()  # what waits for a server that does not answer would hold the pool for minutes
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

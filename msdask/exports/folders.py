@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.spec import format_magnification
-from msdask.store import layout
 from msdask.store.patch_set import PatchSet
 
 __all__ = ["PatchFolders", "StoredRows", "magnification_text"]
@@ -112,9 +111,8 @@ class PatchFolders:
         StoreError
             The slide is not complete, or a table is damaged.
         """
-        self.patch_set.attrs(slide_id)
-        path = os.path.join(self.patch_set.path, slide_id)
-        columns = {name: layout.read_column(path, name) for name in ("x0", "y0", "label", "keep")}
+        names = ("x0", "y0", "label", "keep")
+        columns = dict(zip(names, self.patch_set.columns(slide_id, names), strict=True))
         taken = columns["keep"].astype(bool) if self.keep else np.ones(len(columns["keep"]), bool)
         rows = np.flatnonzero(taken)
         number = np.where(taken, np.cumsum(taken) - 1, -1)

@@ -22,7 +22,6 @@ from msdask.exports.folders import PatchFolders, StoredRows, magnification_text
 from msdask.selection.parents import CONTAINMENT_TOLERANCE
 from msdask.spec import format_magnification
 from msdask.storage.tables import write_table
-from msdask.store import layout
 from msdask.store.splits import EXTERNAL, Lists, Partition, read_partitions, stored_split
 
 __all__ = ["ListPlan", "Partitions", "TrainingList", "plan_lists", "write_lists"]
@@ -255,7 +254,7 @@ def _parent_numbers(
     none = np.full(len(stored.rows), -1, np.int64)
     if attrs.get("links", {}).get(variable, {}).get("set") != coarse.patch_set.name:
         return none
-    parent = layout.read_column(os.path.join(fine.patch_set.path, slide_id), variable)[stored.rows].astype(np.int64)
+    parent = fine.patch_set.columns(slide_id, [variable])[0][stored.rows].astype(np.int64)
     is_fitting = parent.max(initial=-1) < len(parents.number)
     number = np.append(parents.number, -1)[parent] if is_fitting else none
     if is_fitting:

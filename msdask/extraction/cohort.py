@@ -6,16 +6,15 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
-from msdask.errors import SpecError, StoreError
+from msdask.errors import LockedError, SpecError, StoreError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
-from msdask.extraction.slide_job import BlockJob, begin_slide, check_source, run_block
+from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
@@ -27,9 +26,12 @@ from msdask.slides.region import OnBadTile
 from msdask.spec import ExtractionSpec, format_magnification
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
-from msdask.store import layout
+from msdask.store import documents
 from msdask.store.patch_store import PatchStore
-from msdask.store.writing import commit
+from msdask.store.replacing import building_path, clear_work, finish_replacement
+from msdask.store.slide_place import WORK_GROUP, SlidePlace
+from msdask.store.sources import note_source
+from msdask.store.writing import update_facts
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -164,11 +166,19 @@ def make_indexes(store: PatchStore, names: Iterable[str]) -> None:
 
 
 def _tidy(store: str, names: Sequence[str]) -> None:
-    """Remove half-written documents of a killed run, of store and sets: those of a slide go when it is gone on with."""
+    """Remove what a killed run has left: half-written documents of store and sets, and slides built beside others.
+
+    What belongs to an unfinished slide goes when that is gone on with.
+    """
+    for name in names:
+        work = places.join(store, WORK_GROUP, name)
+        for slide_id in places.at(work).folders(work):
+            with suppress(LockedError), slide_lock(store, name, slide_id):
+                place = SlidePlace(store, name, slide_id)
+                if not finish_replacement(place):
+                    clear_work(place)
     for folder in (store, *(places.join(store, name) for name in names)):
-        if not places.is_remote(folder):
-            for part in Path(folder).glob("zarr.json.*.part"):
-                part.unlink(missing_ok=True)
+        documents.remove_half_written(folder)
 
 
 def _extract_slide(row: SlideRow, run: _Run, work: SlideWork) -> list[SlideOutcome]:
@@ -187,28 +197,33 @@ def _extract_slide(row: SlideRow, run: _Run, work: SlideWork) -> list[SlideOutco
 
 def _extract_into(row: SlideRow, run: _Run, work: SlideWork, outcomes: dict[str, SlideOutcome]) -> None:
     """Fill `outcomes`, set by set, so that what is done stays done when a later set fails."""
-    paths = {name: places.join(run.store.path, name, row.slide_id) for name in run.names}
+    specs = dict(zip(run.names, run.specs, strict=True))
+    where = {name: SlidePlace(run.store.path, name, row.slide_id) for name in run.names}
     if not run.overwrite:
-        for name, path in paths.items():
-            _look_for_complete(row, run, work, name, path, outcomes)
+        for place in where.values():
+            _look_for_complete(row, run, work, place, outcomes)
     todo = [name for name in run.names if name not in outcomes]
     if not todo:
         return
     with ExitStack() as stack:
         locks: dict[str, SlideLock] = {}
+        targets: dict[str, Target] = {}
         for name in todo:
+            place = where[name]
             locks[name] = stack.enter_context(slide_lock(run.store.path, name, row.slide_id))
+            run.store.check_set(name, specs[name])
+            finish_replacement(place)
             if not run.overwrite:  # another run may have finished it before the lock was ours
-                _look_for_complete(row, run, work, name, paths[name], outcomes)
-            elif places.at(paths[name]).is_folder(paths[name]):
-                layout.remove_tree(paths[name])
+                _look_for_complete(row, run, work, place, outcomes, lock=locks[name])
+            if name not in outcomes:
+                targets[name] = Target(place, building_path(place, afresh=run.overwrite))
         # All specs are planned, also where only the finest is left to write: its parents are rows of the others.
         jobs = work.call(
             f"begin: {row.slide_id}",
             begin_slide,
             row,
             run.specs,
-            [None if name in outcomes else paths[name] for name in run.names],
+            [targets.get(name) for name in run.names],
             codec=run.store.codec,
             masks=run.masks,
             links=run.links,
@@ -222,28 +237,56 @@ def _extract_into(row: SlideRow, run: _Run, work: SlideWork, outcomes: dict[str,
 
 
 def _look_for_complete(
-    row: SlideRow, run: _Run, work: SlideWork, name: str, path: str, outcomes: dict[str, SlideOutcome]
+    row: SlideRow,
+    run: _Run,
+    work: SlideWork,
+    place: SlidePlace,
+    outcomes: dict[str, SlideOutcome],
+    *,
+    lock: SlideLock | None = None,
 ) -> None:
-    """Put a slide that is complete in a set into `outcomes`.
+    """Put a slide that is complete in a set into `outcomes`; what its table says otherwise now is brought up to date.
+
+    Parameters
+    ----------
+    lock : of the slide, where it is held already
 
     Raises
     ------
     StoreError
-        It was made from another file or mask, or at another scale.
+        It was made from another file or mask, or at another scale; or its document is damaged.
     """
-    found = layout.read_attrs(path)
+    name = place.set_name
+    own = run.specs[run.names.index(name)]
+    found = documents.read_slide(place.path, spec_hash=own.hash)
     if found.get("state") != "complete":
         return
-    own = run.specs[run.names.index(name)]
-    notes = work.call(f"check: {name}/{row.slide_id}", check_source, row, path, own, run.masks)
+    notes = work.call(f"check: {name}/{row.slide_id}", check_source, row, place.path, own, run.masks)
     coarser = [s for s in run.specs if s.patch_size / s.magnifications[0] > own.patch_size / own.magnifications[0]]
     wanted = [f"parent_{format_magnification(s.magnifications[0])}" for s in coarser]
     links = found.get("links", {})
     if unlinked := [run.links[column]["set"] for column in wanted if links.get(column) != run.links[column]]:
         notes = (*notes, f"complete without links into {unlinked}: extract it again with overwrite to have them")
+    cohort = _facts_of_now(row, found)
+    if cohort != found.get("cohort", {}):
+        with nullcontext() if lock is not None else slide_lock(run.store.path, name, row.slide_id):
+            update_facts(place, cohort)
+        notes = (*notes, f"facts of its table were brought up to date: {_differences(found.get('cohort', {}), cohort)}")
+    note_source(place.store, found, row.path, row.mask)
     for note in notes:
         work.warn(note)
     outcomes[name] = SlideOutcome(row.slide_id, name, "present", path=row.path, counts=found["counts"], warnings=notes)
+
+
+def _facts_of_now(row: SlideRow, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a stored slide, as its table has them now; columns that the table has not stay as they are stored."""
+    facts = {**found.get("cohort", {}), **row.cohort}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in names)
 
 
 def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: SlideWork) -> SlideOutcome:
@@ -252,7 +295,7 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
     travels = replace(job, todo=(), notes=())
     patches = work.run("extract", name, run_block, travels, job.todo)
     lock.check()  # a slide that another run has taken over is that run's to commit
-    complete = work.call(f"commit: {name}/{row.slide_id}", commit, job.arrays)
+    complete = work.call(f"commit: {name}/{row.slide_id}", commit_slide, travels)
     return SlideOutcome(
         row.slide_id,
         name,

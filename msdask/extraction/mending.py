@@ -11,23 +11,24 @@ import xarray as xr
 
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import SlideError, StoreError
-from msdask.extraction.slide_job import BlockJob, run_block
-from msdask.slides.slide import Slide
+from msdask.extraction.slide_job import BlockJob, commit_slide, run_block
+from msdask.slides.slide import Slide, file_state
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
-from msdask.store import layout, shards, writing
+from msdask.store import documents, layout, shards, writing
 from msdask.store.integrity import check_same_file
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.slide_arrays import SCHEMA
+from msdask.store.slide_place import SlidePlace
 
 __all__ = ["finish_repair", "mend_block", "reopen", "same_slide"]
 
 
-def reopen(path: str, codec: Codec, spec: ExtractionSpec, source: str, blocks: Sequence[int]) -> BlockJob:
+def reopen(place: SlidePlace, codec: Codec, spec: ExtractionSpec, source: str, blocks: Sequence[int]) -> BlockJob:
     """The job that some blocks of a stored slide were, from its tables.
 
     Parameters
     ----------
-    path : of the slide's group
+    place : of the slide
     codec : of the store
     spec : of its patch set
     source : where the slide's file is now
@@ -38,14 +39,16 @@ def reopen(path: str, codec: Codec, spec: ExtractionSpec, source: str, blocks: S
     MsdaskError
         The file is not the one that the slide was made from, or would be read in another way.
     """
-    attrs = layout.read_attrs(path)
+    attrs, state = documents.read_slide(place.path), file_state(source)
     slide = same_slide(attrs, source, spec)
     facts = {"spec": spec.to_dict(), "shape": attrs["shape"], "mpp_used": attrs["mpp_used"]}
     on_bad_tile: Literal["raise", "fill"] = "fill" if attrs.get("counts", {}).get("filled") else "raise"
     cutter, read = planned(slide, xr.Dataset(attrs=facts), on_bad_tile=on_bad_tile)
     if [dict(plan) for plan in read.attrs["reads"]] != attrs["reads"]:
-        raise StoreError(f"'{path}' was read in another way ({attrs['reads']}) than this version would read '{source}'")
-    return BlockJob(layout.open_arrays(path, codec, attrs), slide, cutter, tuple(blocks), 0)
+        raise StoreError(
+            f"'{place.path}' was read in another way ({attrs['reads']}) than this version would read '{source}'"
+        )
+    return BlockJob(place, layout.open_arrays(place.path, codec, attrs), slide, cutter, state, tuple(blocks), 0)
 
 
 def same_slide(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> Slide:
@@ -83,13 +86,15 @@ def mend_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = N
     return run_block(job, block, pool=pool, parts=parts, stored=None if np.isnan(stored).any() else stored)
 
 
-def finish_repair(arrays: SlideArrays) -> bool:
+def finish_repair(job: BlockJob) -> bool:
     """Commit a slide that was not complete; for one that was, whether it is now what it was when it was completed."""
-    attrs = layout.read_attrs(arrays.path)
+    arrays = job.arrays
+    attrs = documents.read_slide(arrays.path)
     if attrs["state"] != "complete":
-        writing.commit(arrays)
+        commit_slide(job)
         return True
     place = places.at(arrays.path)
     place.remove_leftovers(arrays.path)
     place.sync(arrays.path)
-    return bool(writing.slide_checksum(arrays) == attrs["checksum"])
+    # Of schema 2 every block was held against the checksums of its chunks before it was put there.
+    return arrays.schema >= SCHEMA or writing.first_checksum(arrays) == attrs["checksum"]

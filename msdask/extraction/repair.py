@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
-from msdask.errors import MaskError, StoreError
+from msdask.errors import MaskError, StoreError, UnreachableError
 from msdask.extraction.cohort import make_indexes
 from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
-from msdask.extraction.slide_job import begin_slide, run_block
+from msdask.extraction.slide_job import Target, begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
@@ -23,11 +23,15 @@ from msdask.progress.report import Recorder, Report
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import SlideLock, slide_lock
-from msdask.store import layout
+from msdask.store import documents
 from msdask.store.damage import Damage, find_damage
+from msdask.store.manifest import restore_documents, slide_entries, slide_entry
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
-from msdask.store.writing import commit
+from msdask.store.replacing import building_path, finish_replacement
+from msdask.store.slide_arrays import SCHEMA
+from msdask.store.slide_place import SlidePlace
+from msdask.store.sources import mask_of, note_source, source_of
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -107,6 +111,8 @@ class _Run:
     store: PatchStore
     rows: Mapping[str, SlideRow]
     masks: MaskChoice
+    expected: Mapping[str, Mapping[str, str]]
+    """Of each set, the checksum that the store's manifest has for each slide."""
 
 
 def repair(
@@ -148,13 +154,16 @@ def repair(
     StoreError
         There is no patch store.
     """
+    if not isinstance(store, PatchStore):
+        restore_documents(places.location(store))
     opened = store if isinstance(store, PatchStore) else PatchStore(store)
     names = list(opened)
     if not names:
         raise StoreError(f"'{opened.path}' is no patch store, or has no patch set yet")
     rows = {row.slide_id: row for row in read_slides(slides)} if slides is not None else {}
     todo = [(name, slide_id) for name in names for slide_id in opened[name].states()]
-    run = _Run(opened, rows, MaskChoice.of(masks, labels, values))
+    expected = {name: slide_entries(opened.path, name) for name in names}
+    run = _Run(opened, rows, MaskChoice.of(masks, labels, values), expected)
     recorder = Recorder()
     with (
         open_engine(client, workers=workers, threads=threads, jobs=len(todo), tries=tries, timeout=timeout) as engine,
@@ -178,71 +187,81 @@ def repair(
 
 def _repair_slide(name: str, slide_id: str, run: _Run, work: SlideWork) -> list[SlideRepair]:
     """Check one slide of one set, and mend it; whatever goes wrong is told and the others go on."""
-    path = places.join(run.store.path, name, slide_id)
     damage: Damage | None = None
     try:
-        damage = work.call(f"verify: {name}/{slide_id}", find_damage, path, run.store.codec)
+        patch_set = run.store[name]
+        place = patch_set.place(slide_id)
+        judged = (place, run.store.codec, patch_set.spec_hash, run.expected[name].get(slide_id))
+        damage = work.call(f"verify: {name}/{slide_id}", find_damage, *judged)
         if damage is None:
             return []
         with slide_lock(run.store.path, name, slide_id) as lock:
+            run.store.check_set(name, patch_set.spec)
+            finish_replacement(place)
+            damage = work.call(f"verify: {name}/{slide_id}", find_damage, *judged)
+            if damage is None:  # somebody else has mended it, or a kill had come between
+                return []
             mend = _renew_slide if damage.part == "slide" else _mend_blocks
-            return [mend(run.store[name], slide_id, path, damage, lock, run, work)]
+            return [mend(patch_set, place, damage, lock, run, work)]
     except Exception as error:
         problems = damage.problems if damage else ()
         return [SlideRepair(slide_id, name, "failed", reason(error), problems=problems)]
 
 
 def _mend_blocks(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
+    patch_set: PatchSet, place: SlidePlace, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
 ) -> SlideRepair:
     """Read again the shards that are broken."""
     if damage.part == "label_map":
         raise StoreError("its label maps were given to store.write, which alone can write them again, with overwrite")
+    slide_id, name = place.slide_id, place.set_name
     row = run.rows.get(slide_id)
-    file = row.path if row is not None else str(layout.read_attrs(path)["source"])
-    name = patch_set.name
-    job = work.call(f"reopen: {name}/{slide_id}", reopen, path, run.store.codec, patch_set.spec, file, damage.blocks)
+    attrs = documents.read_slide(place.path)
+    file = row.path if row is not None else source_of(place.store, attrs) or str(attrs["source"])
+    job = work.call(f"reopen: {name}/{slide_id}", reopen, place, run.store.codec, patch_set.spec, file, damage.blocks)
     patches = work.run("mend", name, mend_block, job, damage.blocks)
     lock.check()
-    if not work.call(f"finish: {name}/{slide_id}", finish_repair, job.arrays):
+    if not work.call(f"finish: {name}/{slide_id}", finish_repair, job):
         raise StoreError(
             f"shards {list(damage.blocks)[:10]} were read again, but the slide is not what it was when it was "
             "completed: extract it again with overwrite"
         )
+    note_source(place.store, attrs, file)
     return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
 
 
 def _renew_slide(
-    patch_set: PatchSet, slide_id: str, path: str, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
+    patch_set: PatchSet, place: SlidePlace, damage: Damage, lock: SlideLock, run: _Run, work: SlideWork
 ) -> SlideRepair:
-    """Extract a slide afresh."""
-    attrs = _readable_attrs(path)
-    row = _row(slide_id, attrs, path, run)
-    name = patch_set.name
-    if attrs:
+    """Extract a slide afresh, beside its place: what is there stays until what replaces it is complete."""
+    slide_id, name = place.slide_id, place.set_name
+    attrs = _readable_attrs(place)
+    row = _row(place, attrs or slide_entry(place), run)
+    if attrs.get("fingerprint"):
         work.call(f"check: {name}/{slide_id}", _check_file, attrs, row.path, patch_set.spec)
     links = _links(patch_set, attrs)
     coarser = [run.store[link["set"]].spec for link in links.values()]
     # Its tables are not to be trusted: what was begun must not be gone on with.
-    if places.at(path).is_folder(path):
-        layout.remove_tree(path)
+    target = Target(place, building_path(place, afresh=True))
     job = work.call(
         f"begin: {name}/{slide_id}",
         begin_slide,
         row,
         [patch_set.spec, *coarser],
-        [path, *[None] * len(coarser)],
+        [target, *[None] * len(coarser)],
         codec=run.store.codec,
         masks=run.masks,
         links=links,
     )[0]
     if job is None:
-        raise StoreError(f"'{path}' was not begun")
+        raise StoreError(f"{place} was not begun")
     work.run("extract", name, run_block, job, job.todo)
     lock.check()
-    complete = work.call(f"commit: {name}/{slide_id}", commit, job.arrays)
-    changed = bool(attrs.get("checksum")) and attrs["checksum"] != complete["checksum"]
-    note = "its contents are not what they were: its mask, or what selects on it, has changed since" if changed else ""
+    complete = work.call(f"commit: {name}/{slide_id}", commit_slide, job)
+    expected = run.expected[name].get(slide_id)
+    note = ""
+    if expected and expected != complete["checksum"] and attrs.get("schema", SCHEMA) == SCHEMA:
+        note = "its contents are not what they were: its mask, or what selects on it, has changed since"
     return SlideRepair(slide_id, name, "renewed", note, job.arrays.shape[0], problems=damage.problems)
 
 
@@ -251,42 +270,57 @@ def _check_file(attrs: dict[str, Any], path: str, spec: ExtractionSpec) -> None:
     same_slide(attrs, path, spec)
 
 
-def _readable_attrs(path: str) -> dict[str, Any]:
+def _readable_attrs(place: SlidePlace) -> dict[str, Any]:
+    """What a damaged document still says of this slide; {} where it says nothing, or is of another slide."""
     try:
-        return layout.read_attrs(path)
+        found = documents.read_attrs(place.path)
+    except UnreachableError:
+        raise
     except StoreError:
         return {}
+    return found if found.get("slide_id", place.slide_id) == place.slide_id else {}
 
 
-def _row(slide_id: str, attrs: dict[str, Any], path: str, run: _Run) -> SlideRow:
+def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
     """The slide's row of the table that it came from, as far as it is stored; what the caller gives goes before it."""
-    given = run.rows.get(slide_id)
-    if given is None and not attrs:
-        raise StoreError(
-            f"'{path}' has lost its document, which says where the slide is: give a table of the slides (slides=)"
-        )
-    if not attrs:
-        assert given is not None
+    given, known = run.rows.get(place.slide_id), source_of(place.store, attrs)
+    if given is None and known is None:
+        raise StoreError(f"nothing says any more where {place} was read: give a table of the slides (slides=)")
+    if not attrs and given is not None:
         return given
     mask = given.mask if given is not None else None
     if mask is None and run.masks.folder is None:
-        mask = _stored_mask(path)
+        mask = mask_of(place.store, attrs) or _stored_mask(place.path, attrs)
         if "classes" in attrs and run.masks.values is None:
-            raise MaskError(f"'{path}' was made with an annotated mask: give its values (values=)")
+            raise MaskError(f"{place} was made with an annotated mask: give its values (values=)")
+    cohort = dict(attrs.get("cohort", {}))
     return SlideRow(
-        path=given.path if given is not None else str(attrs["source"]),
-        slide_id=slide_id,
+        path=given.path if given is not None else str(known),
+        slide_id=place.slide_id,
         mask=mask,
         mpp=attrs["mpp"] if attrs.get("mpp_source") == "user" else None,
         magnification=10 / attrs["mpp"] if attrs.get("mpp_source") == "user magnification" else None,
-        cohort=attrs.get("cohort", {}),
+        cohort=cohort if given is None else {**cohort, **given.cohort},
     )
 
 
-def _stored_mask(path: str) -> str | None:
-    """Where the mask was read; None for one that msdask made."""
+def _stored_mask(path: str, attrs: Mapping[str, Any]) -> str | None:
+    """Where the mask was read, as stores of schema 1 have it; None for one that msdask made.
+
+    Raises
+    ------
+    MaskError
+        It was a file, and nobody knows where that is.
+    """
+    if attrs.get("schema", SCHEMA) >= SCHEMA:
+        source = attrs.get("mask_source", "msdask")
+        if source != "msdask":
+            raise MaskError(f"'{path}' was made with the mask '{source}', and nobody knows where that is: give masks=")
+        return None
     try:
-        stored = layout.read_attrs(places.join(path, "mask")).get("source", "msdask")
+        stored = documents.read_attrs(places.join(path, "mask")).get("source", "msdask")
+    except UnreachableError:
+        raise
     except StoreError:
         return None
     return None if stored == "msdask" else str(stored)

@@ -23,27 +23,46 @@ from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
 from msdask.cutting.tile_cache import process_cache
-from msdask.errors import SlideError, StoreError
+from msdask.errors import SlideError, StoreError, UnreachableError
 from msdask.extraction.slide_table import SlideRow
 from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
-from msdask.slides.slide import Slide
+from msdask.slides.slide import Slide, file_state
 from msdask.spec import Codec, ExtractionSpec, format_magnification
-from msdask.store import layout, writing
+from msdask.store import documents, layout, writing
 from msdask.store.blocks import BlockWriter, block_writer
 from msdask.store.integrity import check_same_file
 from msdask.store.slide_arrays import SlideArrays
+from msdask.store.slide_place import SlidePlace
+from msdask.store.sources import note_source
 
 __all__ = [
     "BlockJob",
+    "Target",
     "begin_set",
     "begin_slide",
     "check_source",
+    "check_unchanged",
+    "commit_slide",
     "plan_slide",
     "run_block",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a slide is written.
+
+    Attributes
+    ----------
+    place : of the slide in the store
+    path : at which it is built: that place, or one beside it
+    """
+
+    place: SlidePlace
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +71,20 @@ class BlockJob:
 
     Attributes
     ----------
-    arrays : where blocks are written; the tables are there
+    place : of the slide in the store
+    arrays : where blocks are written, in that place or beside it; the tables are there
     slide, cutter : what they are cut from, and how
+    file_state : of the slide's file when it was begun: a file that changes meanwhile makes the slide fail
     todo : blocks that are not written yet
     done : patches that an earlier run has written
     notes : warnings about scale and mask
     """
 
+    place: SlidePlace
     arrays: SlideArrays
     slide: Slide
     cutter: Cutter
+    file_state: tuple[int, int, int] | None
     todo: tuple[int, ...]
     done: int
     notes: tuple[str, ...] = ()
@@ -70,7 +93,7 @@ class BlockJob:
 def begin_slide(
     row: SlideRow,
     specs: Sequence[ExtractionSpec],
-    paths: Sequence[str | None],
+    targets: Sequence[Target | None],
     *,
     codec: Codec,
     masks: MaskChoice,
@@ -82,7 +105,7 @@ def begin_slide(
     Parameters
     ----------
     row : the slide
-    specs, paths : what to cut, and the slide's group in each patch set, None where it is complete already
+    specs, targets : what to cut, and where to, in each patch set; None where it is complete already
     codec : of the store
     masks : where its mask comes from
     links : what a `parent_<m>x` column points into
@@ -95,20 +118,20 @@ def begin_slide(
     """
     slide, tables, notes = plan_slide(row, specs, masks, on_bad_tile=on_bad_tile)
     jobs: list[BlockJob | None] = []
-    for table, path in zip(tables, paths, strict=True):
-        if path is None:
+    for table, target in zip(tables, targets, strict=True):
+        if target is None:
             jobs.append(None)
             continue
         own = {name: dict(link) for name, link in links.items() if name in table}
-        attrs = {"cohort": dict(row.cohort)} | ({"links": own} if own else {})
-        jobs.append(begin_set(slide, table, path, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
+        attrs = {"cohort": row.facts} | ({"links": own} if own else {})
+        jobs.append(begin_set(slide, table, target, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
     return jobs
 
 
 def begin_set(
     slide: Slide,
     table: xr.Dataset,
-    path: str,
+    target: Target,
     *,
     codec: Codec = "raw",
     attrs: Mapping[str, Any] | None = None,
@@ -116,20 +139,56 @@ def begin_set(
     notes: tuple[str, ...] = (),
 ) -> BlockJob:
     """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
+    state = file_state(slide.path)
     cutter, facts = planned(slide, table, on_bad_tile=on_bad_tile)
     count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
     mask = facts["mask"].values if "mask" in facts else None
+    source = facts["mask"].attrs.get("source", "msdask") if "mask" in facts else "msdask"
+    mask_file = None if source == "msdask" else str(source)
+    own = {"fingerprint": facts.attrs["fingerprint"], "slide_id": target.place.slide_id}
+    note_source(target.place.store, own, slide.path, mask_file)
     arrays, written = writing.begin(
-        path,
+        target.path,
         codec,
         facts,
         rows=block_rows(count, magnifications, cutter.patch_size),
         tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
         attrs=attrs,
     )
-    todo = tuple(np.flatnonzero(~written).tolist())
+    todo, done = tuple(np.flatnonzero(~written).tolist()), writing.patches_in(arrays, written)
     empty = () if count else ("no patch was selected",)
-    return BlockJob(arrays, slide, cutter, todo, writing.patches_in(arrays, written), (*notes, *empty))
+    return BlockJob(target.place, arrays, slide, cutter, state, todo, done, (*notes, *empty))
+
+
+def commit_slide(job: BlockJob) -> dict[str, Any]:
+    """Make a slide complete, if its file is still the one that it was begun with; gives its attributes.
+
+    Raises
+    ------
+    SlideError
+        The file was replaced or written meanwhile, or cannot be opened any more.
+    StoreError
+        As for `msdask.store.writing.commit`.
+    """
+    check_unchanged(job)
+    # A file on a server, or one of several that a slide is made of, has no state to look at.
+    stored = documents.read_slide(job.arrays.path)
+    if job.slide.fingerprint() != stored.get("fingerprint"):
+        raise SlideError(_changed(job.slide.path))
+    return writing.commit(job.arrays, job.place)
+
+
+def check_unchanged(job: BlockJob) -> None:
+    """Raise SlideError if the slide's file was replaced or written since it was begun: its blocks would not fit."""
+    if file_state(job.slide.path) != job.file_state:
+        raise SlideError(_changed(job.slide.path))
+
+
+def _changed(path: str) -> str:
+    return (
+        f"slide '{path}' was replaced or written while it was read: nothing of it was completed; run the same command "
+        "again when it stays as it is"
+    )
 
 
 def run_block(
@@ -150,7 +209,7 @@ def run_block(
     """
     parts = 1 if pool is None else parts
     reader = cast("Any", job.slide.reader)
-    state = layout.document_state(job.arrays.array_path("x0"))
+    state = documents.document_state(job.arrays.array_path("x0"))
     with _tables_lock:  # a slide's first blocks begin together: one of them reads
         x0, y0, needed = _tables(job.arrays, job.cutter, reader, parts, state)
     rows = job.arrays.block(block)
@@ -172,6 +231,7 @@ def run_block(
                 for future in futures:
                     future.cancel()
                 wait([future for future in futures if not future.cancelled()])
+        check_unchanged(job)
     return len(x)
 
 
@@ -277,11 +337,11 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
     StoreError
         The slide is another one, or its scale or the mask that was read for it is.
     """
-    stored = layout.read_attrs(path)
+    stored = documents.read_slide(path)
     try:
         slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
         fingerprint = slide.fingerprint()
-    except SlideError as error:
+    except (SlideError, UnreachableError) as error:
         return (f"complete, but its file cannot be opened now: {error}",)
     check_same_file(f"'{path}'", stored, fingerprint, row.path)
     if slide.mpp is not None and slide.mpp != stored["mpp"]:

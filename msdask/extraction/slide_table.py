@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
 
 from msdask.errors import SlideError, SpecError
+from msdask.extraction.facts import CellReader, Fact, known_names, nearest_name, warn_of_misspelt
 from msdask.readers.listing import is_slide, slides_in
-from msdask.storage.places import is_url
-from msdask.storage.tables import read_table
+from msdask.storage.places import is_url, local_path
+from msdask.storage.tables import Table, read_table
 from msdask.store.layout import check_slide_id
 
 __all__ = ["SlideRow", "Slides", "read_slides"]
@@ -25,6 +26,7 @@ Slides: TypeAlias = (
 )
 
 _OWN = ("path", "slide_id", "mask", "mpp", "magnification")
+_KNOWN = (*_OWN, "split", "patient", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class SlideRow:
     slide_id : names it inside the store; by default its file name
     mask : path of its mask, or None
     mpp, magnification : override what the file says
-    cohort : every other column of the table (split, patient, label ...)
+    cohort : every other column of the table (split, patient, label ...): its fact, None where the cell is empty
     """
 
     path: str
@@ -45,7 +47,12 @@ class SlideRow:
     mask: str | None = None
     mpp: float | None = None
     magnification: float | None = None
-    cohort: Mapping[str, Any] = field(default_factory=dict)
+    cohort: Mapping[str, Fact | None] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Fact]:
+        """What is known of the slide: the columns of `cohort` that are not empty. This is what a store keeps."""
+        return {name: value for name, value in self.cohort.items() if value is not None}
 
 
 def read_slides(slides: Slides) -> list[SlideRow]:
@@ -62,18 +69,25 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     SlideError
         The CSV or folder is missing, empty, or has no column `path`.
     SpecError
-        Two slides have one id; the way out is a column slide_id.
+        Two slides have one id (the way out is a column slide_id), a number is none, or a cell holds what is no fact
+        (see `msdask.extraction.facts`).
     StoreError
         An id that would leave the store.
+
+    Warns
+    -----
+    UserWarning
+        Once a column: words such as NaN and NA are read as empty, dates and infinite numbers kept as text; and for a
+        name that looks like a known one misspelt.
     """
-    if isinstance(slides, pd.DataFrame):
-        rows = [_row({str(k): v for k, v in record.items()}, Path()) for record in slides.to_dict("records")]
-    elif isinstance(slides, (str, os.PathLike)):
-        rows = _from_path(os.fspath(slides))
+    cells = CellReader()
+    if isinstance(slides, (str, os.PathLike)):
+        rows = _from_path(os.fspath(slides), cells)
+    elif isinstance(slides, pd.DataFrame):
+        names = list(known_names(slides.columns, _KNOWN).values())
+        rows = _rows((dict(zip(names, line, strict=True)) for line in slides.itertuples(index=False)), names, cells)
     else:
-        rows = [
-            s if isinstance(s, SlideRow) else _row(s if isinstance(s, Mapping) else {"path": s}, Path()) for s in slides
-        ]
+        rows = _listed(slides, cells)
     for row in rows:
         check_slide_id(row.slide_id)
     if not rows:
@@ -86,61 +100,98 @@ def read_slides(slides: Slides) -> list[SlideRow]:
             f"{len(repeated)} slide ids stand for several slides, such as {repeated[0]!r} for {where[:3]}: give each "
             "an id of its own in a column 'slide_id'"
         )
+    cells.warn(stacklevel=3)
     return rows
 
 
-def _from_path(path: str) -> list[SlideRow]:
+def _listed(slides: Iterable[Any], cells: CellReader) -> list[SlideRow]:
+    """Rows of a list of paths, mappings and rows."""
+    rows = []
+    seen: dict[str, None] = {}
+    for given in slides:
+        if isinstance(given, SlideRow):
+            where = f"slide '{given.path}'"
+            rows.append(replace(given, cohort={k: cells.read(k, v, where) for k, v in given.cohort.items()}))
+            continue
+        record = given if isinstance(given, Mapping) else {"path": given}
+        names = known_names(record, _KNOWN)
+        seen.update(dict.fromkeys(names.values()))
+        rows.append(_row({names[column]: value for column, value in record.items()}, Path(), cells))
+    warn_of_misspelt(seen, _KNOWN, stacklevel=4)
+    return rows
+
+
+def _rows(
+    records: Iterable[Mapping[str, Any]], columns: Sequence[str], cells: CellReader, base: Path = Path()
+) -> list[SlideRow]:
+    """Rows of a table with these columns."""
+    if "path" not in columns:
+        like = [column for column in columns if nearest_name(column, ["path"])]
+        hint = f"; '{like[0]}' looks like it" if like else ""
+        raise SlideError(f"the slides' table has columns {list(columns)}: expected one named 'path'{hint}")
+    warn_of_misspelt(columns, _KNOWN, stacklevel=4)
+    return [_row(record, base, cells) for record in records]
+
+
+def _from_path(path: str, cells: CellReader) -> list[SlideRow]:
     if is_url(path):
-        return [_row({"path": path}, Path())]
-    found = Path(path)
+        return [_row({"path": path}, Path(), cells)]
+    found = Path(local_path(path))
     if found.is_dir():
-        return [_row({"path": slide}, Path()) for slide in ([path] if is_slide(path) else slides_in(path))]
+        folder = str(found)
+        return [_row({"path": slide}, Path(), cells) for slide in ([folder] if is_slide(folder) else slides_in(folder))]
     if not found.exists():
         raise SlideError(f"'{path}' does not exist: expected a CSV of slides, a folder of slides, or a slide")
     if found.suffix.lower() != ".csv":
-        return [_row({"path": found}, Path())]
-    return [_row(record, found.parent) for record in _records(found)]
+        return [_row({"path": found}, Path(), cells)]
+    table = _table(found)
+    return _rows(table.records(), table.header, cells, found.parent)
 
 
-def _records(path: Path) -> list[dict[str, str]]:
-    table = read_table(path, "path", error=SlideError)
+def _table(path: Path) -> Table:
+    """A CSV of slides; one without a header has the column path."""
+    table = read_table(path, "path", columns=_KNOWN, error=SlideError)
     if table.header:
-        return table.records()
+        return table
     if not table.rows:
         raise SlideError(f"'{path}' is empty: expected one path a line, or a header with a column 'path'")
     if wide := [i for i, row in enumerate(table.rows) if len(row) > 1]:
+        cells = table.rows[wide[0]]
         raise SlideError(
-            f"'{path}' line {table.lines[wide[0]]} has columns {list(table.rows[wide[0]])}: expected one named 'path', "
-            "separated by commas, or one path a line without a header (a path with a comma in quotes)"
+            f"'{path}' line {table.lines[wide[0]]} has columns {list(cells)}: expected one named 'path', separated by "
+            "commas, or one path a line without a header (a path with a comma in quotes)"
         )
-    return [{"path": row[0]} for row in table.rows]
+    return replace(table, header=("path",))
 
 
-def _row(record: Mapping[str, Any], base: Path) -> SlideRow:
-    values = {
-        str(k): v
-        for k, v in record.items()
-        if not (v is None or v is pd.NA or v == "" or (isinstance(v, float) and math.isnan(v)))
-    }
-    if "path" not in values:
+def _row(record: Mapping[str, Any], base: Path, cells: CellReader) -> SlideRow:
+    """One slide; `record` has msdask's own names of columns."""
+    own = {k: record[k] for k in _OWN if k in record and not cells.is_empty(k, record[k])}
+    if "path" not in own:
         raise SlideError(f"a row of the slides' table has no path: {dict(record)}")
+    where = f"slide '{own['path']}'"
 
     def located(value: Any) -> str:
         text = os.fspath(value)
-        return text if is_url(text) or os.path.isabs(text) else os.path.join(base, text)
+        return text if is_url(text) else local_path(os.path.join(base, os.path.expanduser(text)))
 
     def number(name: str) -> float | None:
+        if name not in own:
+            return None
         try:
-            return float(values[name]) if name in values else None
+            value = float(own[name])
         except (TypeError, ValueError):
-            raise SpecError(f"slide '{values['path']}': {name} is {values[name]!r}, expected a number") from None
+            value = math.nan
+        if not math.isfinite(value):
+            raise SpecError(f"{where}: {name} is {own[name]!r}, expected a number, or nothing where it is not known")
+        return value
 
-    path = located(values["path"])
+    path = located(own["path"])
     return SlideRow(
         path=path,
-        slide_id=str(values.get("slide_id", os.path.basename(path.rstrip("/")))),
-        mask=located(values["mask"]) if "mask" in values else None,
+        slide_id=str(own.get("slide_id", os.path.basename(path.rstrip("/")))),
+        mask=located(own["mask"]) if "mask" in own else None,
         mpp=number("mpp"),
         magnification=number("magnification"),
-        cohort={k: v.item() if hasattr(v, "item") else v for k, v in values.items() if k not in _OWN},
+        cohort={name: cells.read(name, value, where) for name, value in record.items() if name not in _OWN},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import cv2
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.errors import MsdaskError, SlideError, SpecError
 from msdask.extras import require
-from msdask.masks.tissue import stained_share, tissue_from_rgb
+from msdask.inference.images import Image, is_pixels, name_of, opened, path_of
+from msdask.masks.crops import look_at
+from msdask.masks.tissue import tissue_from_rgb
 from msdask.readers.listing import is_slide, slides_in
 from msdask.selection.coverage import SummedArea
 from msdask.slides.region import read_region
@@ -24,13 +27,13 @@ from msdask.storage.places import is_url
 from msdask.storage.tables import read_table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from PIL import Image as Pillow
+    from torch import Tensor, nn
 
     from msdask.models import ScaleRegressor
 
 __all__ = ["ScaleEstimate", "crop_origins", "estimate_scale", "estimate_scales", "load_regressor", "magnifications_of"]
 
-Image: TypeAlias = NDArray[np.uint8]
 Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
 
 MIN_SIDE = 48
@@ -38,8 +41,12 @@ MIN_SIDE = 48
 DEFAULT_CROP = 96
 MAX_CROPS = 64
 MIN_TISSUE = 0.5
-_LEAST_STAINED = 0.02
-"""Share of a crop's px that are no glass, below which it shows no tissue."""
+_MODEL_ERROR = 0.2
+"""Relative error of an image's estimate on an organ that the detector never saw (docs/scale_detector.md)."""
+_CROP_ERROR = 0.3
+"""The same of a single crop beyond that: what the spread over several would have said."""
+_OVERLAP = 4
+"""Crops overlap by half along both sides: so many say about as much as one."""
 _THUMBNAIL = 1024
 _LATTICE = 64
 """At most so many positions a side are looked at."""
@@ -56,7 +63,10 @@ class ScaleEstimate:
     mpp : 10 / magnification, um/px
     spread : half the distance from the 16th to the 84th percentile of the crops, relative to the median (0.1: most
         crops agree within 10 %); NaN for a single crop
-    n_crops : that were looked at
+    n_crops : that show tissue, and were estimated
+    uncertainty : how far off the magnification may be, relative to it: about two of three images lie within (0.2: 20 %,
+        which is what a detector is wrong by on an organ that it never saw; more where crops are few or disagree, and
+        where the estimate lies beyond the magnifications that the model knows)
     """
 
     path: str
@@ -64,11 +74,17 @@ class ScaleEstimate:
     mpp: float
     spread: float
     n_crops: int
+    uncertainty: float
 
 
 @overload
 def estimate_scale(
-    images: Slide | Image, model: Model = ..., *, n_crops: int = ..., batch_size: int = ..., augment: bool = ...
+    images: Slide | NDArray[Any] | Tensor | Pillow.Image | xr.DataArray,
+    model: Model = ...,
+    *,
+    n_crops: int = ...,
+    batch_size: int = ...,
+    augment: bool = ...,
 ) -> ScaleEstimate: ...
 @overload
 def estimate_scale(
@@ -95,8 +111,9 @@ def estimate_scale(
 
     Parameters
     ----------
-    images : one image - an RGB array (H, W, 3) uint8, a file, or a Slide - or many: a folder, a CSV of paths, a
-        DataFrame with a column `path`, or a sequence of arrays, files and slides
+    images : one image - a file, a Slide, a PIL image, an RGB array or tensor, (H, W, 3) or (3, H, W), uint8 or floats
+        from 0 to 1 - or many: a folder, a CSV of paths, a DataFrame with a column `path`, a batch (N, ...), or a
+        sequence of any of these
     model : "default" (learnt from MoNuSeg, CC BY-NC-SA 4.0: not for commercial use), "free" (learnt from free data
         only, up to 20x), a file or run folder that `msdask train scale` wrote, or a ScaleRegressor
     n_crops : at most so many crops of an image are looked at, spread evenly over its tissue
@@ -105,14 +122,16 @@ def estimate_scale(
 
     Returns
     -------
-    estimate : for one image a ScaleEstimate, with `magnification`, `mpp`, `spread`, `n_crops`; for many a table with
-        these and `path` and `error` (why an image could not be read; "" where it could), in input order
+    estimate : for one image a ScaleEstimate, with `magnification`, `mpp`, `spread`, `n_crops`, `uncertainty`; for many
+        a table with these and `path` and `error` (why an image has no estimate; "" where it has one), in input order
 
     Raises
     ------
     SlideError
-        The one image cannot be read, is too small or shows no tissue; of many, such an image becomes a row with an
-        error.
+        The one image cannot be read, is too small or shows no tissue (glass, flat areas, noise, no color of a stain);
+        of many, such an image becomes a row with an error.
+    SpecError
+        The one image is none, or its pixels are not RGB; of many, a row with an error.
     MsdaskError
         The model cannot be loaded.
 
@@ -121,7 +140,7 @@ def estimate_scale(
     >>> import msdask as ms
     >>> ms.open_slide("lost.tif", mpp=ms.estimate_scale("lost.tif").mpp)  # doctest: +SKIP
     """
-    single = isinstance(images, (Slide, np.ndarray)) or _is_file(images)
+    single = isinstance(images, Slide) or is_pixels(images) or _is_file(images)
     if single:
         (row,) = estimate_scales([images], model, n_crops=n_crops, batch_size=batch_size, augment=augment)
         if isinstance(row, MsdaskError):
@@ -129,15 +148,15 @@ def estimate_scale(
         return row
     named = _listed(images)
     rows: list[dict[str, Any]] = []
-    for image, row in zip(
+    for image, found in zip(
         named, estimate_scales(named, model, n_crops=n_crops, batch_size=batch_size, augment=augment), strict=True
     ):
-        if isinstance(row, MsdaskError):
-            nothing = {"magnification": np.nan, "mpp": np.nan, "spread": np.nan, "n_crops": 0}
-            rows.append({"path": _path(image), **nothing, "error": str(row)})
+        if isinstance(found, ScaleEstimate):
+            rows.append({**asdict(found), "error": ""})
         else:
-            rows.append({**asdict(row), "error": ""})
-    return pd.DataFrame(rows, columns=["path", "magnification", "mpp", "spread", "n_crops", "error"])
+            nothing = ScaleEstimate(path_of(image), np.nan, np.nan, np.nan, 0, np.nan)
+            rows.append({**asdict(nothing), "error": str(found)})
+    return pd.DataFrame(rows, columns=[*ScaleEstimate.__slots__, "error"])
 
 
 def estimate_scales(
@@ -156,18 +175,28 @@ def estimate_scales(
     """
     if n_crops < 1 or batch_size < 1:
         raise SpecError(f"n_crops={n_crops}, batch_size={batch_size}: expected whole numbers of at least 1")
-    network, crop = load_regressor(model)
+    network, about = _loaded(model)
     for image in images:
         try:
-            crops = _crops(image, crop, n_crops)
+            crops = _crops(image, _crop_side(about), n_crops)
         except (MsdaskError, OSError) as error:
-            yield error if isinstance(error, MsdaskError) else SlideError(f"'{_path(image)}': {error}")
+            yield error if isinstance(error, MsdaskError) else SlideError(f"'{path_of(image)}': {error}")
             continue
         values = magnifications_of(crops, network, batch_size=batch_size, augment=augment)
         median = float(np.median(values))
         low, high = np.percentile(values, [16, 84])
         spread = float((high - low) / 2 / median) if len(values) > 1 else float("nan")
-        yield ScaleEstimate(_path(image), median, 10 / median, spread, len(values))
+        uncertainty = _uncertainty(median, spread, len(values), about.get("magnifications"))
+        yield ScaleEstimate(path_of(image), median, 10 / median, spread, len(values), uncertainty)
+
+
+def _uncertainty(magnification: float, spread: float, n_crops: int, known: Sequence[float] | None) -> float:
+    """How far off an estimate may be: the model's own error, what the crops disagree, how far it extrapolates."""
+    disagreement = spread if n_crops > 1 else _CROP_ERROR
+    beyond = 0.0
+    if known is not None:
+        beyond = max(0.0, magnification / max(known) - 1, min(known) / magnification - 1)
+    return float(np.hypot(np.hypot(_MODEL_ERROR, disagreement / np.sqrt(max(1.0, n_crops / _OVERLAP))), beyond))
 
 
 def magnifications_of(
@@ -240,6 +269,16 @@ def _positions(side: int, crop: int) -> int:
 
 def load_regressor(model: Model) -> tuple[ScaleRegressor, int]:
     """The network, and the side of the crops that it was made for."""
+    network, about = _loaded(model)
+    return network, _crop_side(about)
+
+
+def _crop_side(about: Mapping[str, Any]) -> int:
+    return int(about.get("crop", DEFAULT_CROP))
+
+
+def _loaded(model: Model) -> tuple[ScaleRegressor, dict[str, Any]]:
+    """The network, and what is said of it."""
     require("the scale detector")
     from msdask.models import ScaleRegressor
     from msdask.models.files import load_model, load_released, released
@@ -253,35 +292,31 @@ def load_regressor(model: Model) -> tuple[ScaleRegressor, int]:
         network = model
     if not isinstance(network, ScaleRegressor):
         raise SpecError(f"model of class {type(network).__name__}: the scale is estimated by a ScaleRegressor")
-    return network, int(about.get("crop", DEFAULT_CROP))
+    return network, about
 
 
 def _crops(image: Any, crop: int, n_crops: int) -> Image:
-    """Crops of an image: (n, S, S, 3) uint8, S at most `crop`."""
-    slide = None
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise SpecError(f"image of shape {image.shape} and type {image.dtype}: expected (y, x, 3) uint8, RGB")
-        height, width = image.shape[:2]
-    else:
-        slide = image if isinstance(image, Slide) else Slide(image)
-        height, width = slide.shape
+    """Crops of an image that show tissue: (n, S, S, 3) uint8, S at most `crop`."""
+    source = opened(image)
+    height, width = source.shape[:2]
     if min(height, width) < MIN_SIDE:
-        raise SlideError(f"{_name(image)} has {width} x {height} px: expected at least {MIN_SIDE} a side")
+        raise SlideError(f"{name_of(image)} has {width} x {height} px: expected at least {MIN_SIDE} a side")
     side = min(crop, height, width)
-    thumbnail = slide.thumbnail(_THUMBNAIL) if slide is not None else _smaller(image)
+    thumbnail = source.thumbnail(_THUMBNAIL) if isinstance(source, Slide) else _smaller(source)
     # The scale is what is not known: the mask's own sizes in um are taken as if the thumbnail had 8 um/px.
     origins = crop_origins((height, width), side, n_crops, tissue_from_rgb(thumbnail, mpp=8.0)).tolist()
-    if slide is None:
-        crops = np.stack([image[y : y + side, x : x + side] for y, x in origins])
+    if isinstance(source, Slide):
+        crops = np.stack([read_region(source.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
     else:
-        crops = np.stack([read_region(slide.reader, 0, 1, (y, y + side), (x, x + side)) for y, x in origins])
-    if not (stained_share(crops) >= _LEAST_STAINED).any():
+        crops = np.stack([source[y : y + side, x : x + side] for y, x in origins])
+    looks = look_at(crops)
+    if not looks.is_tissue.any():
         raise SlideError(
-            f"{_name(image)} shows no tissue in any of {len(crops)} crops of {side} px: there is nothing to estimate a "
-            "scale from"
+            f"{name_of(image)} shows no tissue in any of {len(crops)} crops of {side} px (found: {looks}; expected "
+            "stained tissue with visible structure): there is nothing to estimate a scale from; if it is tissue, state "
+            "its scale: mpp=... or magnification=..."
         )
-    return crops
+    return crops[looks.is_tissue]
 
 
 def _smaller(image: Image) -> Image:
@@ -335,14 +370,3 @@ def listed_paths(images: str | os.PathLike[str]) -> list[str]:
     if not found:
         raise SlideError(f"'{path}' lists no image: expected one path a line, or a header with a column 'path'")
     return [cell if is_url(cell) else os.fspath(path.parent / cell) for cell in found]
-
-
-def _name(image: Any) -> str:
-    path = _path(image)
-    return f"'{path}'" if path else "an image given as an array"
-
-
-def _path(image: Any) -> str:
-    if isinstance(image, Slide):
-        return image.path
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""

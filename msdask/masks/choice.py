@@ -15,6 +15,7 @@ from msdask.masks.formats import MaskKind
 from msdask.masks.labels import Values, as_labels
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
+from msdask.storage.places import local_path
 
 __all__ = ["MaskChoice", "SlideMasks", "masks_of_slide"]
 
@@ -60,7 +61,7 @@ class MaskChoice:
             )
         folder = masks if labels is None else labels
         kind: MaskKind | None = None if labels is None and values is None else "labels"
-        return cls(None if folder is None else os.fspath(folder), kind, values, magnification)
+        return cls(None if folder is None else local_path(folder), kind, values, magnification)
 
 
 class SlideMasks(NamedTuple):

@@ -16,7 +16,7 @@ from msdask.computing import in_process
 from msdask.errors import MaskError, SpecError
 from msdask.masks.glass import classify_pixels, estimate_glass
 
-__all__ = ["stained_share", "tissue_from_rgb", "tissue_mask"]
+__all__ = ["tissue_from_rgb", "tissue_mask"]
 
 MIN_AREA_UM2: Final = 10_000.0
 """Pieces smaller than 100 x 100 um are specks."""
@@ -31,25 +31,6 @@ _INK_MARGIN_UM: Final = 24.0
 _MIN_INK_UM2: Final = 4_000.0
 _LARGEST_DISC: Final = 6
 """Radius in px up to which morphology with a disc is faster than distances; at 8 um/px discs have 1 to 3."""
-
-
-_STAINED_BELOW: Final = 200
-"""Glass has no channel below this; a rough rule, for crops that are too small for a mask of their own."""
-
-
-def stained_share(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Share of px that are no glass.
-
-    Parameters
-    ----------
-    pixels : (..., y, x, 3) uint8, RGB
-
-    Returns
-    -------
-    share : (...) float64
-    """
-    share: NDArray[np.float64] = (pixels.min(-1) < _STAINED_BELOW).mean((-2, -1))
-    return share
 
 
 class _MaskableSlide(Protocol):

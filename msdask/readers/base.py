@@ -118,7 +118,9 @@ class Reader(Protocol):
         Raises
         ------
         TileError
-            The tile is missing, cut short or cannot be decoded; names file, level and tile.
+            The tile is missing in the file, lies beyond its end or cannot be decoded; names file, level and tile.
+        UnreachableError
+            Its bytes cannot be read now, whatever they are: such a tile is never filled.
         """
         ...
 
@@ -144,7 +146,12 @@ class ReadsAhead(Protocol):
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
         """Read the bytes of the first of these (row, column) tiles, as many as its budget holds; returns how many.
 
-        Each tile is then read once without a request. Raises nothing: `read_tile` says what is wrong with a tile.
+        Each tile is then read once without a request. What is wrong with a tile, `read_tile` says.
+
+        Raises
+        ------
+        UnreachableError
+            The bytes cannot be read now.
         """
         ...
 
@@ -160,7 +167,7 @@ class ReaderModule(Protocol):
         """Whether this looks like a slide of the format: by first bytes, names in a folder, or files beside it.
 
         Asked of every slide that no earlier reader took, so it must be quick; on a file of another format it says
-        False and raises nothing but SlideError.
+        False and raises nothing but SlideError and UnreachableError.
         """
         ...
 

@@ -20,7 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from msdask.errors import SlideError, SpecError, TileError
+from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata
 from msdask.readers.place import Place
 from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_background, to_uint8
@@ -144,7 +144,7 @@ class ImageReader:
                     for key, value in image.info.items()
                     if isinstance(value, str | int | float | tuple)
                 }
-        except SlideError:
+        except (SlideError, UnreachableError):
             source.close()
             raise
         except IMAGE_ERRORS as error:
@@ -228,8 +228,6 @@ class ImageReader:
     def _decode(self) -> NDArray[np.uint8]:
         height, width = self.levels[0].shape
         data = self._source.read(0, self._source.size)
-        if len(data) != self._source.size:
-            raise OSError(f"{len(data)} of {self._source.size} bytes could be read")
         with open_image(self._source, kind=self._kind) as image:
             if image.size != (width, height):
                 raise ValueError(f"now {image.size[0]} x {image.size[1]} px, {width} x {height} when it was opened")

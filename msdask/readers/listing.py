@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from msdask.errors import SlideError, SpecError
+from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.place import Place
 from msdask.readers.registry import Backend, backends
 
@@ -30,6 +30,8 @@ def slides_in(folder: str | os.PathLike[str]) -> list[str]:
         The folder holds no slide; says what was found.
     SpecError
         It holds folders of several slides: which of them are meant cannot be told.
+    UnreachableError
+        What may be a slide cannot be read now: a cohort never lacks one without a word.
     """
     place = Place(folder)
     names, held = _slides_among(place), {}
@@ -78,3 +80,7 @@ def _backend_of(place: Place) -> Backend | None:
         return next((backend for backend in backends().values() if backend.accepts(place)), None)
     except SlideError:  # it cannot be read, and its ending does not say that it should be
         return None
+    except UnreachableError as error:
+        if isinstance(error.__cause__, PermissionError):  # nor may it be: somebody else's file
+            return None
+        raise

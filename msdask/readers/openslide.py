@@ -9,14 +9,16 @@ colour that the file states, else white.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError, SpecError, TileError
+from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.extras import MissingExtraError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
@@ -37,6 +39,8 @@ _ASSOCIATED = ("label", "macro", "thumbnail")
 _SIDES = ("width", "height")
 _VENDORS = {"generic-tiff": "generic"}
 _SMALLEST_TILE, _LARGEST_TILE, _TILE = 128, 2048, 512
+_PROBE, _PIECE = 64 << 10, 8 << 20
+"""Bytes at a file's end that tell whether it can be read at all, and bytes of a read through all of it."""
 _NAMED_FILE = re.compile(r"^(?:INDEXFILE|FILE_\d+|\w*File(?:\(\d+(?:,\d+)*\))?|MacroImage)\s*=\s*(\S.*?)\s*$", re.M)
 """A line of Slidedat.ini, VMS or VMU that names another file of the slide."""
 
@@ -101,6 +105,9 @@ class OpenSlideReader:
                 "beside it; copy both"
             )
         self._library = _library(place)
+        self._files = [(file.path, file.size or 0) for file in (place, *_data_files(place))]
+        self._was_read_through = False
+        self._check_lock = threading.Lock()
         self._slide = self._opened()
         try:
             stated = self._slide.properties
@@ -125,6 +132,7 @@ class OpenSlideReader:
         except self._library.OpenSlideUnsupportedFormatError as error:
             raise UnsupportedSlideError(f"slide {path!r}: OpenSlide does not know its format") from error
         except (self._library.OpenSlideError, OSError) as error:
+            self._check_files()
             raise SlideError(
                 f"slide {path!r}: OpenSlide cannot open it ({error}); it is damaged, or one of its files is missing: "
                 "copy it again, with all of its files"
@@ -156,7 +164,7 @@ class OpenSlideReader:
         ratio = self._ratios[level]
         try:
             image = self._region((round(x * ratio), round(y * ratio)), level, size)
-        except (self._library.OpenSlideError, SlideError) as error:
+        except self._library.OpenSlideError as error:
             raise TileError(
                 f"slide {self._place.path!r}: level {level}, tile (row {row}, column {column}) cannot be decoded "
                 f"({error}); expected {size[0]} x {size[1]} px: copy the slide again, or have bad tiles filled"
@@ -164,14 +172,31 @@ class OpenSlideReader:
         return self._rgb(image, out)
 
     def _region(self, origin: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        """A region as RGBA. A handle that failed once fails for ever, so a failure counts only on a fresh one."""
+        """A region as RGBA. A handle that failed once fails for ever, so a failure counts only on a fresh one.
+
+        OpenSlide says the same of bytes that do not decode and of bytes that it could not read: the files tell.
+        """
         try:
             return self._slide.read_region(origin, level, size)
         except self._library.OpenSlideError:
+            self._check_files(through=True)
             fresh = self._opened()
             image = fresh.read_region(origin, level, size)
             self._slide = fresh  # other threads may still read with the old one: it is closed when they are done
             return image
+
+    def _check_files(self, *, through: bool = False) -> None:
+        """Make sure that the slide's files can be read now: all of them `through`, the first time, then their ends.
+
+        Raises
+        ------
+        UnreachableError
+            One cannot be read, or is not as long as when the slide was opened.
+        """
+        with self._check_lock:
+            for path, size in self._files:
+                _check_file(path, size, 0 if through and not self._was_read_through else max(0, size - _PROBE))
+            self._was_read_through |= through
 
     def _rgb(self, image: Image.Image, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         rgba: NDArray[np.uint8] = np.asarray(image)
@@ -198,6 +223,7 @@ class OpenSlideReader:
             with self._opened() as slide:
                 return self._rgb(slide.associated_images[name])
         except self._library.OpenSlideError as error:
+            self._check_files()
             raise TileError(f"slide {self._place.path!r}: its {name} cannot be decoded ({error})") from error
 
     def fingerprint(self) -> str:
@@ -209,6 +235,26 @@ class OpenSlideReader:
     def close(self) -> None:
         """See `Reader.close`."""
         self._slide.close()
+
+
+def _check_file(path: str, size: int, start: int) -> None:
+    """Read a file of so many bytes from `start` to its end; UnreachableError where that is not possible."""
+    at = start
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            while piece := file.read(_PIECE):
+                at += len(piece)
+            found = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise UnreachableError(
+            f"'{path}' cannot be read now ({error.strerror or error}, at byte {at}); check the disk or the network "
+            "file system, and run again"
+        ) from error
+    if min(at, found) != size:
+        raise UnreachableError(
+            f"'{path}' had {size} bytes when the slide was opened, now it has {found}: run again when it is whole"
+        )
 
 
 def _file_fingerprint(place: Place) -> str:

@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from msdask.errors import SlideError
+from msdask.errors import SlideError, UnreachableError
 from msdask.storage import source as storage
 from msdask.storage.places import is_url
 from msdask.storage.source import ByteSource
@@ -55,7 +55,9 @@ class Place:
         Raises
         ------
         SlideError
-            There is nothing, or it is empty or cannot be read.
+            There is nothing, or it is empty.
+        UnreachableError
+            It cannot be read now.
         """
         if not self.is_url and self.is_folder:
             return b""
@@ -67,8 +69,6 @@ class Place:
             if self.is_folder:
                 return b""
             raise
-        except OSError as error:
-            raise SlideError(f"slide {self.path!r}: cannot be read ({error}); check its permissions") from error
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -76,13 +76,15 @@ class Place:
 
         Raises
         ------
-        SlideError
-            The folder cannot be listed.
+        UnreachableError
+            The folder cannot be listed now.
         """
         try:
             return tuple(storage.names(self.path)) if self.is_folder else ()
         except OSError as error:
-            raise SlideError(f"folder {self.path!r}: cannot be listed ({error}); check its permissions") from error
+            raise UnreachableError(
+                f"folder {self.path!r}: cannot be listed now ({error}); check its permissions, and run again"
+            ) from error
 
     @cached_property
     def size(self) -> int | None:
@@ -106,7 +108,9 @@ class Place:
         Raises
         ------
         SlideError
-            It is a folder, or missing, empty or unreadable.
+            It is a folder, or missing or empty.
+        UnreachableError
+            It cannot be read now.
         """
         taken = self._source if self._source is not None else storage.open_source(self.path)
         self._source = None

@@ -17,13 +17,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError, SpecError
+from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
 from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
 from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
 from msdask.storage.ranges import READ_AHEAD
-from msdask.storage.source import ByteSource, SourceFile, fingerprint
+from msdask.storage.source import ByteSource, fingerprint, parser_file
 
 __all__ = ["TiffReader", "accepts", "is_tiff", "open_place"]
 
@@ -61,7 +61,7 @@ class TiffReader:
         self.reads_ahead = source.reads_ahead
         try:
             self._open()
-        except SlideError:
+        except (SlideError, UnreachableError):
             source.close()
             raise
         except PARSE_ERRORS as error:
@@ -74,10 +74,9 @@ class TiffReader:
 
     def _open(self) -> None:
         source = self._source
-        file = SourceFile.buffered(source)
         # given a stream and told what it is, tifffile neither follows the file's ending nor opens files that
         # its OME-XML names
-        with tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
+        with parser_file(source) as file, tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
             if not len(tif.pages):
                 raise SlideError(f"slide {source.path!r}: a TIFF without a single image; it is damaged: copy it again")
             description = str(tif.pages.first.description)
@@ -134,7 +133,11 @@ class TiffReader:
             ranges += own
         else:
             count = len(tiles)
-        self._source.prefetch(ranges)
+        try:
+            self._source.prefetch(ranges)
+        except UnreachableError as error:
+            where = f"slide {self._source.path!r}: level {level}, {count} tiles from (row, column) {tiles[0]} on"
+            raise UnreachableError(f"{where}: {error}") from error
         return count
 
     def forget(self, level: int, tile: tuple[int, int]) -> None:

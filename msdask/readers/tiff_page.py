@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError, TileError
+from msdask.errors import SlideError, TileError, UnreachableError
 from msdask.readers.jpeg_tiles import DCT_SCALES, JpegTiles, coded_size
 from msdask.readers.to_rgb import by_rows, from_palette, gray_to_rgb, over_background, shrink, to_uint8
 from msdask.storage.source import ByteSource
@@ -190,12 +190,9 @@ class TiffImage:
             )
             raise self._tile_error(row, column, found)
         try:
-            data = self._source.read(offset, count)
-        except OSError as error:
-            raise self._tile_error(row, column, f"cannot be read ({error})") from error
-        if len(data) != count:
-            raise self._tile_error(row, column, f"has {len(data)} of {count} bytes: the file was cut short while open")
-        return data
+            return self._source.read(offset, count)
+        except UnreachableError as error:
+            raise UnreachableError(f"{self._where}, tile (row {row}, column {column}): {error}") from error
 
     def _read_general(self, row: int, column: int) -> NDArray[np.uint8]:
         """One tile through tifffile's decoders: any compression, any pixel type."""

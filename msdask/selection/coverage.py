@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from msdask.errors import MaskError
 from msdask.scale import check_proportions
 
-__all__ = ["FRACTION_SLACK", "SummedArea", "mask_values"]
+__all__ = ["FRACTION_SLACK", "SummedArea", "axis_runs", "mask_values"]
 
 FRACTION_SLACK = 1e-9
 """Added to fractions before they are compared, so that one exactly on a threshold passes whatever its last bit says."""
@@ -54,8 +54,8 @@ class SummedArea:
         -------
         area : (n,) float64
         """
-        rows, row_weights = _axis(y0, y1, self.shape[0])
-        columns, column_weights = _axis(x0, x1, self.shape[1])
+        rows, row_weights = axis_runs(y0, y1, self.shape[0])
+        columns, column_weights = axis_runs(x0, x1, self.shape[1])
         entries = self._table[rows[:, :, None], columns[:, None, :]]
         strips = entries[:, 1::2] - entries[:, ::2]
         counts = strips[:, :, 1::2] - strips[:, :, ::2]
@@ -96,7 +96,7 @@ class SummedArea:
         return np.clip(fraction, 0.0, 1.0, out=fraction)
 
 
-def _axis(low: ArrayLike, high: ArrayLike, size: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def axis_runs(low: ArrayLike, high: ArrayLike, size: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Three runs of mask px whose weighted sum is the interval, along one axis.
 
     With low = a + f and high = b + g (a, b whole): all of [a, b), plus g of px b, minus f of px a.

@@ -18,15 +18,16 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask.computing import in_process
-from msdask.errors import SlideError, SpecError
+from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.readers.registry import open_reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
 from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
+from msdask.storage.source import object_version
 
-__all__ = ["Slide", "open_slide"]
+__all__ = ["Slide", "file_state", "open_slide"]
 
 _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
@@ -62,6 +63,8 @@ def open_slide(
     ------
     SlideError
         The file is missing, damaged or no slide; the message says which.
+    UnreachableError
+        It cannot be read now: no permission, no answer from its server, a disk that fails.
     MissingExtraError
         What reads its format is not installed; the message says how to.
     MissingScaleError
@@ -100,6 +103,7 @@ class Slide:
         self.path = os.fspath(path)
         self.tolerance = tolerance
         self._backend = backend
+        self._version = object_version(self.path)
         self._on_bad_tile: OnBadTile = "raise"
         self._associated: tuple[str, ...]
         reader = self.reader
@@ -115,7 +119,7 @@ class Slide:
     @property
     def reader(self) -> Reader:
         """The open reader of this process; shared by all slides of one path."""
-        return _shared_reader(self.path, self._backend, _file_state(self.path))
+        return _shared_reader(self.path, self._backend, self._version or file_state(self.path))
 
     @property
     def name(self) -> str:
@@ -314,7 +318,7 @@ class Slide:
             "msdask.Slide",
             self.path,
             self._backend,
-            _file_state(self.path),
+            self._version or file_state(self.path),
             self._on_bad_tile,
             self.scale,
             self.level_infos,
@@ -360,21 +364,21 @@ class Slide:
             if coarsest[0] * coarsest[1] > _REPR_PIXELS:
                 return None
             return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
-        except SlideError:  # a damaged or moved file still has facts to show
+        except (SlideError, UnreachableError):  # a damaged or moved file still has facts to show
             return None
 
 
-def _file_state(path: str) -> tuple[int, int] | None:
-    """Size and time of a local file: a file that was replaced is opened anew."""
+def file_state(path: str) -> tuple[int, int, int] | None:
+    """Size, time and inode of a local file, which change when it is replaced or written; None for a URL."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
         return None
-    return state.st_size, state.st_mtime_ns
+    return state.st_size, state.st_mtime_ns, state.st_ino
 
 
 @lru_cache(maxsize=32)
-def _shared_reader(path: str, backend: str | None, state: tuple[int, int] | None) -> Reader:
+def _shared_reader(path: str, backend: str | None, state: tuple[int, int, int] | None) -> Reader:
     """One reader a path in a process, so that a worker's hundred blocks of a slide parse its metadata once."""
     return open_reader(path, backend=backend)
 

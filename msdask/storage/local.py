@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,16 +90,45 @@ class LocalFolders:
         os.replace(part, path)
 
     def folders(self, path: str) -> list[str]:
-        """See `Storage.folders`."""
-        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir()) if os.path.isdir(path) else []
+        """See `Storage.folders`; links are none: what lies elsewhere is no part of a store."""
+        if not os.path.isdir(path):
+            return []
+        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
+
+    def names(self, path: str) -> list[str]:
+        """See `Storage.names`."""
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
     def is_folder(self, path: str) -> bool:
         """See `Storage.is_folder`; an empty folder is one too."""
         return os.path.isdir(path)
 
     def is_taken(self, path: str) -> bool:
-        """See `Storage.is_taken`."""
-        return os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
+        """See `Storage.is_taken`; what others are writing at this moment does not count yet."""
+        if not os.path.isdir(path):
+            return os.path.lexists(path)
+        return any(not name.endswith(".part") for name in os.listdir(path))
+
+    def links(self, path: str) -> list[str]:
+        """See `Storage.links`."""
+        if os.path.islink(path):
+            return [path]
+        found = (os.path.join(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files))
+        return sorted(name for name in found if os.path.islink(name))
+
+    def replace_tree(self, source: str, target: str) -> None:
+        """See `Storage.replace_tree`: two renames, with what was there set aside beside `source` between them."""
+        aside = os.path.join(os.path.dirname(source), f".{os.path.basename(source)}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.lexists(target):
+            os.rename(target, aside)
+        os.rename(source, target)
+        for folder in (os.path.dirname(target), os.path.dirname(source)):
+            _sync_one(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # what others build there stays
+            os.removedirs(os.path.dirname(source))
 
     def size_below(self, path: str) -> int:
         """See `Storage.size_below`."""

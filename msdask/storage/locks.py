@@ -18,16 +18,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from msdask.errors import StoreError
+from msdask.errors import LockedError, StoreError, UnreachableError
 from msdask.storage import places
 from msdask.storage.lock_owner import as_document, is_dead, parsed, shown, this_owner
+from msdask.storage.patience import PassingError
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock; there the owner's document is the lock
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["STALE_AFTER", "SlideLock", "slide_lock"]
+__all__ = ["ENDING", "STALE_AFTER", "SlideLock", "held", "lock_folder", "slide_lock"]
+
+ENDING = ".lock"
+"""Of a lock's file."""
 
 STALE_AFTER = 60.0
 """s without a heartbeat after which a lock is taken over, unless its owner is known to be dead before."""
@@ -37,6 +41,8 @@ _SHORTEST_INTERVAL = 0.01
 _JOIN_SECONDS = 10
 """The last heartbeat may wait for a server."""
 _TRIES = 5
+_RELEASE_SECONDS = 10.0
+"""That letting go may wait for a server: a lock that stays is taken over all the same."""
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems without flock answer."""
 
@@ -58,11 +64,24 @@ def slide_lock(store: str, set_name: str, slide_id: str, *, stale_after: float =
 
     Raises
     ------
+    LockedError
+        Another writer holds it; the message says who.
     StoreError
-        Another writer holds it (the message says who), the lock cannot be made; or, at the end, it was lost meanwhile.
+        The lock cannot be made; or, at the end, it was lost meanwhile.
     """
-    path = places.join(f"{places.location(store).rstrip('/')}.locks", set_name, f"{slide_id}.lock")
     what = f"slide '{slide_id}' of '{set_name}' in '{store}'"
+    with held(places.join(lock_folder(store, set_name), f"{slide_id}{ENDING}"), what, stale_after=stale_after) as lock:
+        yield lock
+
+
+def lock_folder(store: str, set_name: str) -> str:
+    """Where the locks of a patch set are: beside the store."""
+    return places.join(f"{places.location(store).rstrip('/')}.locks", set_name)
+
+
+@contextmanager
+def held(path: str, what: str, *, stale_after: float = STALE_AFTER) -> Iterator[SlideLock]:
+    """Hold the lock at a path; `what` it is for goes into errors. Yields and raises as `slide_lock`."""
     kind: type[_FileLock] | type[_ObjectLock] = _ObjectLock if places.is_remote(path) else _FileLock
     lock = SlideLock(what, kind(path, what, stale_after), stale_after)
     _heart().add(lock)
@@ -77,8 +96,11 @@ def slide_lock(store: str, set_name: str, slide_id: str, *, stale_after: float =
 class _Backend(Protocol):
     """A lock that is held in one kind of storage."""
 
-    def renew(self) -> str | None:
-        """Say that the owner lives; who holds the lock instead, or None. OSError: it could not be said."""
+    def renew(self, *, seconds: float | None) -> str | None:
+        """Say that the owner lives; where a server does not answer, again for so many seconds (None: `patience`).
+
+        Returns who holds the lock instead, or None. OSError: it could not be said.
+        """
         ...
 
     def release(self) -> None:
@@ -97,22 +119,29 @@ class SlideLock:
         self._is_released = False
         self._mutex = threading.Lock()
 
-    def renew(self) -> None:
-        """Say that the owner lives; done by a thread of this module every `interval` seconds."""
-        with self._mutex:
-            if self._is_released:
-                return
-            begun = time.monotonic()
+    def beat(self) -> None:
+        """Say that the owner lives, unless that is under way; done by this module every `interval` seconds."""
+        if self._mutex.acquire(blocking=False):
             try:
-                other = self._backend.renew()
-            except OSError as error:
-                if begun - self._renewed > self._stale_after:
-                    self._lost = f"it could not be renewed for {begun - self._renewed:.0f} s ({error})"
-                return
-            if other is None:
-                self._renewed, self._lost = begun, ""
-            else:
-                self._lost = f"it was taken over by {other}"
+                self._renew(self.interval / 3)
+            finally:
+                self._mutex.release()
+
+    def _renew(self, seconds: float | None) -> None:
+        if self._is_released:
+            return
+        begun = time.monotonic()
+        try:
+            other = self._backend.renew(seconds=seconds)
+        except OSError as error:
+            silent = time.monotonic() - self._renewed
+            if silent > self._stale_after:
+                self._lost = f"it could not be renewed for {silent:.0f} s ({error})"
+            return
+        if other is None:
+            self._renewed, self._lost = begun, ""
+        else:
+            self._lost = f"it was taken over by {other}"
 
     def check(self) -> None:
         """Make sure that the lock is still held.
@@ -122,7 +151,8 @@ class SlideLock:
         StoreError
             It was lost: this process stood still for too long, or could not reach the storage.
         """
-        self.renew()
+        with self._mutex:
+            self._renew(None)
         if self._lost:
             raise StoreError(
                 f"{self._what}: the lock of this run was lost, {self._lost}: the slide is left to the other writer; "
@@ -153,7 +183,7 @@ class _FileLock:
             # Of this kernel: it is dead, or flock would have said so. Of another: flock may not reach there.
             ended = (has_flock and found.get("boot") == self._owner["boot"]) or is_dead(found)
             if found and not ended and self._age() < stale_after:
-                raise StoreError(_refusal(what, found, stale_after))
+                raise LockedError(_refusal(what, found, stale_after))
             self._write()
         except BaseException:
             os.close(self._handle)
@@ -174,7 +204,7 @@ class _FileLock:
         finally:
             probe.unlink(missing_ok=True)
 
-    def renew(self) -> str | None:
+    def renew(self, *, seconds: float | None) -> str | None:
         if not _is_at(self._handle, self._path):
             return "somebody who removed its file"
         found = parsed(self._path.read_bytes())
@@ -185,7 +215,7 @@ class _FileLock:
 
     def release(self) -> None:
         try:
-            if self.renew() is None:
+            if self.renew(seconds=0) is None:
                 self._path.unlink(missing_ok=True)
         finally:
             os.close(self._handle)
@@ -207,7 +237,7 @@ def _open_locked(path: Path, what: str) -> tuple[int, bool]:
         except BlockingIOError:
             owner = parsed(os.pread(handle, 4096, 0))
             os.close(handle)
-            raise StoreError(_refusal(what, owner)) from None
+            raise LockedError(_refusal(what, owner)) from None
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 os.close(handle)
@@ -233,6 +263,8 @@ class _ObjectLock:
         self._beat = 0
         try:
             self._tag = self._acquire(what, stale_after)
+        except PassingError as error:
+            raise UnreachableError(f"cannot make the lock '{path}' now: {error}") from error
         except OSError as error:
             raise StoreError(f"cannot make the lock '{path}': {error}; choose an output that is writable") from error
 
@@ -254,7 +286,7 @@ class _ObjectLock:
             tag = self._bucket.replace_if(self._path, self._document(), state.tag)
             if tag is not None:
                 return tag
-        raise StoreError(_refusal(what, found, stale_after))
+        raise LockedError(_refusal(what, found, stale_after))
 
     def _document(self) -> bytes:
         self._beat += 1  # equal documents would have equal tags
@@ -269,11 +301,11 @@ class _ObjectLock:
         finally:
             self._bucket.remove(probe)
 
-    def renew(self) -> str | None:
-        tag = self._bucket.replace_if(self._path, self._document(), self._tag)
+    def renew(self, *, seconds: float | None) -> str | None:
+        tag = self._bucket.replace_if(self._path, self._document(), self._tag, seconds=seconds)
         if tag is None:
             try:
-                data, state = self._bucket.read_state(self._path)
+                data, state = self._bucket.read_state(self._path, seconds=seconds)
             except FileNotFoundError:
                 return "somebody who removed it"
             found = parsed(data)
@@ -285,12 +317,15 @@ class _ObjectLock:
 
     def release(self) -> None:
         # A fresh heartbeat first: nobody takes the lock over between it and the removal.
-        if self.renew() is None:
-            self._bucket.remove(self._path)
+        if self.renew(seconds=_RELEASE_SECONDS) is None:
+            self._bucket.remove(self._path, seconds=_RELEASE_SECONDS)
 
 
 class _Heart:
-    """One thread a process that renews all locks that it holds, as long as it holds any."""
+    """One thread a process that has all locks renewed that it holds, as long as it holds any.
+
+    Each is renewed in a thread of its own: a server that does not answer for one must not cost the others.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[SlideLock, float] = {}
@@ -329,7 +364,7 @@ class _Heart:
                 for lock in due:
                     self._locks[lock] = now + lock.interval
             for lock in due:
-                lock.renew()
+                threading.Thread(target=lock.beat, name="msdask-beat", daemon=True).start()
 
 
 @lru_cache(maxsize=1)

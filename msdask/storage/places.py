@@ -29,6 +29,7 @@ __all__ = [
     "is_remote",
     "is_url",
     "join",
+    "local_path",
     "location",
     "zarr_store",
 ]
@@ -96,6 +97,10 @@ class Storage(Protocol):
         """Names of the folders directly below `path`, sorted."""
         ...
 
+    def names(self, path: str) -> list[str]:
+        """Names of all that lies directly below `path`; none where there is nothing."""
+        ...
+
     def is_folder(self, path: str) -> bool:
         """Whether something lies below `path`."""
         ...
@@ -116,6 +121,18 @@ class Storage(Protocol):
         """Remove everything below `path`."""
         ...
 
+    def links(self, path: str) -> list[str]:
+        """Symbolic links at or below `path`, through which one would read, write and remove outside of it."""
+        ...
+
+    def replace_tree(self, source: str, target: str) -> None:
+        """Put everything below `source` in the place of what lies below `target`.
+
+        Killed on the way it leaves `source` or `target` whole, and never the one mixed with the other under the name of
+        a complete group: the document of `target` goes first and comes last.
+        """
+        ...
+
     def remove_leftovers(self, path: str) -> None:
         """Remove what a killed writer left below `path` under temporary names."""
         ...
@@ -130,23 +147,30 @@ class Storage(Protocol):
 
 
 def location(path: str | os.PathLike[str]) -> str:
-    """A path as text without a slash at its end; "s3:/bucket", what pathlib makes of a URL, is put right.
+    """A path as text, absolute and without a slash at its end: it travels to workers that run elsewhere.
+
+    "~" is the user's home; "s3:/bucket", what pathlib makes of a URL, is put right.
 
     Raises
     ------
     StoreError
         It is a bucket, and no place in one.
 
-    >>> location("s3:/bucket/cohort.zarr/"), location("cohort.zarr")
-    ('s3://bucket/cohort.zarr', 'cohort.zarr')
+    >>> location("s3:/bucket/cohort.zarr/"), location("/data/../cohort.zarr/")
+    ('s3://bucket/cohort.zarr', '/cohort.zarr')
     """
     text = _COLLAPSED.sub(r"\1://", os.fspath(path))
     if not is_remote(text):
-        return text
+        return local_path(text)
     text = text.rstrip("/")
     if text.count("/") < 3:
         raise StoreError(f"'{text}' is a whole bucket: give a place in it, such as '{text}/cohort.zarr'")
     return text
+
+
+def local_path(path: str | os.PathLike[str]) -> str:
+    """A path of this machine, absolute, "~" put in words; links are not followed."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

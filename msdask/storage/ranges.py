@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from msdask.errors import StoreError
+from msdask.errors import StoreError, UnreachableError
 from msdask.storage import places
+from msdask.storage.patience import PassingError, is_passing, persist
 
 __all__ = [
     "READ_AHEAD",
@@ -31,6 +32,7 @@ _MOST = 8 << 20
 """Bytes of one request: several are in flight, and one that fails costs no more."""
 _MOST_HELD = 256 << 20
 _REQUESTS = 8
+T = TypeVar("T")
 
 
 def coalesce(
@@ -77,18 +79,18 @@ class RemoteSource:
         self._lock = threading.Lock()
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        """One request; the range lies inside the file. Raises OSError."""
+        """One request, repeated while it fails in a way that may pass; the range lies inside the file. OSError."""
         raise NotImplementedError
 
     def read(self, offset: int, size: int) -> bytes:
         """See `ByteSource.read`; what was prefetched costs no request."""
         size = min(size, self.size - offset)
         if self._is_closed:
-            raise OSError("read after close")
+            raise UnreachableError(f"'{self.path}': it was closed before it was read")
         if size <= 0:
             return b""
         held = self._take((offset, size))
-        return self._fetch(offset, size) if held is None else held
+        return self._fetched((offset, size)) if held is None else held
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `ByteSource.read_many`; close ones in one request, several requests at a time."""
@@ -96,10 +98,7 @@ class RemoteSource:
         return [self.read(offset, size) for offset, size in ranges]
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Read ranges that will be asked for soon, exactly as given, and hold each until it was.
-
-        A request that fails is no error here: the read that needs its bytes will say so.
-        """
+        """Read ranges that will be asked for soon, exactly as given, and hold each until it was."""
         if self._is_closed:
             return
         inside = [(offset, min(size, self.size - offset)) for offset, size in ranges]
@@ -128,15 +127,19 @@ class RemoteSource:
 
     def _fetch_all(self, requests: Sequence[tuple[int, int, Any]]) -> list[bytes]:
         if len(requests) < 2:
-            return [self._try_fetch(request) for request in requests]
+            return [self._fetched(request) for request in requests]
         with ThreadPoolExecutor(min(_REQUESTS, len(requests)), thread_name_prefix="msdask-request") as pool:
-            return list(pool.map(self._try_fetch, requests))
+            return list(pool.map(self._fetched, requests))
 
-    def _try_fetch(self, request: tuple[int, int, Any]) -> bytes:
+    def _fetched(self, request: tuple[int, int] | tuple[int, int, Any]) -> bytes:
+        offset, size = request[:2]
         try:
-            return self._fetch(request[0], request[1])
-        except OSError:
-            return b""
+            data = self._fetch(offset, size)
+        except OSError as error:
+            raise UnreachableError(f"cannot be read now: {_named(self.path, error)}") from error
+        if len(data) != size:
+            raise UnreachableError(f"cannot be read now: '{self.path}' gave {len(data)} of {size} bytes at {offset}")
+        return data
 
     def _hold(self, key: tuple[int, int], data: bytes, uses: int) -> None:
         with self._lock:
@@ -167,11 +170,8 @@ class UrlSource(RemoteSource):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.path = url
-        try:
-            self._fs, self._key = _file_system(url)
-            info = self._fs.info(self._key)
-        except _url_errors() as error:
-            raise _as_os_error(error) from error
+        self._fs, self._key = _file_system(url)
+        info = persist(_server(url), lambda: _asked(lambda: self._fs.info(self._key)))
         if info.get("type") == "directory":
             raise IsADirectoryError(url)
         if info.get("size") is None:
@@ -179,19 +179,21 @@ class UrlSource(RemoteSource):
         self.size = int(info["size"])
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        try:
-            data: bytes = self._fs.cat_file(self._key, start=offset, end=offset + size)
-        except _url_errors() as error:
-            raise _as_os_error(error) from error
+        return persist(_server(self.path), lambda: self._fetch_once(offset, size))
+
+    def _fetch_once(self, offset: int, size: int) -> bytes:
+        data: bytes = _asked(lambda: self._fs.cat_file(self._key, start=offset, end=offset + size))
         if len(data) > size:  # a server that ignores Range sends everything
             raise OSError(
                 f"asked for {size} bytes at {offset}, the server sent {len(data)}: it does not serve byte ranges"
             )
+        if len(data) < size:
+            raise PassingError(f"the server sent {len(data)} of {size} bytes at {offset}")
         return data
 
 
 class ObjectSource(RemoteSource):
-    """A file in object storage (s3, gs), by the settings of `msdask.storage`."""
+    """A file in object storage (s3, gs), by the settings of `msdask.storage`; one version of it."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -199,27 +201,44 @@ class ObjectSource(RemoteSource):
         try:
             self._bucket = places.bucket(url)
         except StoreError as error:
-            raise OSError(str(error)) from error
-        self.size = self._bucket.size(url)
+            raise ValueError(str(error)) from error
+        self._version = self._bucket.object_state(url)
+        self.size = self._version.size
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        return self._bucket.read_range(self.path, offset, size)
+        return self._bucket.read_range(self.path, offset, size, version=self._version)
 
 
 def open_url(url: str) -> RemoteSource:
-    """The file behind a URL; raises OSError where it cannot be reached."""
+    """The file behind a URL.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    OSError
+        It cannot be reached now.
+    ValueError
+        Nothing here knows such URLs, or what they need is not installed.
+    """
     return ObjectSource(url) if places.is_remote(url) else UrlSource(url)
 
 
 def is_url_folder(url: str) -> bool:
-    """Whether something lies below a URL; of a server that cannot be reached, False."""
+    """Whether something lies below a URL; False where nothing here knows such URLs.
+
+    Raises
+    ------
+    OSError
+        It cannot be said now.
+    """
     try:
         if places.is_remote(url):
             return places.at(url).is_folder(url)
         file_system, key = _file_system(url)
-        return bool(file_system.isdir(key))
-    except _url_errors():
+    except (ValueError, StoreError):
         return False
+    return persist(_server(url), lambda: _asked(lambda: bool(file_system.isdir(key))))
 
 
 def names_at_url(url: str) -> list[str]:
@@ -228,21 +247,51 @@ def names_at_url(url: str) -> list[str]:
         if places.is_remote(url):
             return places.bucket(url).names(url)
         file_system, key = _file_system(url)
-        return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in file_system.ls(key, detail=False)]
+    except (ValueError, StoreError) as error:
+        raise OSError(str(error)) from error
+    found = persist(_server(url), lambda: _asked(lambda: file_system.ls(key, detail=False)))
+    return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in found]
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """What fsspec reads a URL with, and its name there.
+
+    Raises
+    ------
+    ValueError
+        fsspec knows no such URLs, or what they need is not installed.
+    """
+    import fsspec
+
+    try:
+        file_system, key = fsspec.core.url_to_fs(url)
+    except (ImportError, KeyError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    return file_system, key
+
+
+def _server(url: str) -> str:
+    """A URL as it may be shown: what follows the question mark may be a signature."""
+    return url.split("?", 1)[0]
+
+
+def _named(path: str, error: OSError) -> str:
+    """What an error says, with the file's name in front, unless that is in it."""
+    shown = _server(path)
+    return str(error) if shown in str(error) else f"'{shown}': {error}"
+
+
+def _asked(request: Callable[[], T]) -> T:
+    """The answer to a request through fsspec; Python's own errors in place of those of the clients behind it."""
+    try:
+        return request()
     except _url_errors() as error:
         raise _as_os_error(error) from error
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    file_system, key = fsspec.core.url_to_fs(url)
-    return file_system, key
-
-
 def _url_errors() -> tuple[type[BaseException], ...]:
-    """What fsspec, our buckets and the clients behind them raise; theirs only where they are loaded."""
-    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError, StoreError]
+    """What fsspec and the clients behind it raise; theirs only where they are loaded."""
+    errors: list[type[BaseException]] = [OSError, ValueError, KeyError, ImportError, RuntimeError]
     for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
         if module in sys.modules:
             errors.append(getattr(sys.modules[module], name))
@@ -250,4 +299,30 @@ def _url_errors() -> tuple[type[BaseException], ...]:
 
 
 def _as_os_error(error: BaseException) -> OSError:
+    """An error of fsspec or of a client behind it; PassingError where the same request may be answered later."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        cause = _as_os_error(error.__cause__)  # fsspec says of every URL that cannot be asked that it is missing
+        if not isinstance(cause, FileNotFoundError):
+            return cause
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        text = f"{status} {getattr(error, 'message', '')}".strip()
+        if status in (404, 410):
+            return FileNotFoundError(text)
+        if status in (401, 403):
+            return PermissionError(f"access denied ({text}); check that the URL may be read, and its signature")
+        return PassingError(f"the server says: {text}") if is_passing(status) else OSError(f"the server says: {text}")
+    is_answer = isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, ImportError))
+    if not is_answer and _is_of_network(error):
+        return PassingError(f"no answer from the server: {type(error).__name__}: {error}")
     return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Whether an error says that a server could not be reached, or that its answer broke off."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return any(
+        module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
+        for module, name in (("aiohttp", "ClientConnectionError"), ("aiohttp", "ClientPayloadError"))
+    )

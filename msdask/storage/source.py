@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
-from msdask.errors import MsdaskError, SlideError
-from msdask.storage.places import is_url
+from msdask.errors import MsdaskError, SlideError, UnreachableError
+from msdask.storage.places import at, is_remote, is_url
 from msdask.storage.ranges import RemoteSource, is_url_folder, names_at_url, open_url
 
-__all__ = ["ByteSource", "LocalSource", "SourceFile", "fingerprint", "is_folder", "names", "open_source"]
+__all__ = [
+    "ByteSource",
+    "LocalSource",
+    "SourceFile",
+    "fingerprint",
+    "is_folder",
+    "names",
+    "object_version",
+    "open_source",
+    "parser_file",
+]
 
 _MIB = 1 << 20
 _SAMPLE = 64 << 10
 _SAMPLES = 64
+_NO_SUCH_NAME = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class ByteSource(Protocol):
@@ -35,12 +48,13 @@ class ByteSource(Protocol):
     reads_ahead: bool
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`; fewer only where the file ends.
+        """`size` bytes from `offset`; fewer only where the file ended when it was opened.
 
         Raises
         ------
-        OSError
-            The bytes cannot be read, or the source is closed.
+        UnreachableError
+            The bytes cannot be read now: the disk fails, the server does not answer, the file was cut or replaced
+            since it was opened, or the source is closed. It is no OSError, so that no parser takes it for damage.
         """
         ...
 
@@ -49,7 +63,7 @@ class ByteSource(Protocol):
         ...
 
     def prefetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Read (offset, size) ranges that will be asked for soon, where that saves requests; raises nothing."""
+        """Read (offset, size) ranges that will be asked for soon, where that saves requests; raises like `read`."""
         ...
 
     def forget(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -57,12 +71,12 @@ class ByteSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the file; reading afterwards raises OSError."""
+        """Release the file; reading afterwards raises UnreachableError."""
         ...
 
 
 class LocalSource:
-    """A local file, read by pread: no shared position; a file cut while open reads short, mmap would kill."""
+    """A local file, read by pread: no shared position, and a file cut while open is an error: mmap would kill."""
 
     reads_ahead = False
     _release = staticmethod(os.close)  # `os` itself may be gone when the interpreter ends
@@ -77,12 +91,25 @@ class LocalSource:
         size = min(size, self.size - offset)  # nothing is allocated by a size that only a header claims
         if size <= 0:
             return b""
-        data = os.pread(self._descriptor, size, offset)
-        while 0 < len(data) < size:  # network file systems and reads above 2 GiB may give less at a time
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        if self._descriptor < 0:
+            raise UnreachableError(f"'{self.path}': it was closed before it was read")
+        try:
+            data = os.pread(self._descriptor, size, offset)
+            while len(data) < size:  # network file systems and reads above 2 GiB may give less at a time
+                more = os.pread(self._descriptor, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise UnreachableError(
+                f"'{self.path}': {size} bytes at {offset} cannot be read now ({error.strerror or error}); check the "
+                "disk or the network file system, and run again"
+            ) from error
+        if len(data) < size:
+            raise UnreachableError(
+                f"'{self.path}' was cut short while it was open: {len(data)} of {size} bytes at {offset} are left; "
+                "copy it again"
+            )
         return data
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -107,17 +134,27 @@ class LocalSource:
 
 
 class SourceFile(io.RawIOBase):
-    """A ByteSource with a file position, for parsers that want a file object. Not thread-safe."""
+    """A ByteSource with a file position, for parsers that want a file object. Not thread-safe.
+
+    Attributes
+    ----------
+    failure : of the first read that failed
+    """
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._position = 0
+        self.failure: UnreachableError | None = None
         self.name = source.path
 
     @classmethod
     def buffered(cls, source: ByteSource) -> io.BufferedReader:
         """A buffered file over `source`; blocks are larger where a read is a request to a server."""
-        return io.BufferedReader(cls(source), buffer_size=256 << 10 if source.reads_ahead else 16 << 10)
+        return cls(source).buffer()
+
+    def buffer(self) -> io.BufferedReader:
+        """The file behind a buffer."""
+        return io.BufferedReader(self, buffer_size=256 << 10 if self._source.reads_ahead else 16 << 10)
 
     def readable(self) -> bool:
         """Always."""
@@ -141,16 +178,45 @@ class SourceFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer`; the number of bytes that there were."""
-        data = self._source.read(self._position, len(buffer))
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
     def readall(self) -> bytes:
         """Everything from the position to the end."""
-        data = self._source.read(self._position, self._source.size)
+        data = self._read(self._source.size)
         self._position += len(data)
         return data
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._source.read(self._position, size)
+        except UnreachableError as error:
+            self.failure = self.failure or error
+            raise
+
+
+@contextmanager
+def parser_file(source: ByteSource) -> Iterator[io.BufferedReader]:
+    """A file for a parser. A read that failed is raised at the end, whatever the parser has made of it.
+
+    Parsers go on without what they cannot read, or take it for damage: tifffile leaves out directories and tags.
+
+    Raises
+    ------
+    UnreachableError
+        A part that the parser asked for cannot be read now.
+    """
+    raw = SourceFile(source)
+    try:
+        yield raw.buffer()
+    except Exception as error:
+        if raw.failure is not None:
+            raise raw.failure from error
+        raise
+    if raw.failure is not None:
+        raise raw.failure
 
 
 def open_source(
@@ -167,7 +233,9 @@ def open_source(
     Raises
     ------
     error
-        The file is missing, a directory, empty, or cannot be reached; names the path and what to do.
+        The file is missing, a directory, empty, or of a kind that nothing here opens; names the path and what to do.
+    UnreachableError
+        It cannot be read now: no permission, no answer from its server, a disk that fails.
     """
     text = os.fspath(path)
     if not isinstance(text, str):
@@ -184,12 +252,17 @@ def open_source(
             if not stat.S_ISREG(mode):
                 raise error(f"{kind} {text!r}: is not a regular file; copy it to one first")
             source = LocalSource(text)
-    except FileNotFoundError as failure:
+    except (FileNotFoundError, NotADirectoryError) as failure:
         raise error(f"{kind} {text!r}: no such file; check the path") from failure
     except IsADirectoryError as failure:
         raise error(f"{kind} {text!r}: is a directory, expected one file; give the path of a file in it") from failure
-    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
-        raise error(f"{kind} {text!r}: cannot be opened ({failure}); check that it exists and may be read") from failure
+    except (OSError, ValueError) as failure:
+        # ValueError: a NUL in the path, a URL that nothing here knows
+        if isinstance(failure, ValueError) or failure.errno in _NO_SUCH_NAME:
+            raise error(f"{kind} {text!r}: cannot be opened ({failure}); check the path") from failure
+        raise UnreachableError(
+            f"{kind} {text!r}: cannot be opened now ({failure}); check that it may be read, and run again"
+        ) from failure
     if source.size == 0:
         source.close()
         raise error(f"{kind} {text!r}: the file is empty (0 bytes); copy it again")
@@ -197,8 +270,35 @@ def open_source(
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path or URL leads to a folder; of a server that cannot be reached, False."""
-    return is_url_folder(path) if is_url(path) else os.path.isdir(path)
+    """Whether a path or URL leads to a folder.
+
+    Raises
+    ------
+    UnreachableError
+        Its server cannot be asked now.
+    """
+    try:
+        return is_url_folder(path) if is_url(path) else os.path.isdir(path)
+    except OSError as error:
+        raise UnreachableError(f"'{path}': cannot be looked at now ({error})") from error
+
+
+def object_version(path: str) -> tuple[int, int] | None:
+    """Two numbers that change when an object in object storage is replaced; None for a folder, and for all else.
+
+    Raises
+    ------
+    UnreachableError
+        Its server cannot be asked now.
+    """
+    if not is_remote(path):
+        return None
+    try:
+        return at(path).state(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnreachableError(f"'{path}': cannot be looked at now ({error})") from error
 
 
 def names(path: str) -> list[str]:
@@ -230,8 +330,8 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
 
     Raises
     ------
-    SlideError
-        The bytes cannot be read.
+    UnreachableError
+        The bytes cannot be read now.
     """
     size = source.size
     ranges = [*directories] or [(0, 1024)]
@@ -243,10 +343,6 @@ def fingerprint(source: ByteSource, directories: Iterable[tuple[int, int]] = (),
     digest = hashlib.sha256(f"{size}".encode())
     for fact in extra:
         digest.update(len(fact).to_bytes(8, "big") + fact)
-    try:
-        parts = source.read_many(ranges)
-    except OSError as error:
-        raise SlideError(f"slide {source.path!r}: cannot be read ({error}); check that it is still there") from error
-    for part in parts:
+    for part in source.read_many(ranges):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()

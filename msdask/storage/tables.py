@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,13 +48,16 @@ class Table:
         return [dict(zip(self.header, row, strict=True)) for row in self.rows]
 
 
-def read_table(path: str | os.PathLike[str], *keys: str, error: type[MsdaskError] = SpecError) -> Table:
+def read_table(
+    path: str | os.PathLike[str], *keys: str, columns: Iterable[str] = (), error: type[MsdaskError] = SpecError
+) -> Table:
     """Read a CSV.
 
     Parameters
     ----------
     path : file
     keys : a first line with one of these names is a header
+    columns : other names that the table may have: a line in which one is set off by a semicolon or tab is a header, too
     error : class to raise
 
     Raises
@@ -71,8 +75,11 @@ def read_table(path: str | os.PathLike[str], *keys: str, error: type[MsdaskError
     lines = [(n, cells) for n, cells in numbered if any(cells) and not _is_comment(cells)]
     first = tuple(cell.lower() for cell in lines[0][1]) if lines else ()
     has_header = not set(keys).isdisjoint(first)
-    if not has_header and len(first) == 1 and not set(keys).isdisjoint(_split_otherwise(first[0])):
-        raise error(f"'{path}' line {lines[0][0]}: {lines[0][1][0]!r}; expected columns separated by commas")
+    if odd := _separated_otherwise(first, {*keys, *columns}, has_header=has_header):
+        raise error(
+            f"'{path}' line {lines[0][0]}: {odd!r}; expected columns separated by commas: save the table with commas, "
+            "and cells that have one in quotes"
+        )
     if has_header:
         if repeated := sorted(name for name, n in Counter(first).items() if n > 1):
             raise error(f"'{path}' has columns {repeated} twice: expected each name once")
@@ -92,9 +99,17 @@ def _is_comment(cells: Sequence[str]) -> bool:
     return cells[0].startswith("# ") or (cells[0] == "#" and not any(cells[1:]))
 
 
-def _split_otherwise(line: str) -> list[str]:
-    """Cells of a line as they would be with semicolons or tabs between them."""
-    return [cell.strip() for cell in line.replace("\t", ";").split(";")]
+def _separated_otherwise(first: Sequence[str], known: set[str], *, has_header: bool) -> str | None:
+    """The cell of a header in which names are set off by a semicolon or tab; None if there is none.
+
+    A first line is taken for a header if it is one, or if a known name is among its names so separated; "sep=;" is what
+    spreadsheets put above theirs.
+    """
+    for cell in first:
+        names = [name.strip().strip('"') for name in re.split("[;\t]", cell)]
+        if len(names) > 1 and (has_header or cell.startswith("sep=") or not known.isdisjoint(names)):
+            return cell
+    return None
 
 
 def write_table(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from msdask.cutting.measures import MEASURES, column, measure
 from msdask.errors import StoreError
 from msdask.store import shards
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.slide_arrays import SCHEMA, SlideArrays
 
 __all__ = ["BlockWriter", "block_writer", "lazy_blocks", "rows_per_block"]
 
@@ -36,6 +36,7 @@ class BlockWriter:
     Attributes
     ----------
     measured : (patch, magnification, measure) float32, of the patches that have come
+    checksums : (patch, magnification) uint32, the CRC32C of their chunks
     in_hand : as many patches as should come at once: they stay in the processor's cache from where they are made to
         the file
     """
@@ -45,6 +46,7 @@ class BlockWriter:
     ) -> None:
         self._arrays, self._put_chunks = arrays, put_chunks
         self.measured = np.zeros((rows, arrays.shape[1], len(MEASURES)), np.float32)
+        self.checksums = np.zeros((rows, arrays.shape[1]), np.uint32)
         self.in_hand = max(1, IN_HAND_BYTES // (arrays.shape[1] * math.prod(arrays.chunk_shape("image"))))
 
     def put(self, first: int, pixels: NDArray[np.uint8]) -> None:
@@ -59,20 +61,24 @@ class BlockWriter:
             some = pixels[start : start + self.in_hand]
             at = first + start
             self.measured[at : at + len(some)] = measure(some)
-            self._put_chunks(at * self._arrays.shape[1], shards.encode(self._arrays, "image", some))
+            chunks = shards.encode(self._arrays, "image", some)
+            self.checksums[at : at + len(some)] = shards.checksums(self._arrays, chunks)
+            self._put_chunks(at * self._arrays.shape[1], chunks)
 
 
 @contextmanager
 def block_writer(
     arrays: SlideArrays, block: int, *, stored: NDArray[np.float32] | None = None
 ) -> Iterator[BlockWriter]:
-    """Write one block: its shard, then its rows of `measured`, when all has come. Doing it twice changes nothing.
+    """Write one block, when all has come: its shard, its chunks' checksums, and last its rows of `measured`.
+
+    Doing it twice changes nothing.
 
     Parameters
     ----------
     arrays, block : where
-    stored : what was measured on the block when it was written before: now it must measure so again, and only its
-        shard is replaced
+    stored : what was measured on the block when it was written before: now it must measure so again, have the
+        checksums that are stored, and only its shard is replaced
 
     Raises
     ------
@@ -83,13 +89,23 @@ def block_writer(
     with shards.shard_writer(arrays, "image", block) as put_chunks:
         writer = BlockWriter(arrays, rows.stop - rows.start, put_chunks)
         yield writer
-        if stored is not None and not np.array_equal(writer.measured, stored):
+        if stored is not None and not _is_as_before(arrays, block, writer, stored):
             raise StoreError(
-                f"'{arrays.path}' block {block}: what is read now does not measure as what was stored (a step between "
-                "reading and writing?): left as it is; write the slide again with overwrite"
+                f"'{arrays.path}' block {block}: what is read now does not measure as what was stored, or has other "
+                "bytes (a step between reading and writing?): left as it is; write the slide again with overwrite"
             )
     if stored is None:
+        shards.write_checksums(arrays, "image", block, writer.checksums)
         shards.write_measured(arrays, block, writer.measured)
+
+
+def _is_as_before(arrays: SlideArrays, block: int, writer: BlockWriter, stored: NDArray[np.float32]) -> bool:
+    if not np.array_equal(writer.measured, stored):
+        return False
+    if arrays.schema < SCHEMA:
+        return True
+    checksums = shards.stored_checksums(arrays, "image", block)
+    return checksums is not None and np.array_equal(writer.checksums, checksums)
 
 
 def lazy_blocks(arrays: SlideArrays, patches: xr.Dataset, blocks: Sequence[int]) -> list[Delayed]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from msdask.errors import StoreError
+from msdask.errors import LockedError, StoreError
 from msdask.storage import places
-from msdask.store import layout
+from msdask.storage.locks import ENDING, held, lock_folder
+from msdask.store import documents, layout
+from msdask.store.integrity import digest_of
 
 __all__ = ["open_index", "write_index"]
 
@@ -56,16 +57,19 @@ def open_index(set_path: str, slides: Mapping[str, Mapping[str, Any]]) -> xr.Dat
     # The split is no part of a slide's checksum, but of the index.
     states = {slide_id: _state(attrs) for slide_id, attrs in slides.items()}
     try:
-        stored = layout.read_attrs(path)
+        stored = documents.read_attrs(path)
         if stored.get("states") == list(states.values()) and stored.get("slides") == list(slides):
-            values = places.gather(path, _column_of(path), list(_DTYPES))
+            values = layout.read_columns(path, list(_DTYPES), stored["digests"])
             columns = {name: ("patch", column) for name, column in zip(_DTYPES, values, strict=True)}
             return xr.Dataset(columns, attrs=_public(stored))
-    except StoreError:  # damaged: it is derived, so it is made anew
+    except (StoreError, KeyError):  # damaged, or of an older version: it is derived, so it is made anew
         pass
     index = _build(set_path, slides, states)
     try:
-        write_index(path, index)
+        with held(places.join(lock_folder(*_parts(set_path)), f"_index{ENDING}"), f"the index '{path}'"):
+            write_index(path, index)
+    except LockedError:  # another process writes the same
+        pass
     except StoreError as error:
         if not _is_forbidden(error.__cause__):
             raise
@@ -99,7 +103,7 @@ def _build(set_path: str, slides: Mapping[str, Mapping[str, Any]], states: Mappi
         if split and split not in splits:
             splits.append(split)
         wanted = ("x0", "y0", "label", "tissue", "keep")
-        columns = dict(zip(wanted, places.gather(path, _column_of(path), wanted), strict=True))
+        columns = dict(zip(wanted, layout.read_columns(path, wanted, attrs.get("digests")), strict=True))
         count = len(columns["keep"])
         columns = {name: values[:, 0] if values.ndim > 1 else values for name, values in columns.items()}
         columns |= {
@@ -116,19 +120,18 @@ def _build(set_path: str, slides: Mapping[str, Mapping[str, Any]], states: Mappi
     return xr.Dataset(data, attrs={"slides": list(states), "states": list(states.values()), "splits": splits})
 
 
-def _column_of(path: str) -> Callable[[str], NDArray[Any]]:
-    return lambda name: layout.read_column(path, name)
-
-
 def write_index(path: str, index: xr.Dataset) -> None:
     """Store an index: columns first, then its document."""
     try:
         group, _, _ = path.rpartition(layout.INDEX_GROUP)
-        layout.create_group(group + layout.INDEX_GROUP, {"derived": "made anew from the slides when it is out of date"})
-        if layout.exists(path):
-            layout.remove_tree(path)
+        documents.create_group(
+            group + layout.INDEX_GROUP, {"derived": "made anew from the slides when it is out of date"}
+        )
+        if documents.exists(path):
+            documents.remove_tree(path)
         for name in _DTYPES:
             layout.create_column(path, name, index[name].values, ("patch",))
-        layout.write_document(path, index.attrs)
+        digests = {name: digest_of(index[name].values) for name in _DTYPES}
+        documents.write_document(path, {**index.attrs, "digests": digests})
     except OSError as error:
         raise StoreError(f"cannot write the index '{path}': {error}; it is derived: remove it and run again") from error

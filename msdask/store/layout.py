@@ -1,8 +1,7 @@
-"""Where things lie in a patch store (schema 1): names, paths, array metadata. Nothing here moves pixels."""
+"""Where things lie in a patch store (schema 2): names, paths, array metadata. Nothing here moves pixels."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,43 +15,39 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from msdask.cutting.measures import MEASURES
-from msdask.errors import CorruptChunkError, StoreError
+from msdask.errors import CorruptChunkError, StoreError, UnreachableError
 from msdask.spec import Codec
 from msdask.storage import places
+from msdask.store import documents
 from msdask.store.codecs import inner_codec
-from msdask.store.integrity import REPAIR_HINT, check_document, checked_body, committed_documents
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.integrity import (
+    REPAIR_HINT,
+    checked_body,
+    checked_shape,
+    digest_of,
+    unreadable,
+)
+from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
 
 __all__ = [
     "INDEX_GROUP",
-    "SCHEMA",
-    "array_names",
-    "check_documents",
     "check_slide_id",
     "create_column",
-    "create_group",
     "create_measured",
     "create_shards",
-    "document_state",
-    "exists",
-    "has_document",
     "open_arrays",
-    "read_attrs",
     "read_column",
+    "read_columns",
     "read_variable",
-    "remove_tree",
     "sharded_names",
-    "write_document",
 ]
 
-SCHEMA = 1
 INDEX_GROUP = "_index"
-DOCUMENT = "zarr.json"
 SHARDED = ("image", "label_map")
 """Arrays of patches; all others are columns."""
 MAX_ID_BYTES = 200
 
-_DATA_TYPES = ("bool", "uint8", "int16", "int32", "float32", "float64")
+_DATA_TYPES = ("bool", "uint8", "int16", "int32", "uint32", "float32", "float64")
 _PLAIN, _COMPRESSED = ["bytes", "crc32c"], ["bytes", "zstd", "crc32c"]
 """Codecs of columns, and of masks."""
 
@@ -78,7 +73,7 @@ def check_slide_id(slide_id: str) -> str:
         else "starts with '_' or '.'"
         if slide_id[0] in "_."
         else "is the name of Zarr's own documents"
-        if slide_id == DOCUMENT
+        if slide_id == documents.DOCUMENT
         else ""
     )
     if bad:
@@ -86,61 +81,8 @@ def check_slide_id(slide_id: str) -> str:
     return slide_id
 
 
-def read_attrs(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Attributes of a group or array, straight from its document; {} where there is none."""
-    document = _read_document(path)
-    return dict(document.get("attributes", {})) if document else {}
-
-
-def _read_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    file = places.join(path, DOCUMENT)
-    try:
-        document = json.loads(places.at(file).read(file))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            f"'{file}' cannot be read as a Zarr v3 document: {error}; restore it or extract again"
-        ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-        raise StoreError(f"'{file}' holds no Zarr v3 document: expected a JSON object; restore it or extract again")
-    return document
-
-
-def write_document(path: str | os.PathLike[str], attrs: Mapping[str, Any], *, consolidate: bool = False) -> None:
-    """Write a group's metadata document in one atomic step.
-
-    Parameters
-    ----------
-    path : directory of the group
-    attrs : all of its attributes
-    consolidate : put the metadata of the arrays below it inside, so that readers open one file; only done for a
-        slide, since a document further up goes stale with every slide that is added
-    """
-    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
-    if consolidate:
-        names = array_names(path)
-        documents = places.gather(str(path), lambda name: _read_document(places.join(path, name)), names)
-        inside = dict(zip(names, documents, strict=True))
-        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inside}
-    file = places.join(path, DOCUMENT)
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    try:
-        places.at(file).write(file, [text.encode()], sync=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write '{file}': {error.strerror or error}; check that the place exists, is writable and has room"
-        ) from error
-
-
-def create_group(path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> None:
-    """Create a group unless there is one."""
-    if _read_document(path) is None:
-        write_document(path, attrs)
-
-
 def create_shards(arrays: SlideArrays, name: str) -> None:
-    """Create the empty sharded array `image` or `label_map`."""
+    """Create the empty sharded array `image` or `label_map`, and the column of its chunks' checksums."""
     chunk = arrays.chunk_shape(name)
     count, magnifications = arrays.shape
     codec = inner_codec(arrays.array_codec(name))
@@ -156,6 +98,16 @@ def create_shards(arrays: SlideArrays, name: str) -> None:
         fill_value=0,
         dimension_names=dims,
     )
+    if arrays.schema >= SCHEMA:
+        _create_array(
+            arrays.array_path(checksums_of(name)),
+            shape=arrays.shape,
+            chunks=arrays.shard_shape,
+            dtype="uint32",
+            compressors=[Crc32cCodec()],
+            fill_value=0,
+            dimension_names=("patch", "magnification"),
+        )
 
 
 def create_measured(arrays: SlideArrays) -> None:
@@ -208,26 +160,48 @@ def _create_array(path: str, values: NDArray[Any] | None = None, **options: Any)
         place.write(places.join(path, key), [buffer.to_bytes()])
 
 
-def read_column(group: str | os.PathLike[str], name: str) -> NDArray[Any]:
+def read_column(group: str | os.PathLike[str], name: str, *, digest: str | None = None) -> NDArray[Any]:
     """A small array, whole.
+
+    Parameters
+    ----------
+    group, name : where
+    digest : of the values, as its slide's document has it; None where that is not known
 
     Raises
     ------
     CorruptChunkError
-        It is missing or damaged; names it.
+        It is missing, damaged or another one; names it.
+    UnreachableError
+        It cannot be read now.
     """
-    return read_variable(group, name)[1]
+    return read_variable(group, name, digest=digest)[1]
 
 
-def read_variable(group: str | os.PathLike[str], name: str) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
-    """A small array as (dims, values, attributes); errors as for `read_column`."""
+def read_columns(group: str, names: Sequence[str], digests: Mapping[str, str] | None = None) -> list[NDArray[Any]]:
+    """Several small arrays of a slide; `digests` by name, errors as for `read_column`."""
+    known = digests or {}
+    return places.gather(group, lambda name: read_column(group, name, digest=known.get(name)), names)
+
+
+def read_variable(
+    group: str | os.PathLike[str], name: str, *, digest: str | None = None
+) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
+    """A small array as (dims, values, attributes); parameters and errors as for `read_column`."""
     path = places.join(group, name)
     try:
-        document = _read_document(path)
+        document = documents.read_document(path)
         if document is None:
             raise FileNotFoundError("it has no document")
-        return list(document["dimension_names"]), _read_chunks(path, document), dict(document.get("attributes", {}))
-    except (StoreError, OSError, ValueError, LookupError, RuntimeError, TypeError, ArithmeticError) as error:
+        values = _read_chunks(path, document)
+        if digest is not None and digest_of(values) != digest:
+            raise ValueError("its values are not those that were committed")
+        return list(document["dimension_names"]), values, dict(document.get("attributes", {}))
+    except UnreachableError:
+        raise
+    except OSError as error:
+        raise unreadable(f"array '{path}'", error) from error
+    except (StoreError, ValueError, LookupError, RuntimeError, TypeError, ArithmeticError) as error:
         raise CorruptChunkError(f"array '{path}' cannot be read: {error}; {REPAIR_HINT}") from error
 
 
@@ -263,28 +237,6 @@ def _read_chunks(path: str, document: Mapping[str, Any]) -> NDArray[Any]:
     return np.concatenate(parts)[: shape[0]] if parts else np.empty(shape, dtype)
 
 
-def array_names(group: str | os.PathLike[str]) -> list[str]:
-    """Names of the arrays of a group, sorted."""
-    folders = places.at(group).folders(os.fspath(group))
-    found = places.gather(os.fspath(group), lambda name: has_document(places.join(group, name)), folders)
-    return [name for name, is_there in zip(folders, found, strict=True) if is_there]
-
-
-def has_document(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a group or array at `path`."""
-    file = places.join(path, DOCUMENT)
-    try:
-        places.at(file).size(file)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether something lies at `path`: a group, or what a killed writer or removal has left of one."""
-    return places.at(path).is_folder(os.fspath(path))
-
-
 def open_arrays(path: str, codec: Codec, attrs: Mapping[str, Any]) -> SlideArrays:
     """The arrays that a slide's group was written as: their shape is in a document, whatever their codecs are.
 
@@ -300,64 +252,32 @@ def open_arrays(path: str, codec: Codec, attrs: Mapping[str, Any]) -> SlideArray
         There is no `image`, or none of such a shape.
     """
     image = places.join(path, "image")
-    document = _read_document(image)
+    document = documents.read_document(image)
     if document is None or "shape" not in document:
         raise StoreError(f"array '{image}' is missing: the store was changed from outside; {REPAIR_HINT}")
+    count, magnifications, size = checked_shape(image, document["shape"])
+    _check_length(path, count)
+    digests = tuple(sorted((n, d) for n, d in attrs.get("digests", {}).items() if n in map(checksums_of, SHARDED)))
+    rows, schema = int(attrs["rows_per_shard"]), int(attrs.get("schema", 1))
+    return SlideArrays(path, codec, (count, magnifications), rows, size, schema, digests)
+
+
+def _check_length(path: str, count: int) -> None:
+    """Check that a slide has as many patches as a document says: a table of theirs is as long as that.
+
+    A document that lies would have us allocate, or ask for, what was never written.
+    """
+    file = places.join(path, "tissue", "c", "0")
     try:
-        count, magnifications, size = (int(n) for n in document["shape"][:3])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CorruptChunkError(f"array '{image}' has the shape {document['shape']!r} in its document") from error
-    return SlideArrays(path, codec, (count, magnifications), int(attrs["rows_per_shard"]), size)
+        size = places.at(file).size(file) if count else CRC_BYTES
+    except OSError as error:
+        raise unreadable(f"'{file}'", error) from error
+    if size != 4 * count + CRC_BYTES:
+        raise CorruptChunkError(
+            f"'{path}' has {count:,} patches by its document, and a table '{file}' of {size} bytes: {REPAIR_HINT}"
+        )
 
 
 def sharded_names(arrays: SlideArrays) -> list[str]:
-    """Which of the sharded arrays a slide has."""
-    return [name for name in SHARDED if has_document(arrays.array_path(name))]
-
-
-def check_documents(group: str | os.PathLike[str], names: Sequence[str] | None = None) -> list[str]:
-    """Compare documents of a complete slide's arrays with the copies that its own document took at the commit.
-
-    Parameters
-    ----------
-    group : of the slide
-    names : of the arrays; by default "image" and all that were committed
-
-    Returns
-    -------
-    names : of all arrays that were committed
-
-    Raises
-    ------
-    CorruptChunkError
-        One is another, or missing; names the array.
-    """
-    committed = committed_documents(_read_document(group))
-
-    def check(name: str) -> None:
-        path = places.join(group, name)
-        try:
-            found = _read_document(path)
-        except StoreError as error:
-            raise CorruptChunkError(str(error)) from error
-        check_document(path, found, committed.get(name))
-
-    places.gather(os.fspath(group), check, sorted({"image", *committed}) if names is None else names)
-    return sorted(committed)
-
-
-def remove_tree(path: str | os.PathLike[str]) -> None:
-    """Remove a group: its document first, so that a killed removal never leaves something that looks complete."""
-    place, folder = places.at(path), os.fspath(path)
-    place.remove(places.join(folder, DOCUMENT))
-    place.remove_tree(folder)
-
-
-def document_state(path: str | os.PathLike[str]) -> int:
-    """State of an array's document: caches of what is stored are keyed by it.
-
-    Made from the document and that of the group above, since equal documents have equal ETags in object storage.
-    """
-    place, folder = places.at(path), os.fspath(path)
-    files = (places.join(folder, DOCUMENT), places.join(os.path.dirname(folder), DOCUMENT))
-    return hash(tuple(place.state(file) for file in files))
+    """Which of the sharded arrays a slide has; asked of what lies there."""
+    return [name for name in SHARDED if documents.has_document(arrays.array_path(name))]

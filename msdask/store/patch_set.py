@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -18,15 +18,17 @@ from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from msdask.cutting.measures import column
-from msdask.errors import StoreError
+from msdask.errors import StoreError, UnreachableError
 from msdask.scale import magnification_to_mpp
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
-from msdask.store import index, layout
-from msdask.store.damage import find_damage
+from msdask.store import documents, index, layout, manifest, sources
+from msdask.store.damage import Damage, find_damage
+from msdask.store.frozen import check_frozen
 from msdask.store.patch import Patch
 from msdask.store.reading import ShardArray
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.slide_arrays import SlideArrays, checksums_of
+from msdask.store.slide_place import SlidePlace
 
 __all__ = ["PatchSet"]
 
@@ -39,10 +41,15 @@ class PatchSet:
     be read.
     """
 
-    def __init__(self, path: str, codec: Codec) -> None:
+    def __init__(self, path: str, codec: Codec, frozen: Mapping[str, Mapping[str, str]] | None = None) -> None:
         self.path = path
         self.codec: Codec = codec
-        self._attrs = layout.read_attrs(path)
+        self._frozen = frozen
+        self._attrs = manifest.check_set(self._store, self.name, documents.read_attrs(path))
+
+    @property
+    def _store(self) -> str:
+        return self.path[: -len(self.name) - 1]
 
     @property
     def name(self) -> str:
@@ -54,38 +61,62 @@ class PatchSet:
         """What the set was made with."""
         return ExtractionSpec.from_dict(self._attrs["spec"])
 
+    def place(self, slide_id: str) -> SlidePlace:
+        """Where a slide of the set lies."""
+        return SlidePlace(self._store, self.name, slide_id)
+
     @property
     def spec_hash(self) -> str:
         """Hash of the spec."""
         return str(self._attrs["spec_hash"])
 
     def states(self) -> dict[str, str]:
-        """State of every slide that was begun: "complete", "writing", or "broken" without a readable document."""
-        return {slide_id: str(attrs.get("state", "broken")) for slide_id, attrs in self._begun().items()}
+        """State of every slide that was begun, or that there should be.
+
+        Returns
+        -------
+        states : id -> "complete", "begun", "writing", "broken" (without a sound document) or "missing" (the store's
+            manifest knows it, and nothing is there)
+        """
+        lost = dict.fromkeys(manifest.slide_entries(self._store, self.name), "missing")
+        begun = {slide_id: str(attrs.get("state", "broken")) for slide_id, attrs in self._begun().items()}
+        return dict(sorted({**lost, **begun}.items()))
 
     def _begun(self) -> dict[str, dict[str, Any]]:
-        """Attributes of every slide that was begun, sorted by id; {} without a readable document."""
-        names = places.at(self.path).folders(self.path)
-        return dict(zip(names, places.gather(self.path, self._readable_attrs, names), strict=True))
+        """Attributes of every slide that was begun, sorted by id; {} without a sound document."""
+        names = [name for name in places.at(self.path).folders(self.path) if name[0] not in "_."]
+        return dict(zip(names, places.gather(self.path, self._sound_attrs, names), strict=True))
 
-    def _readable_attrs(self, slide_id: str) -> dict[str, Any]:
+    def _sound_attrs(self, slide_id: str) -> dict[str, Any]:
         try:
-            return layout.read_attrs(places.join(self.path, slide_id))
+            return documents.read_slide(places.join(self.path, slide_id), spec_hash=self.spec_hash)
+        except UnreachableError:
+            raise
         except StoreError:  # one damaged slide must not hide the others
             return {}
 
-    def _complete(self) -> dict[str, dict[str, Any]]:
-        """Attributes of the complete slides, sorted by id."""
-        return {slide_id: attrs for slide_id, attrs in self._begun().items() if attrs.get("state") == "complete"}
+    def complete(self) -> dict[str, dict[str, Any]]:
+        """Attributes of the complete slides, sorted by id; of a frozen set those that were frozen."""
+        found = {slide_id: attrs for slide_id, attrs in self._begun().items() if attrs.get("state") == "complete"}
+        return (
+            found if self._frozen is None else {slide_id: self._complete_attrs(slide_id) for slide_id in self._frozen}
+        )
 
     @property
     def slides(self) -> list[str]:
         """Ids of the complete slides, sorted."""
-        return list(self._complete())
+        return list(self.complete())
 
     def attrs(self, slide_id: str) -> dict[str, Any]:
         """Attributes of a complete slide: source, scale, counts, checksum, its cohort's row."""
-        found = layout.read_attrs(places.join(self.path, slide_id))
+        found = self._complete_attrs(slide_id)
+        return {**found, "source": sources.source_of(self._store, found) or found["source"]}
+
+    def _complete_attrs(self, slide_id: str) -> dict[str, Any]:
+        place = self.place(slide_id)
+        found = documents.read_slide(place.path, spec_hash=self.spec_hash)
+        if self._frozen is not None:
+            check_frozen(place, found, self._frozen)
         if found.get("state") != "complete":
             state = found.get("state", "absent")
             raise StoreError(
@@ -96,8 +127,8 @@ class PatchSet:
 
     def arrays(self, slide_id: str) -> SlideArrays:
         """Place and shape of a complete slide's arrays, whose documents are those that were committed."""
-        arrays = layout.open_arrays(places.join(self.path, slide_id), self.codec, self.attrs(slide_id))
-        layout.check_documents(arrays.path, layout.sharded_names(arrays))
+        arrays = layout.open_arrays(places.join(self.path, slide_id), self.codec, self._complete_attrs(slide_id))
+        documents.check_documents(arrays.path, layout.sharded_names(arrays))
         return arrays
 
     def open(self, slide_id: str, *, keep: bool = False) -> xr.Dataset:
@@ -121,14 +152,28 @@ class PatchSet:
         """
         attrs = self.attrs(slide_id)
         arrays = layout.open_arrays(places.join(self.path, slide_id), self.codec, attrs)
-        names = layout.check_documents(arrays.path, layout.sharded_names(arrays))
-        columns = [name for name in names if name not in layout.SHARDED]
-        tables = places.gather(self.path, lambda name: layout.read_variable(arrays.path, name), columns)
+        names = documents.check_documents(arrays.path, layout.sharded_names(arrays))
+        columns = [name for name in names if name not in (*layout.SHARDED, *map(checksums_of, layout.SHARDED))]
+        digests = attrs.get("digests", {})
+        tables = places.gather(
+            self.path, lambda name: layout.read_variable(arrays.path, name, digest=digests.get(name)), columns
+        )
         data = xr.Dataset(dict(zip(columns, tables, strict=True)), attrs=attrs)
         for name in (name for name in names if name in layout.SHARDED):
             dims = ("patch", "magnification", "y", "x", "channel")[: len(arrays.chunk_shape(name))]
             data[name] = (dims, _lazy_shards(arrays, name, attrs["checksum"]))
         return data.isel(patch=np.flatnonzero(data["keep"].values)) if keep else data
+
+    def columns(self, slide_id: str, names: Sequence[str]) -> list[NDArray[Any]]:
+        """Columns of a complete slide's tables, as they were committed.
+
+        Raises
+        ------
+        CorruptChunkError
+            One is missing, damaged, or another than was committed; names it.
+        """
+        digests = self._complete_attrs(slide_id).get("digests")
+        return layout.read_columns(places.join(self.path, slide_id), names, digests)
 
     def read(self, slide_id: str, rows: NDArray[np.integer[Any]] | list[int]) -> NDArray[np.uint8]:
         """Any patches of a slide, in the order given: (row, magnification, y, x, channel) uint8."""
@@ -152,11 +197,9 @@ class PatchSet:
 
     def _slide_table(self, slide_id: str) -> pd.DataFrame:
         path = places.join(self.path, slide_id)
-        attrs = self.attrs(slide_id)
-        columns = {
-            n: layout.read_column(path, n)
-            for n in ("x0", "y0", "tissue", "label", "label_fraction", "keep", "measured")
-        }
+        attrs = self._complete_attrs(slide_id)
+        names = ("x0", "y0", "tissue", "label", "label_fraction", "keep", "measured")
+        columns = dict(zip(names, layout.read_columns(path, names, attrs.get("digests")), strict=True))
         table: dict[str, Any] = {
             "slide_id": slide_id,
             "row": np.arange(len(columns["tissue"]), dtype=np.int32),
@@ -181,10 +224,10 @@ class PatchSet:
         index : Dataset with dim "patch"; attrs "slides" (ids, indexed by `slide`) and "splits" (names, indexed by
             `split`, -1 none)
         """
-        return index.open_index(self.path, self._complete())
+        return index.open_index(self.path, self.complete())
 
     def __len__(self) -> int:
-        return sum(int(attrs["counts"]["selected"]) for attrs in self._complete().values())
+        return sum(int(attrs["counts"]["selected"]) for attrs in self.complete().values())
 
     def __getitem__(self, number: int) -> Patch:
         """The patch of a number in the order of `index`, negative ones from the end; reads the index and its pixels.
@@ -222,12 +265,23 @@ class PatchSet:
         problems : sentences naming slide, array and chunk; empty if all is well
         """
         problems: list[str] = []
+        expected = manifest.slide_entries(self._store, self.name)
         for slide_id, state in self.states().items():
-            if state != "complete":
+            if state in ("begun", "writing", "missing"):
                 problems.append(f"slide '{slide_id}' is {state}: run the same extraction again to finish it")
-            elif damage := find_damage(places.join(self.path, slide_id), self.codec):
+                continue
+            try:
+                damage = self.damage(slide_id, expected.get(slide_id))
+            except UnreachableError as error:
+                problems.append(f"slide '{slide_id}': {error}")
+                continue
+            if damage is not None:
                 problems += [f"slide '{slide_id}': {line}" for line in damage.problems]
         return problems
+
+    def damage(self, slide_id: str, expected: str | None = None) -> Damage | None:
+        """What is broken in one slide; see `msdask.store.damage.find_damage`."""
+        return find_damage(self.place(slide_id), self.codec, self.spec_hash, expected)
 
     def __repr__(self) -> str:
         return f"<PatchSet '{self.name}': {len(self.slides)} slides, {self.codec}>"

@@ -13,17 +13,25 @@ from dask.base import compute
 from dask.delayed import Delayed
 from dask.utils import format_bytes
 
-from msdask.errors import StoreError
+from msdask.errors import CorruptChunkError, StoreError, UnreachableError
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.storage.locks import slide_lock
-from msdask.store import layout, writing
+from msdask.storage.set_locks import set_lock, wait_for_set
+from msdask.store import documents, layout, manifest, writing
 from msdask.store.blocks import lazy_blocks, rows_per_block
+from msdask.store.frozen import Frozen, contents_of, read_frozen, write_frozen
 from msdask.store.integrity import check_same_file
 from msdask.store.patch_set import PatchSet
-from msdask.store.slide_arrays import SlideArrays
+from msdask.store.replacing import building_path, clear_work, finish_replacement
+from msdask.store.slide_arrays import SCHEMA, SlideArrays
+from msdask.store.slide_place import WORK_GROUP, SlidePlace
+from msdask.store.sources import note_source
 
 __all__ = ["PatchStore"]
+
+_STORE = "_store"
+"""Whose lock is held to make the store's own documents: sets are named otherwise."""
 
 
 class PatchStore(Mapping[str, PatchSet]):
@@ -37,11 +45,20 @@ class PatchStore(Mapping[str, PatchSet]):
         has, or "raw" for a new one
     storage_options : for object storage, settings of this process: "endpoint", "region", "anonymous"; otherwise, and
         on every worker, the environment's (AWS_ENDPOINT_URL, AWS_REGION). Credentials come from the environment alone
+    at : name of a frozen state (`freeze`): only its sets and slides are shown, and what is not as it was then is
+        refused; nothing can be written
+
+    Attributes
+    ----------
+    path : of the store, absolute
+    codec : of its patches
+    frozen : the state that it was opened at, or None
 
     Raises
     ------
     StoreError
-        The directory is something else than a patch store, of a newer schema, or of another codec.
+        The directory is something else than a patch store, of a newer schema, or of another codec; or it has no
+        frozen state of this name.
 
     Examples
     --------
@@ -56,24 +73,35 @@ class PatchStore(Mapping[str, PatchSet]):
         *,
         codec: Codec | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        at: str | None = None,
     ) -> None:
         self.path = places.location(path)
         if storage_options is not None:
             places.configure(self.path, storage_options)
-        attrs = layout.read_attrs(self.path)
+        attrs = documents.read_attrs(self.path)
         if "msdask_schema" in attrs:
             self._check(attrs, codec)
+            entry = manifest.store_entry(self.path)
+            if entry and entry.get("codec") != attrs.get("codec"):
+                raise CorruptChunkError(
+                    f"'{self.path}' says that it stores patches as {attrs.get('codec')!r}, and was made as "
+                    f"{entry.get('codec')!r}: run `msdask verify --repair`, which writes its document again"
+                )
+        elif manifest.store_entry(self.path):
+            raise StoreError(
+                f"'{self.path}' has lost its document: run `msdask verify --repair`, which writes it again"
+            )
         elif places.at(self.path).is_taken(self.path):
             raise StoreError(f"'{self.path}' exists and is no msdask patch store: give another path")
+        self.frozen = None if at is None else read_frozen(self.path, at)
         self.codec: Codec = attrs.get("codec") or codec or "raw"
         if self.codec not in get_args(Codec):
             raise StoreError(f"'{self.path}': codec {self.codec!r}; expected one of {list(get_args(Codec))}")
 
     def _check(self, attrs: Mapping[str, Any], codec: Codec | None) -> None:
-        if attrs["msdask_schema"] != layout.SCHEMA:
+        if attrs["msdask_schema"] not in (1, SCHEMA):
             raise StoreError(
-                f"'{self.path}' has schema {attrs['msdask_schema']}, this msdask reads schema {layout.SCHEMA}: "
-                "update msdask"
+                f"'{self.path}' has schema {attrs['msdask_schema']}, this msdask reads 1 and {SCHEMA}: update msdask"
             )
         if codec is not None and attrs["codec"] != codec:
             raise StoreError(
@@ -82,17 +110,22 @@ class PatchStore(Mapping[str, PatchSet]):
             )
 
     def __getitem__(self, name: str) -> PatchSet:
-        if name not in list(self):
-            raise StoreError(f"'{self.path}' has no patch set {name!r}; it has {list(self)}")
-        return PatchSet(places.join(self.path, name), self.codec)
+        names = list(self)
+        if name not in names:
+            raise StoreError(f"'{self.path}' has no patch set {name!r}; it has {names}")
+        return PatchSet(places.join(self.path, name), self.codec, self.frozen.sets[name] if self.frozen else None)
 
     def __contains__(self, name: object) -> bool:
         return name in list(self)
 
     def __iter__(self) -> Iterator[str]:
-        names = [name for name in places.at(self.path).folders(self.path) if name != layout.INDEX_GROUP]
-        attrs = places.gather(self.path, lambda name: layout.read_attrs(places.join(self.path, name)), names)
-        yield from (name for name, found in zip(names, attrs, strict=True) if "spec_hash" in found)
+        if self.frozen is not None:
+            yield from self.frozen.sets
+            return
+        names = [name for name in places.at(self.path).folders(self.path) if name[0] not in "_."]
+        attrs = places.gather(self.path, lambda name: documents.read_attrs(places.join(self.path, name)), names)
+        there = {name for name, found in zip(names, attrs, strict=True) if "spec_hash" in found}
+        yield from sorted(there.union(manifest.set_names(self.path)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -126,15 +159,18 @@ class PatchStore(Mapping[str, PatchSet]):
         """
         # A selection knows nothing of stores: the codec is the store's.
         spec = replace(ExtractionSpec.from_dict(patches.attrs["spec"]), codec=self.codec)
-        set_name = self.open_set(spec, name=name, overwrite=overwrite)
         slide_id = layout.check_slide_id(str(patches.attrs["slide_id"]))
-        with slide_lock(self.path, set_name, slide_id) as lock:
+        set_name = self.open_set(spec, name=name, overwrite=overwrite)
+        place = SlidePlace(self.path, set_name, slide_id)
+        with slide_lock(self.path, set_name, place.slide_id) as lock:
+            self.check_set(set_name, spec)
             begun = self.begin(set_name, patches, overwrite=overwrite, attrs=attrs)
             if begun is not None:
                 arrays, tasks = begun
                 compute(*tasks)
                 lock.check()
-                writing.commit(arrays)
+                writing.commit(arrays, place)
+                note_source(self.path, patches.attrs, str(patches.attrs["source"]))
         return self[set_name]
 
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:
@@ -146,19 +182,82 @@ class PatchStore(Mapping[str, PatchSet]):
             raise StoreError(
                 f"'{self.path}' stores patches as {self.codec!r}, the spec asks for {spec.codec!r}: make both the same"
             )
-        layout.create_group(self.path, {"msdask_schema": layout.SCHEMA, "codec": self.codec})
-        path = places.join(self.path, name)
-        found = layout.read_attrs(path)
-        if found and found.get("spec_hash") != spec.hash:
-            if not overwrite:
-                changed = sorted(k for k, v in spec.to_dict().items() if found.get("spec", {}).get(k) != v)
-                raise StoreError(
-                    f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
-                    "new set a name of its own, or pass overwrite=True to replace the whole set"
-                )
-            layout.remove_tree(path)
-        layout.create_group(path, {"spec": spec.to_dict(), "spec_hash": spec.hash})
+        if self.frozen is not None:
+            raise StoreError(
+                f"'{self.path}' was opened at {self.frozen.name!r}, to be read: open it without `at` to write"
+            )
+        if self._is_made(name, spec):
+            return name
+        with set_lock(self.path, _STORE):
+            self._make()
+        is_another = self._is_another(name, spec, overwrite)
+        with set_lock(self.path, name, alone=is_another):
+            path = places.join(self.path, name)
+            if self._is_another(name, spec, overwrite):
+                manifest.forget_set(self.path, name)
+                for tree in (path, places.join(self.path, WORK_GROUP, name)):
+                    if documents.exists(tree):
+                        documents.remove_tree(tree)
+            if not self._is_made(name, spec):
+                manifest.enter_set(self.path, name, spec)
+                documents.write_document(path, {"spec": spec.to_dict(), "spec_hash": spec.hash})
         return name
+
+    def _make(self) -> None:
+        """Make the store's documents; one of schema 1 becomes one of schema 2, with a manifest of what it has."""
+        found = documents.read_attrs(self.path)
+        if found.get("codec", self.codec) != self.codec:
+            raise StoreError(f"'{self.path}' stores patches as {found['codec']!r} by now, and not as {self.codec!r}")
+        if found.get("msdask_schema") == 1:
+            for name, patch_set in self.items():
+                manifest.enter_set(self.path, name, patch_set.spec)
+                for slide_id in patch_set.slides:
+                    attrs = {**patch_set.attrs(slide_id), "spec_hash": patch_set.spec_hash}
+                    manifest.enter_slide(patch_set.place(slide_id), attrs)
+        if found.get("msdask_schema") != SCHEMA:
+            documents.write_document(self.path, {"msdask_schema": SCHEMA, "codec": self.codec})
+        manifest.enter_store(self.path, self.codec)
+
+    def _is_made(self, name: str, spec: ExtractionSpec) -> bool:
+        """Whether the set of this spec is there, with its documents."""
+        entry = manifest.set_entry(self.path, name)
+        found = documents.read_attrs(places.join(self.path, name))
+        return entry.get("spec_hash") == spec.hash == found.get("spec_hash") and entry["spec"] == found.get("spec")
+
+    def _is_another(self, name: str, spec: ExtractionSpec, overwrite: bool) -> bool:
+        """Whether a set of another spec has this name, and may be replaced.
+
+        Raises
+        ------
+        StoreError
+            It may not be replaced.
+        """
+        documents_of = (manifest.set_entry(self.path, name), documents.read_attrs(places.join(self.path, name)))
+        others = [found for found in documents_of if found and found.get("spec_hash") != spec.hash]
+        if others and not documents_of[1] and not manifest.slide_entries(self.path, name):
+            return True  # a kill came while it was made: nothing is in it
+        if others and not overwrite:
+            changed = sorted(k for k, v in spec.to_dict().items() if others[0].get("spec", {}).get(k) != v)
+            raise StoreError(
+                f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
+                "new set a name of its own, or pass overwrite=True to replace the whole set"
+            )
+        return bool(others)
+
+    def check_set(self, name: str, spec: ExtractionSpec) -> None:
+        """Make sure that a set is still of this spec, and that nobody is replacing it. Hold a slide's lock for it.
+
+        Raises
+        ------
+        StoreError
+            It was replaced or removed meanwhile, or is being so.
+        """
+        wait_for_set(self.path, name)
+        if not self._is_made(name, spec):
+            raise StoreError(
+                f"patch set '{name}' in '{self.path}' was removed or replaced meanwhile by one of another spec: the "
+                "slide is left to that; give this set a name of its own"
+            )
 
     def begin(
         self, name: str, patches: xr.Dataset, *, overwrite: bool = False, attrs: Mapping[str, Any] | None = None
@@ -169,20 +268,14 @@ class PatchStore(Mapping[str, PatchSet]):
         -------
         begun : where blocks are written, and one task for each that is left; None if the slide is complete
         """
-        slide_id = str(patches.attrs["slide_id"])
-        path = places.join(self.path, name, layout.check_slide_id(slide_id))
-        if overwrite and layout.exists(path):
-            layout.remove_tree(path)
-        found = layout.read_attrs(path)
+        place = SlidePlace(self.path, name, layout.check_slide_id(str(patches.attrs["slide_id"])))
+        finish_replacement(place)
+        found = {} if overwrite else documents.read_slide(place.path)
         if found.get("state") == "complete":
-            facts = patches.attrs
-            check_same_file(f"slide '{slide_id}' of '{name}'", found, facts["fingerprint"], facts["source"])
-            if changed := writing.differences(found, patches):
-                raise StoreError(
-                    f"slide '{slide_id}' of '{name}' is complete, but was made with another {', '.join(changed)}: pass "
-                    "overwrite=True to replace it, or write to a set with a name of its own"
-                )
+            self._check_complete(place, found, patches, attrs or {})
+            clear_work(place)
             return None
+        path = building_path(place, afresh=overwrite)
         arrays, written = writing.begin(
             path,
             self.codec,
@@ -194,13 +287,54 @@ class PatchStore(Mapping[str, PatchSet]):
         )
         return arrays, lazy_blocks(arrays, patches, np.flatnonzero(~written).tolist())
 
+    def _check_complete(
+        self, place: SlidePlace, found: Mapping[str, Any], patches: xr.Dataset, attrs: Mapping[str, Any]
+    ) -> None:
+        """Make sure that a complete slide is that of these patches; facts of its cohort are brought up to date."""
+        what = f"slide '{place.slide_id}' of '{place.set_name}'"
+        check_same_file(what, found, patches.attrs["fingerprint"], patches.attrs["source"])
+        changed = writing.differences(found, patches)
+        changed += [key for key, value in attrs.items() if key != "cohort" and found.get(key) != value]
+        if changed:
+            raise StoreError(
+                f"{what} is complete, but was made with another {', '.join(changed)}: pass overwrite=True to replace "
+                "it, or write to a set with a name of its own"
+            )
+        if attrs.get("cohort", found.get("cohort")) != found.get("cohort"):
+            writing.update_facts(place, attrs["cohort"])
+
+    def freeze(self, name: str) -> Frozen:
+        """Give the state of now a name: checksum and facts of every complete slide of every set, never changed again.
+
+        ``PatchStore(path, at=name)`` opens it, and refuses what is not as it is now.
+
+        Raises
+        ------
+        StoreError
+            There is another state of this name.
+        """
+        sets = {
+            set_name: {slide_id: contents_of(attrs) for slide_id, attrs in patch_set.complete().items()}
+            for set_name, patch_set in self.items()
+        }
+        return write_frozen(self.path, name, sets)
+
     def remove(self, name: str) -> None:
-        """Remove a patch set and its index."""
-        patch_set = self[name]
-        layout.remove_tree(patch_set.path)
-        index = places.join(self.path, layout.INDEX_GROUP, name)
-        if layout.exists(index):
-            layout.remove_tree(index)
+        """Remove a patch set and its index.
+
+        Raises
+        ------
+        StoreError
+            There is no such set, or somebody is writing into it.
+        """
+        if name not in self or self.frozen is not None:
+            raise StoreError(f"'{self.path}' has no patch set {name!r} that can be removed; it has {list(self)}")
+        with set_lock(self.path, name, alone=True):
+            manifest.forget_set(self.path, name)
+            for group in ((name,), (layout.INDEX_GROUP, name), (WORK_GROUP, name)):
+                tree = places.join(self.path, *group)
+                if documents.exists(tree):
+                    documents.remove_tree(tree)
 
     def verify(self) -> dict[str, list[str]]:
         """Read every byte of every set again.
@@ -209,7 +343,15 @@ class PatchStore(Mapping[str, PatchSet]):
         -------
         problems : set name -> sentences; empty lists where all is well
         """
-        return {name: patch_set.verify() for name, patch_set in self.items()}
+        problems: dict[str, list[str]] = {}
+        for name in self:
+            try:
+                problems[name] = self[name].verify()
+            except UnreachableError:
+                raise
+            except StoreError as error:  # its document: the other sets may be sound
+                problems[name] = [str(error)]
+        return problems
 
     def __repr__(self) -> str:
         sets = ", ".join(f"'{name}' ({len(self[name].slides)} slides)" for name in self) or "empty"

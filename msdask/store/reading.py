@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.storage import places
 from msdask.storage.places import OpenFile
+from msdask.store import layout, shards
 from msdask.store.codecs import decoder
-from msdask.store.integrity import REPAIR_HINT, checked_body, checksum, index_table
-from msdask.store.slide_arrays import CRC_BYTES, SlideArrays
+from msdask.store.integrity import REPAIR_HINT, checked_body, checksum, index_table, unreadable
+from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
 
 __all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
 
@@ -69,13 +70,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """One chunk that is wanted: where it lies in its shard, and where its pixels go."""
+    """One chunk that is wanted: where it lies in its shard, where its pixels go, and the checksum that it must have."""
 
     offset: int
     length: int
     row: int
     column: int
     out: NDArray[np.uint8]
+    crc: bytes | None = None
 
 
 class ShardArray:
@@ -90,6 +92,7 @@ class ShardArray:
     def __init__(self, arrays: SlideArrays, name: str) -> None:
         self.arrays, self.name = arrays, name
         self._tables: dict[int, NDArray[np.int64]] = {}
+        self._checksums: NDArray[np.uint32] | None = None
 
     def check_sizes(self) -> None:
         """Check that every shard is there and of the size that its patches need, without reading one.
@@ -105,8 +108,8 @@ class ShardArray:
         path = self.arrays.shard_path(self.name, block)
         try:
             size = places.at(path).size(path)
-        except FileNotFoundError:
-            raise CorruptChunkError(f"shard '{path}' is missing: {REPAIR_HINT}") from None
+        except OSError as error:
+            raise unreadable(f"shard '{path}'", error) from error
         rows, fixed = self.arrays.block(block), self.arrays.chunk_bytes(self.name)
         chunks = (rows.stop - rows.start) * self.arrays.shape[1]
         expected = self.arrays.index_bytes + chunks * (fixed or CRC_BYTES + 1)
@@ -179,7 +182,8 @@ class ShardArray:
             with self._opened(block, whole=True) as file:
                 table = self._judged_index(file, block)[1][: rows.stop - rows.start].tolist()
                 cells = ((row, m, *cell) for row, cells in enumerate(table, rows.start) for m, cell in enumerate(cells))
-                chunks = [_Chunk(offset, length, row, m, _NOTHING) for row, m, offset, length in cells]
+                crcs = self._block_checksums(block)
+                chunks = [_Chunk(a, n, row, m, _NOTHING, _crc_at(crcs, row - rows.start, m)) for row, m, a, n in cells]
                 judge = _fill_by(None)
                 return [self._named(chunk) for run in _runs(chunks) for chunk in judge(file, run)]
         except CorruptChunkError as error:
@@ -211,6 +215,7 @@ class ShardArray:
         """Fill ``out[place]`` for each (row, place), in the order of rows; `whole`: it is most of a shard."""
         codec = self.arrays.array_codec(self.name)
         fill = _fill_raw if codec == "raw" else _fill_by(decoder(codec))
+        crcs = self._known_checksums()
         for block, group in groupby(pairs, key=lambda pair: pair[0] // self.arrays.rows):
             first = block * self.arrays.rows
             with self._opened(block, whole=whole) as file:
@@ -218,7 +223,7 @@ class ShardArray:
                 if table is None:
                     table = self._tables[block] = self._judged_index(file, block)[1].astype(np.int64)
                 chunks = [
-                    _Chunk(offset, length, row, column, out[place, j])
+                    _Chunk(offset, length, row, column, out[place, j], _crc_at(crcs, row, column))
                     for row, place in group
                     for j, column in enumerate(columns)
                     for offset, length in [table[row - first, column].tolist()]
@@ -227,6 +232,22 @@ class ShardArray:
             if bad:
                 raise CorruptChunkError(f"{'; '.join(map(self._named, bad[:3]))}: {REPAIR_HINT}")
 
+    def _known_checksums(self) -> NDArray[np.uint32] | None:
+        """(patch, magnification) uint32, little-endian, of a complete slide; None where none were stored."""
+        name = checksums_of(self.name)
+        if self._checksums is None and self.arrays.schema >= SCHEMA:
+            digests = dict(self.arrays.digests)
+            if name in digests:
+                self._checksums = layout.read_column(self.arrays.path, name, digest=digests[name])
+        return self._checksums
+
+    def _block_checksums(self, block: int) -> NDArray[np.uint32] | None:
+        """Those of one block, also of a slide that is not complete yet."""
+        known = self._known_checksums()
+        if known is not None:
+            return known[self.arrays.block(block)]
+        return shards.stored_checksums(self.arrays, self.name, block) if self.arrays.schema >= SCHEMA else None
+
     @contextmanager
     def _opened(self, block: int, *, whole: bool = False) -> Iterator[OpenFile]:
         path = self.arrays.shard_path(self.name, block)
@@ -234,15 +255,18 @@ class ShardArray:
             with places.at(path).opened(path, whole=whole) as file:
                 yield file
         except OSError as error:
-            reason = "it is missing" if isinstance(error, FileNotFoundError) else error
-            raise CorruptChunkError(f"shard '{path}' cannot be read: {reason}; {REPAIR_HINT}") from error
+            raise unreadable(f"shard '{path}'", error) from error
 
     def _named(self, chunk: _Chunk) -> str:
         where = f"array '{self.arrays.array_path(self.name)}' chunk {chunk.row, chunk.column}"
-        return f"{where}: the checksum of its bytes is wrong"
+        return f"{where}: the checksum of its bytes is wrong, or is not the one of this place"
 
     def _empty(self, count: int) -> NDArray[np.uint8]:
         return np.empty((count, self.arrays.shape[1], *self.arrays.chunk_shape(self.name)[2:]), np.uint8)
+
+
+def _crc_at(crcs: NDArray[np.uint32] | None, row: int, column: int) -> bytes | None:
+    return None if crcs is None else crcs[row, column].tobytes()
 
 
 def _runs(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
@@ -264,7 +288,7 @@ def _fill_raw(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
     parts = [part for chunk, tail in zip(run, tails, strict=True) for part in (chunk.out.data, tail)]
     if file.read_into(run[0].offset, parts) != sum(chunk.length for chunk in run):
         return run
-    return [chunk for chunk, tail in zip(run, tails, strict=True) if checksum(chunk.out) != tail]
+    return [c for c, tail in zip(run, tails, strict=True) if checksum(c.out) != tail or (c.crc or tail) != tail]
 
 
 def _fill_by(
@@ -277,8 +301,9 @@ def _fill_by(
         data = memoryview(bytearray(sum(chunk.length for chunk in run)))
         file.read_into(start, [data])
         for chunk in run:
-            body = checked_body(data[chunk.offset - start : chunk.offset - start + chunk.length])
-            if body is None:
+            stored = data[chunk.offset - start : chunk.offset - start + chunk.length]
+            body = checked_body(stored)
+            if body is None or (chunk.crc is not None and stored[-CRC_BYTES:] != chunk.crc):
                 bad.append(chunk)
             elif decode is not None:
                 chunk.out[...] = decode(body, chunk.out.shape)

@@ -21,15 +21,18 @@ from msdask.errors import StoreError
 from msdask.storage import places
 from msdask.store.codecs import encoder
 from msdask.store.integrity import checked_body, checksum
-from msdask.store.slide_arrays import CRC_BYTES, SlideArrays
+from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays
 
 __all__ = [
     "Chunk",
     "check_block",
+    "checksums",
     "encode",
     "read_measured",
     "shard_writer",
+    "stored_checksums",
     "stored_measures",
+    "write_checksums",
     "write_measured",
     "write_shard",
     "written_blocks",
@@ -56,8 +59,41 @@ def write_shard(arrays: SlideArrays, name: str, block: int, values: NDArray[np.u
     ----------
     values : (patch, magnification, y, x[, channel]) uint8, all rows of the block
     """
+    chunks = encode(arrays, name, check_block(arrays, name, block, values))
     with shard_writer(arrays, name, block) as put:
-        put(0, encode(arrays, name, check_block(arrays, name, block, values)))
+        put(0, chunks)
+    write_checksums(arrays, name, block, checksums(arrays, chunks))
+
+
+def checksums(arrays: SlideArrays, chunks: Sequence[Chunk]) -> NDArray[np.uint32]:
+    """(patch, magnification) uint32: the CRC32C of each chunk of some whole patches."""
+    return np.frombuffer(b"".join(crc for _, crc in chunks), "<u4").reshape(-1, arrays.shape[1])
+
+
+def write_checksums(arrays: SlideArrays, name: str, block: int, values: NDArray[np.uint32]) -> None:
+    """Write a block's rows of the column of checksums.
+
+    Parameters
+    ----------
+    values : (patch, magnification) uint32, all rows of the block
+    """
+    if arrays.schema < SCHEMA:
+        return
+    chunk = np.zeros(arrays.shard_shape, "<u4")
+    chunk[: len(values)] = values
+    data, path = chunk.tobytes(), arrays.checksums_path(name, block)
+    with _storing(path):
+        places.at(path).write(path, [data, checksum(data)])
+
+
+def stored_checksums(arrays: SlideArrays, name: str, block: int) -> NDArray[np.uint32] | None:
+    """A block's rows of the column of checksums; None where they are missing or damaged."""
+    path, rows = arrays.checksums_path(name, block), arrays.block(block)
+    try:
+        body = checked_body(places.at(path).read(path), 4 * math.prod(arrays.shard_shape))
+    except FileNotFoundError:
+        body = None
+    return None if body is None else np.frombuffer(body, "<u4").reshape(arrays.shard_shape)[: rows.stop - rows.start]
 
 
 def check_block(arrays: SlideArrays, name: str, block: int, values: NDArray[np.uint8]) -> NDArray[np.uint8]:

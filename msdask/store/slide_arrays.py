@@ -1,4 +1,4 @@
-"""One slide's arrays in a patch set: names, paths and shapes (schema 1)."""
+"""One slide's arrays in a patch set: names, paths and shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from msdask.spec import Codec
 from msdask.storage import places
 
-__all__ = ["CRC_BYTES", "SlideArrays"]
+__all__ = ["CRC_BYTES", "SCHEMA", "SlideArrays", "checksums_of"]
+
+SCHEMA = 2
+"""Of what is written. 2: the checksums of all chunks are a column of the slide's tables; 1 has none, and is read."""
 
 CRC_BYTES = 4
 """Length of the checksum behind every chunk and index."""
@@ -27,6 +30,8 @@ class SlideArrays:
     shape : (patches, magnifications)
     rows : patches in a shard
     patch_size : px
+    schema : that the slide was written in
+    digests : (name, digest) of the columns of chunks' checksums, of a complete slide: what is read must fit them
     """
 
     path: str
@@ -34,6 +39,8 @@ class SlideArrays:
     shape: tuple[int, int]
     rows: int
     patch_size: int
+    schema: int = SCHEMA
+    digests: tuple[tuple[str, str], ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -58,6 +65,10 @@ class SlideArrays:
         size = self.patch_size
         return (1, 1, size, size, 3) if name == "image" else (1, 1, size, size)
 
+    def checksums_path(self, name: str, block: int) -> str:
+        """File of a block's rows of the column of checksums that belongs to `image` or `label_map`."""
+        return places.join(self.path, checksums_of(name), "c", str(block), "0")
+
     def array_codec(self, name: str) -> Codec:
         """Codec of one of the sharded arrays; label maps are always raw."""
         return self.codec if name == "image" else "raw"
@@ -75,3 +86,12 @@ class SlideArrays:
     def index_bytes(self) -> int:
         """Length of the index at a shard's end, its checksum included."""
         return self.rows * self.shape[1] * _CELL_BYTES + CRC_BYTES
+
+
+def checksums_of(name: str) -> str:
+    """Column with the CRC32C of every chunk of `image` or `label_map`.
+
+    It says of each place in the slide which bytes belong there: a shard that was put in the place of another has sound
+    chunks, but not these.
+    """
+    return f"{name}_crc"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from msdask.errors import MsdaskError, SpecError
@@ -22,7 +20,15 @@ from msdask.models.files import save_model
 from msdask.plots.curves import best_epoch, draw_curves
 from msdask.training.module import TaskModule
 from msdask.training.recipe import Recipe
-from msdask.training.run_folder import EpochLog, LastCheckpoint, RandomState, RunFolder
+from msdask.training.run_folder import (
+    BestCheckpoint,
+    EpochLog,
+    LastCheckpoint,
+    RandomState,
+    RunFolder,
+    read_checkpoint,
+)
+from msdask.training.shares import check_share
 from msdask.training.task import Batch, Task
 
 __all__ = ["FitResult", "evaluate", "fit"]
@@ -83,9 +89,10 @@ def fit(
     Raises
     ------
     MsdaskError
-        The loss is not finite, a loader is empty, or the folder holds another run.
+        The loss is not finite, a loader is empty, a batch has one image where batch norm needs two, or the folder holds
+        another run.
     SpecError
-        The task monitors what it does not measure.
+        The task monitors what it does not measure, or a loader was made for another number of processes than train.
     """
     recipe = recipe or Recipe()
     _check_monitor(task)
@@ -95,10 +102,12 @@ def fit(
             "model": {"class": type(model).__name__, **getattr(model, "config", {})},
             "task": {**task.config, "monitor": task.monitor, "mode": task.mode},
             "recipe": recipe.to_dict(),
+            "data": _data_of(train=train, valid=valid),
         },
         resume=resume,
     )
-    checkpoint = _checked(run.last) if resume and run.last.exists() else None
+    best = _monitored(task) if recipe.keep == "best" else None
+    checkpoint = run.resumed(best=best) if resume and run.last.exists() else None
     seed_everything(recipe.seed, workers=True, verbose=False)
     module = TaskModule(model, task, recipe)
     log = EpochLog(run.log)
@@ -109,14 +118,22 @@ def fit(
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
             default_root_dir=run.path,
-            callbacks=[*_callbacks(recipe, task, run), log, RandomState(), _Epochs(train)],
+            callbacks=[*_callbacks(recipe, task, run, log), log, RandomState(), _Epochs(train, valid)],
         )
+        for loader in (train, valid):
+            check_share(loader, trainer.global_rank, trainer.world_size)
         trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not log.rows:
         raise MsdaskError("training: no epoch was finished: the training loader is empty")
     return _finish(trainer, module, run, log, about)
+
+
+def _data_of(**loaders: Iterable[Batch]) -> dict[str, str]:
+    """Hash of what each loader reads, of those that say it: the answer to "which data trained this model?"."""
+    hashes = {name: getattr(getattr(one, "dataset", None), "contents_hash", None) for name, one in loaders.items()}
+    return {name: value for name, value in hashes.items() if value is not None}
 
 
 def evaluate(
@@ -143,11 +160,14 @@ def evaluate(
     ------
     MsdaskError
         The loader is empty.
+    SpecError
+        The loader was made for another number of processes than measure.
     """
     recipe = recipe or Recipe()
     module = TaskModule(model, task, Recipe(precision=recipe.precision))
     with _quiet():
         trainer = Trainer(**_engine(recipe, progress=progress))
+        check_share(loader, trainer.global_rank, trainer.world_size)
         trainer.test(module, _one_loader(loader), verbose=False)
     if not module.results:
         raise MsdaskError("test: the loader gave no batch: the split is empty")
@@ -194,17 +214,24 @@ def _check_monitor(task: Task) -> None:
         raise SpecError(f"task: mode={task.mode!r}: expected 'min' or 'max'")
 
 
-def _callbacks(recipe: Recipe, task: Task, run: RunFolder) -> list[Callback]:
-    best: dict[str, Any] = {"monitor": f"valid_{task.monitor}", "mode": task.mode}
+def _monitored(task: Task) -> tuple[str, Literal["min", "max"]]:
+    """Column of the log that says which epoch is the best, and in which direction."""
+    return f"valid_{task.monitor}", task.mode
+
+
+def _callbacks(recipe: Recipe, task: Task, run: RunFolder, log: EpochLog) -> list[Callback]:
+    monitor, mode = _monitored(task)
     callbacks: list[Callback] = [
-        ModelCheckpoint(dirpath=run.checkpoints, filename="best", enable_version_counter=False, **best),
         LastCheckpoint(run.last, every=recipe.checkpoint_every),
+        BestCheckpoint(run.best, log, monitor=monitor, mode=mode),
     ]
     if recipe.patience is not None:
         # A metric may be undefined for an epoch (a kappa of constant predictions); a loss may not.
         is_loss = task.monitor == "loss"
         callbacks.append(
-            EarlyStopping(patience=recipe.patience, check_on_train_epoch_end=False, check_finite=is_loss, **best)
+            EarlyStopping(
+                monitor, mode=mode, patience=recipe.patience, check_on_train_epoch_end=False, check_finite=is_loss
+            )
         )
     return callbacks
 
@@ -232,8 +259,13 @@ class _Epochs(Callback):
     Lightning would do the second itself, if it were not asked for the number of steps (by the schedule) before.
     """
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, valid: Any) -> None:
+        self.loader, self.valid = loader, valid
+
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        """Look at the shares again: strategies that spawn processes give all of them the same loaders."""
+        for loader in (self.loader, self.valid):
+            check_share(loader, trainer.global_rank, trainer.world_size)
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
         if hasattr(self.loader, "set_epoch"):
@@ -251,13 +283,12 @@ def _finish(
     trainer: Trainer, module: TaskModule, run: RunFolder, log: EpochLog, about: dict[str, Any] | None
 ) -> FitResult:
     keeps_best = module.recipe.keep == "best"
-    chosen = _checked(run.best if keeps_best else run.last)
-    state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(run.best if keeps_best else run.last)["state_dict"]
     prefix = "averaged." if module.averaged is not None else "model."
     model = module.model
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     model.eval()
-    monitor, mode = f"valid_{module.task.monitor}", module.task.mode
+    monitor, mode = _monitored(module.task)
     best = log.rows[best_epoch(log.rows, monitor, mode)] if keeps_best else log.rows[-1]
     valid = {key.removeprefix("valid_"): value for key, value in best.items() if key.startswith("valid_")}
     if trainer.is_global_zero:
@@ -266,13 +297,3 @@ def _finish(
         said = {"task": module.task.config.get("task"), **(about or {}), "metrics": {"valid": valid}}
         save_model(model, run.model, about=said)
     return FitResult(run.path, model, int(best["epoch"]), len(log.rows), valid)
-
-
-def _checked(path: Path) -> Path:
-    """A checkpoint that holds plain tensors and values only: nothing in it would be unpickled into code."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise MsdaskError(f"checkpoint '{path}' cannot be read safely: {reason}; train again without resume") from error
-    return path

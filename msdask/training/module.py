@@ -18,6 +18,9 @@ from msdask.training.task import Batch, Task
 
 __all__ = ["TaskModule"]
 
+_TOO_FEW_FOR_BATCH_NORM = "more than 1 value per channel"
+"""What PyTorch says of it; it has no class of error of its own for that."""
+
 
 class TaskModule(LightningModule):
     """Trains `model` on `task` by `recipe`; validates and tests the averaged weights where there are any.
@@ -51,8 +54,16 @@ class TaskModule(LightningModule):
         return self.averaged if self.averaged is not None else self.model
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One batch; refuses to go on with a loss that is no number."""
-        loss, _ = self.task.loss(self.model, batch)
+        """One batch; refuses to go on with a loss that is no number, or with too few images for batch norm."""
+        try:
+            loss, _ = self.task.loss(self.model, batch)
+        except ValueError as error:
+            if _TOO_FEW_FOR_BATCH_NORM not in str(error):
+                raise
+            raise MsdaskError(
+                f"training: batch {batch_index} of epoch {self.current_epoch} has one image, and batch norm needs two "
+                "to learn from: make the loader with larger batches, or leave the last one out (drop_last=True)"
+            ) from error
         if not torch.isfinite(loss):
             raise MsdaskError(
                 f"training: the loss is {loss.item()} in epoch {self.current_epoch}, batch {batch_index}: lower the "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,18 +17,19 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from msdask._version import __version__
 from msdask.errors import MsdaskError
-from msdask.storage.files import write_file
+from msdask.plots.curves import best_epoch
+from msdask.storage.files import replacing, write_file
 from msdask.storage.tables import write_table
 from msdask.training.module import TaskModule
 
-__all__ = ["EpochLog", "LastCheckpoint", "RandomState", "RunFolder", "write_json"]
+__all__ = ["BestCheckpoint", "EpochLog", "LastCheckpoint", "RandomState", "RunFolder", "write_json"]
 
 
 class RunFolder:
     """Paths of one run.
 
-    hparams.json (model, task, recipe, versions), log.csv (a row an epoch), curves.png, metrics.json, model.safetensors
-    with model.json, checkpoints/best.ckpt and checkpoints/last.ckpt.
+    hparams.json (model, task, recipe, hashes of the data, versions), log.csv (a row an epoch), curves.png,
+    metrics.json, model.safetensors with model.json, checkpoints/best.ckpt and checkpoints/last.ckpt.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,10 +68,60 @@ class RunFolder:
         write_json(self.hparams, content)
         self.checkpoints.mkdir(exist_ok=True)
 
+    def resumed(self, *, best: tuple[str, Literal["min", "max"]] | None) -> Path:
+        """The checkpoint that a run goes on from.
+
+        A run that was killed between its two checkpoints has the weights of its best epoch in last.ckpt alone: they are
+        put into best.ckpt.
+
+        Parameters
+        ----------
+        best : which column of the log says which epoch is the best, and in which direction; None where no best weights
+            are kept
+
+        Raises
+        ------
+        MsdaskError
+            A checkpoint cannot be read, or best.ckpt has the weights of another epoch than the best one of the log.
+        """
+        last = read_checkpoint(self.last)
+        rows = last.get("callbacks", {}).get(EpochLog.__name__, {}).get("rows", [])
+        if best is None or not rows:
+            return self.last
+        wanted = rows[best_epoch(rows, *best)]
+        if (last["epoch"], last["global_step"]) == (wanted["epoch"], wanted["step"]):
+            with replacing(self.best) as part:
+                shutil.copyfile(self.last, part)
+            return self.last
+        held = read_checkpoint(self.best)["epoch"] if self.best.exists() else None
+        if held != wanted["epoch"]:
+            raise MsdaskError(
+                f"checkpoint '{self.best}' {'is missing' if held is None else f'has the weights of epoch {held}'}; "
+                f"expected those of epoch {wanted['epoch']}, the best of the log: put it back, or train again in "
+                "another folder"
+            )
+        return self.last
+
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Add to metrics.json."""
         known = json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
         write_json(self.metrics, {**known, **values})
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, which holds plain tensors and values only: nothing in it is unpickled into code.
+
+    Raises
+    ------
+    MsdaskError
+        It cannot be read so.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise MsdaskError(f"checkpoint '{path}' cannot be read safely: {reason}; train again without resume") from error
+    return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -98,7 +151,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
             for name in sorted({*before, *after})
             if before.get(name) != after.get(name) and not (group == "recipe" and name in _MAY_CHANGE)
         ]
-    return names
+    # Runs of older versions do not say what they learnt from.
+    before, after = old.get("data", {}), new.get("data", {})
+    return names + [f"data.{name}" for name in before if name in after and before[name] != after[name]]
 
 
 class EpochLog(Callback):
@@ -165,11 +220,44 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every is not None and step != self._saved and step % self.every == 0 and not trainer.is_last_batch:
             self._saved = step
-            trainer.save_checkpoint(self.path)
+            _save(trainer, self.path)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write after validation and log."""
-        trainer.save_checkpoint(self.path)
+        _save(trainer, self.path)
+
+
+class BestCheckpoint(Checkpoint):
+    """The weights of the best epoch so far.
+
+    Which one that is says the log alone, which travels in the checkpoints: there is no second record that could differ
+    from it, and no path, so a run folder may be moved. Comes after `LastCheckpoint`: `RunFolder.resumed` mends what a
+    kill between the two leaves.
+
+    Parameters
+    ----------
+    path : of the checkpoint
+    log : whose rows are compared
+    monitor, mode : column that decides, and whether it is to be small or large
+    """
+
+    def __init__(self, path: Path, log: EpochLog, *, monitor: str, mode: Literal["min", "max"]) -> None:
+        self.path = path
+        self._log = log
+        self._monitor, self._mode = monitor, mode
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write if no epoch before was as good."""
+        if best_epoch(self._log.rows, self._monitor, self._mode) == len(self._log.rows) - 1:
+            _save(trainer, self.path)
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint beside its place and rename it; every process calls this."""
+    part = path.with_name(f".{path.name}.part")
+    trainer.save_checkpoint(part)
+    if trainer.is_global_zero:
+        os.replace(part, path)
 
 
 class RandomState(Callback):

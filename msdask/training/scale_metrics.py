@@ -12,7 +12,15 @@ from torchmetrics.regression import ExplainedVariance, MeanSquaredError, R2Score
 
 from msdask.scale import SCALE_CLASSES
 
-__all__ = ["SCALE_CLASSES", "BalancedScaleAccuracy", "MaxError", "ScaleKappa", "nearest_class", "scale_metrics"]
+__all__ = [
+    "SCALE_CLASSES",
+    "BalancedScaleAccuracy",
+    "MaxError",
+    "ScaleKappa",
+    "ScaleR2",
+    "nearest_class",
+    "scale_metrics",
+]
 
 
 def nearest_class(magnification: Tensor, classes: Tensor) -> Tensor:
@@ -26,16 +34,26 @@ def scale_metrics(classes: Sequence[float] = SCALE_CLASSES) -> dict[str, Metric]
     Returns
     -------
     metrics : "r2", "mse", "max_error", "explained_variance" in magnification units; "balanced_accuracy" and "kappa"
-        (Cohen's, quadratic weights) after both are put to the nearest class
+        (Cohen's, quadratic weights) after both are put to the nearest class. "r2" of one image is NaN
     """
     return {
-        "r2": R2Score(),
+        "r2": ScaleR2(),
         "mse": MeanSquaredError(),
         "max_error": MaxError(),
         "explained_variance": ExplainedVariance(),
         "balanced_accuracy": BalancedScaleAccuracy(classes),
         "kappa": ScaleKappa(classes),
     }
+
+
+class ScaleR2(R2Score):
+    """R2, which is NaN where there are fewer than two images: torchmetrics raises there, after an epoch's work."""
+
+    def compute(self) -> Tensor:
+        """R2 of all images, or NaN."""
+        if self.total < 2:
+            return torch.full_like(self.residual, torch.nan)
+        return super().compute()
 
 
 class MaxError(Metric):

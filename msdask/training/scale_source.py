@@ -70,7 +70,7 @@ class ScaleSource:
         else:
             self._rows = {row.slide_id: row for row in read_slides(self.place)}
             self.magnifications = sorted(magnifications or SCALE_CLASSES)
-            stored = {i: dict(row.cohort) for i, row in self._rows.items()}
+            stored = {i: row.facts for i, row in self._rows.items()}
         self.slides = sorted(stored)
         self._cohort: Mapping[str, Mapping[str, Any]] = stored
 

@@ -79,6 +79,10 @@ PROMISED = {
 --repair = False
 --slides -i = None
 {MASKS}{WHERE}""",
+    "freeze": """
+--store
+--name
+""",
     "export": """
 --store
 --output -o

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from msdask.cutting import cutter as cutting
 from msdask.cutting.cutter import Cutter
 from msdask.cutting.lazy_patches import block_rows, patches, planned
-from msdask.errors import SpecError, TileError
+from msdask.errors import SpecError, TileError, UnreachableError
 from msdask.readers.tiff import TiffReader
 from msdask.sample.slides import SampleSlide, make_slide
 from msdask.selection.select import centroids, grid
@@ -380,6 +382,36 @@ def test_a_bad_tile_is_filled_white_and_its_share_recorded(
         elif width * height >= side**2 - 1e-6:
             assert (image[i] == 255).all()
     assert (filled > 0).any()
+
+
+@pytest.fixture(params=["the disk fails", "permission", "cut while open"])
+def unreadable(request: pytest.FixtureRequest, damaged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same slide, where that tile cannot be read, whatever there is."""
+    with tifffile.TiffFile(damaged) as tif:
+        page = tif.series[0].levels[0].pages[0]
+        offset = page.dataoffsets[3 * -(-page.imagewidth // page.tilewidth) + 4]
+    original, errors = os.pread, {"the disk fails": errno.EIO, "permission": errno.EACCES}
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        if not at <= offset < at + size or size > 100_000:
+            return original(descriptor, size, at)
+        if request.param in errors:
+            raise OSError(errors[request.param], os.strerror(errors[request.param]))
+        return original(descriptor, offset - at, at)
+
+    monkeypatch.setattr("os.pread", pread)
+    return damaged
+
+
+@pytest.mark.parametrize("on_bad_tile", ["raise", "fill"])
+def test_a_tile_that_cannot_be_read_now_is_an_error_and_never_filled(on_bad_tile: Any, unreadable: Path) -> None:
+    slide = open_slide(unreadable)
+    table = grid(slide, magnification=40, patch_size=128)
+    message = r"damaged\.svs.*level 0, tile \(row 3, column 4\).*(cannot be read now|cut short)"
+    with pytest.raises(UnreachableError, match=message):
+        patches(slide, table, on_bad_tile=on_bad_tile)["image"].compute()
+    with pytest.raises(UnreachableError):
+        slide.with_bad_tiles(on_bad_tile).levels[0].compute()
 
 
 # --- laziness ---------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from msdask.data import LinkedSet, PatchDataset, PatchStream, loader
 from msdask.errors import SpecError, StoreError
 from msdask.sample.slides import make_slide
 from msdask.store import layout
+from tests.tools.store_tools import copy_store, forge
 
 SIZE = 32
 NAMES = [f"grid-{m}x-{SIZE}" for m in (20, 10, 5)]
@@ -48,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
 @pytest.fixture
 def copied(store: ms.PatchStore, tmp_path: Path) -> ms.PatchStore:
     """A copy that a test may damage."""
-    shutil.copytree(store.path, tmp_path / "copied.zarr")
+    copy_store(store.path, tmp_path / "copied.zarr")
     return ms.PatchStore(tmp_path / "copied.zarr")
 
 
@@ -175,28 +176,30 @@ def test_the_loader_streams_them_by_threads_and_workers_alike(store: ms.PatchSto
 
 
 def test_a_slide_without_links_is_named_with_the_way_out(copied: ms.PatchStore) -> None:
-    path = Path(copied.path, NAMES[0], "b.svs")
-    attrs = layout.read_attrs(path)
-    del attrs["links"]
-    layout.write_document(path, attrs)
+    forge(Path(copied.path), NAMES[0], "b.svs", change=lambda attrs: attrs.pop("links"))
     with pytest.raises(StoreError, match=r"slide 'b.svs' of 'grid-20x-32' is linked to nothing .* in one run"):
         LinkedSet(sets(copied))
     assert LinkedSet(sets(copied), slides=["a.svs", "c.svs"]).slides == ["a.svs", "c.svs"]
 
 
+def relink(attrs: dict[str, Any], spec_hash: str) -> None:
+    attrs["links"]["parent_10x"]["spec_hash"] = spec_hash
+
+
 def test_links_into_a_set_of_another_spec_are_refused(copied: ms.PatchStore) -> None:
-    path = Path(copied.path, NAMES[1])
-    layout.write_document(path, layout.read_attrs(path) | {"spec_hash": "another"})
+    for slide_id in SLIDES:
+        forge(
+            Path(copied.path), NAMES[0], slide_id, change=lambda a: a["links"]["parent_10x"].update(spec_hash="another")
+        )
     with pytest.raises(
-        StoreError, match=r"was linked to 'grid-10x-32' of spec [0-9a-f]{8}, which is now of spec another"
+        StoreError, match=r"was linked to 'grid-10x-32' of spec another, which is now of spec [0-9a-f]{8}"
     ):
         LinkedSet(sets(copied))
 
 
 def test_links_into_a_slide_that_was_extracted_anew_are_refused(copied: ms.PatchStore) -> None:
-    path = Path(copied.path, NAMES[1], "a.svs")
-    moved = layout.read_column(path, "x0") + np.int32(7)
-    layout.create_column(path, "x0", moved, ("patch", "magnification"))
+    moved = copied[NAMES[1]].columns("a.svs", ["x0"])[0] + np.int32(7)
+    forge(Path(copied.path), NAMES[1], "a.svs", {"x0": moved})
     with pytest.raises(StoreError, match=r"'a.svs' .* 'grid-10x-32' that do not contain its own"):
         LinkedSet(sets(copied))
 
@@ -210,8 +213,7 @@ def test_sets_that_cannot_be_linked_are_refused(store: ms.PatchStore) -> None:
 
 def test_without_any_label_the_reason_is_said(copied: ms.PatchStore) -> None:
     for slide_id in SLIDES:
-        path = Path(copied.path, NAMES[2], slide_id)
-        none = np.full_like(layout.read_column(path, "label"), -1)
-        layout.create_column(path, "label", none, ("patch", "magnification"))
+        none = np.full_like(copied[NAMES[2]].columns(slide_id, ["label"])[0], -1)
+        forge(Path(copied.path), NAMES[2], slide_id, {"label": none})
     with pytest.raises(SpecError, match=r"no tuple is left of .*no label at 5x: \d+.*labeled=False"):
         LinkedSet(sets(copied))

@@ -178,6 +178,45 @@ def test_the_next_iteration_is_the_next_epoch_from_its_start(cohort: Cohort) -> 
     assert len(epoch(loader)) == len(loader)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_that_is_iterated_inside_its_own_loop_gives_both_loops_a_whole_epoch(
+    cohort: Cohort, num_workers: int
+) -> None:
+    expected = epoch(ms.data.loader(cohort[GRID], batch_size=48, seed=3))
+    loader = ms.data.loader(cohort[GRID], batch_size=48, seed=3, num_workers=num_workers)
+    outer, inner = [], []
+    for batch in loader:
+        outer.append(batch)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, len(outer))
+        if len(outer) in (1, 3, len(loader)):
+            inner.append(epoch(loader))
+    assert_same(expected, outer)
+    assert len(inner) == 3
+    for whole in inner:
+        assert_same(expected, whole)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (1, 0)
+    loader.close()
+
+
+def test_an_iteration_that_was_left_in_the_middle_does_not_hold_up_the_next_ones(cohort: Cohort) -> None:
+    loader = ms.data.loader(cohort[GRID], batch_size=48, seed=3)
+    left = iter(loader)  # as a traceback in a notebook holds it
+    next(left)
+    first, second = epoch(loader), epoch(loader)
+    assert_same(epoch(ms.data.loader(cohort[GRID], batch_size=48, seed=3)), first)
+    assert any((a["index"] != b["index"]).any() for a, b in zip(first, second, strict=True))
+    assert loader.state_dict()["epoch"] == 2
+    left.close()
+
+
+def test_an_epoch_that_is_chosen_in_the_middle_of_a_loop_is_the_next_one(cohort: Cohort) -> None:
+    loader = ms.data.loader(cohort[GRID], batch_size=48)
+    for number, _ in enumerate(loader):
+        if number == 1:
+            loader.set_epoch(7)
+    assert (loader.epoch, loader.state_dict()["batch"]) == (7, 0)
+
+
 def test_a_state_of_another_loader_is_refused(cohort: Cohort) -> None:
     state = ms.data.loader(cohort[GRID], batch_size=64).state_dict()
     with pytest.raises(SpecError, match=r"another loader \(batch_size: 64, here 32; seed: 0, here 1\)"):

@@ -64,6 +64,34 @@ def test_ranks_share_an_epoch_disjointly_completely_and_in_equally_many_batches(
         assert all(1 <= n <= batch_size for size in sizes for n in size)
 
 
+@given(patches=st.integers(2, 300), batch_size=st.integers(3, 17), world_size=st.integers(1, 5), balanced=st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_no_batch_has_a_single_patch_where_there_are_enough(
+    patches: int, batch_size: int, world_size: int, balanced: bool
+) -> None:
+    if patches < 2 * world_size:
+        return
+    groups = np.arange(patches) % 2 if balanced else None
+    for rank in range(world_size):
+        order = EpochOrder(patches, batch_size, group_of=groups, rank=rank, world_size=world_size)
+        sizes = [len(batch) for batch in batches(order)]
+        assert sum(sizes) == len(order.indices(0))
+        assert set(sizes[:-2]) <= {batch_size}
+        # Three cannot be cut into two and two.
+        assert min(sizes) >= 2 or (batch_size == 3 and sum(sizes) % 3 == 0)
+
+
+def test_a_last_batch_of_one_takes_one_of_the_batch_before() -> None:
+    def sizes(patches: int, batch_size: int, **options: bool) -> list[int]:
+        return [len(batch) for batch in batches(EpochOrder(patches, batch_size, **options))]
+
+    assert sizes(17, 8) == [8, 7, 2]
+    assert sizes(4, 3) == [2, 2]
+    assert sizes(5, 2) == [2, 2, 1]  # two cannot give one: drop_last leaves it out
+    assert sizes(1, 8) == [1]
+    assert sizes(17, 8, drop_last=True) == [8, 8]
+
+
 def test_the_order_follows_from_seed_and_epoch() -> None:
     def first(seed: int, epoch: int) -> list[int]:
         return EpochOrder(1000, 10, seed=seed).indices(epoch)[:10].tolist()

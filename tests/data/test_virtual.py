@@ -54,6 +54,15 @@ def test_the_budget_changes_no_pixel(cohort: Cohort) -> None:
         assert virtual.cache.used_bytes <= size
 
 
+def test_splits_that_are_numbers_are_named_by_them_and_none_is_no_split(cohort: Cohort) -> None:
+    slides = {slide_id: open_slide(cohort.folder / slide_id, mpp=0.25) for slide_id in SPLITS}
+    tables = {s: grid(slide, magnification=10, patch_size=SIZE) for s, slide in slides.items()}
+    facts: dict[str, Any] = {"a.svs": {"split": 0}, "b.svs": {"split": 1}, "c.svs": {"split": None}}
+    index = VirtualSet(slides, tables, cohort=facts).index()
+    assert index.attrs["splits"] == ["0", "1"]
+    assert np.unique(index["split"]).tolist() == [-1, 0, 1]
+
+
 def test_selections_without_a_store(cohort: Cohort) -> None:
     slides = {slide_id: open_slide(cohort.folder / slide_id, mpp=0.25) for slide_id in ("a.svs", "c.svs")}
     tables = {s: centroids(slide, magnifications=[20, 10, 5], patch_size=SIZE) for s, slide in slides.items()}

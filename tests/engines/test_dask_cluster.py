@@ -30,7 +30,7 @@ from msdask.sample.slides import SampleSlide, make_slide
 from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from tests.tools.cluster_tools import dask_processes, faulty_cluster
-from tests.tools.store_tools import tree, use_small_blocks
+from tests.tools.store_tools import target, tree, use_small_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRID = ExtractionSpec(mode="grid", magnifications=(20,), patch_size=64, min_tissue=0.5)
@@ -177,7 +177,7 @@ def test_what_travels_does_not_grow_with_the_slide(sample: SampleSlide, tmp_path
     for size in (256, 32):
         slide = open_slide(sample.path)
         table = grid(slide, magnification=10, patch_size=size)
-        job = begin_set(slide, table, str(tmp_path / f"{size}"))
+        job = begin_set(slide, table, target(tmp_path / f"{size}"))
         sizes.append((table.sizes["patch"], len(pickle.dumps(job.slide)) + len(pickle.dumps(job.cutter))))
     assert sizes[1][0] > 30 * sizes[0][0]
     assert abs(sizes[1][1] - sizes[0][1]) < 200

@@ -25,7 +25,7 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from tests.tools.cluster_tools import faulty_cluster
 from tests.tools.engine_tools import check_order, per_slide, ran, refused
-from tests.tools.store_tools import grid_specs, tree, use_small_blocks
+from tests.tools.store_tools import copy_store, grid_specs, noted_source, tree, use_small_blocks
 
 SPECS = grid_specs(ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.3), [20, 10])
 ENGINES = ("threads 1", "threads 4", "cluster")
@@ -179,9 +179,9 @@ def test_a_cohort_has_the_events_outcomes_and_bytes_of_the_plain_run(
 def test_a_rerun_has_the_events_of_the_plain_rerun(
     name: str, request: pytest.FixtureRequest, slides: Path, plain: tuple[Path, Run], tmp_path: Path
 ) -> None:
-    shutil.copytree(plain[0], tmp_path / "s.zarr")
+    copy_store(plain[0], tmp_path / "s.zarr")
     shutil.rmtree(tmp_path / "s.zarr" / "grid-20x-64" / "b.svs")
-    shutil.copytree(tmp_path / "s.zarr", tmp_path / "t.zarr")
+    copy_store(tmp_path / "s.zarr", tmp_path / "t.zarr")
     expected = extracted(slides, tmp_path / "s.zarr", threads=0)
     run = extracted(slides, tmp_path / "t.zarr", **options(name, request))
     assert run.bytes == expected.bytes == plain[1].bytes
@@ -195,8 +195,9 @@ def test_a_repair_has_the_events_outcomes_and_bytes_of_the_plain_repair(
     runs = []
     for which in ("plain", name):
         store = tmp_path / which / "s.zarr"
-        shutil.copytree(plain[0], store)
+        copy_store(plain[0], store)
         (store / "grid-20x-64" / "a.svs" / "image" / "c" / "2" / "0" / "0" / "0" / "0").unlink()
+        noted_source(store, "grid-10x-64", "b.svs").write_text('{"slide": "/nowhere/b.svs", "masks": {}}')
         (store / "grid-10x-64" / "b.svs" / "zarr.json").write_text("{}")
         (store / "grid-10x-64" / "d.svs" / "tissue" / "zarr.json").unlink()
         events: list[Event] = []

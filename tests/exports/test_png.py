@@ -14,7 +14,8 @@ from PIL import Image
 
 import msdask as ms
 from msdask.exports.png import export, export_table
-from msdask.store import layout
+from msdask.store import documents
+from tests.tools.store_tools import copy_store, forge
 
 HEIGHT, WIDTH = 320, 352
 SLIDES = ("a b.c.tif", "né, odd.tif", "third.v1.svs.tif")
@@ -71,7 +72,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
 @pytest.fixture
 def copied(cohort: ms.PatchStore, tmp_path: Path) -> ms.PatchStore:
     """A copy of the cohort that a test may damage."""
-    shutil.copytree(cohort.path, tmp_path / "copied.zarr")
+    copy_store(cohort.path, tmp_path / "copied.zarr")
     return ms.PatchStore(tmp_path / "copied.zarr")
 
 
@@ -270,7 +271,7 @@ def test_a_corrupt_slide_is_reported_and_the_others_go_on(copied: ms.PatchStore,
 
 def test_a_slide_that_is_not_complete_is_reported(copied: ms.PatchStore, tmp_path: Path) -> None:
     path = Path(copied.path, "grid-10x-32", SLIDES[0])
-    layout.write_document(path, layout.read_attrs(path) | {"state": "writing"})
+    documents.write_sealed(path, documents.read_attrs(path) | {"state": "writing"})
     summary = export(copied, tmp_path / "out", name="grid-10x-32")
     assert [o.state for o in summary.outcomes] == ["failed", "exported", "exported"]
     assert "not complete" in next(iter(summary.failures.values()))
@@ -287,7 +288,7 @@ def test_unknown_sets_and_slides_are_errors_before_any_work(cohort: ms.PatchStor
 
 
 def test_two_sets_for_one_folder_are_refused(plain: ms.PatchStore, tmp_path: Path) -> None:
-    shutil.copytree(plain.path, tmp_path / "two.zarr")
+    copy_store(plain.path, tmp_path / "two.zarr")
     store = ms.PatchStore(tmp_path / "two.zarr")
     shutil.copytree(tmp_path / "two.zarr" / "grid-20x-16", tmp_path / "two.zarr" / "again")
     with pytest.raises(ms.StoreError, match=r"'again' and 'grid-20x-16'.*one at a time"):
@@ -504,9 +505,8 @@ def test_a_folder_without_partitions_and_slides_without_splits_are_errors(
 
 
 def test_links_into_a_slide_that_has_changed_are_told_and_dropped(copied: ms.PatchStore, tmp_path: Path) -> None:
-    coarse = Path(copied.path, "grid-10x-32", SLIDES[0])
-    moved = layout.read_column(coarse, "x0") + np.int32(7)
-    layout.create_column(coarse, "x0", moved, ("patch", "magnification"))
+    moved = copied["grid-10x-32"].columns(SLIDES[0], ["x0"])[0] + np.int32(7)
+    forge(Path(copied.path), "grid-10x-32", SLIDES[0], {"x0": moved})
     summary = export(copied, tmp_path / "out", lists={"train": SLIDES[:2]})
     assert len(summary.problems) == 1
     assert SLIDES[0] in summary.problems[0]
@@ -515,8 +515,10 @@ def test_links_into_a_slide_that_has_changed_are_told_and_dropped(copied: ms.Pat
 
 
 def test_links_into_a_set_of_another_spec_are_refused(copied: ms.PatchStore, tmp_path: Path) -> None:
-    path = Path(copied.path, "grid-10x-32")
-    layout.write_document(path, layout.read_attrs(path) | {"spec_hash": "another"})
+    for slide_id in SLIDES:
+        forge(
+            Path(copied.path), "grid-20x-32", slide_id, change=lambda a: a["links"]["parent_10x"].update(spec_hash="x")
+        )
     with pytest.raises(ms.StoreError, match="extract both again in one run"):
         export(copied, tmp_path / "out", lists=True)
 

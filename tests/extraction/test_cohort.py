@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import xarray as xr
@@ -276,6 +277,25 @@ def test_a_slide_without_scale_fails_until_the_table_says_it(
         + "".join(f"slides/{p.name},{0.25 if p.name == 'd.svs' else ''}\n" for p in sorted(slides.iterdir()))
     )
     assert run(table, tmp_path / "s.zarr").is_complete
+
+
+def test_facts_of_the_table_are_stored_and_what_is_empty_is_none(samples: list[SampleSlide], tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "path": [sample.path for sample in samples[:2]],
+            "split": ["NA", "train"],
+            "taken": [pd.Timestamp("2020-01-01"), pd.NaT],
+            "ratio": [np.inf, 0.5],
+        }
+    )
+    with pytest.warns(UserWarning, match="column '(split|taken|ratio)' of the slides' table") as said:
+        report = run(table, tmp_path / "s.zarr")
+    assert report.is_complete
+    assert len([w for w in said if "slides' table" in str(w.message)]) == 3
+    patches = PatchStore(tmp_path / "s.zarr")[GRID.name]
+    stored = [patches.attrs(sample.path.name)["cohort"] for sample in samples[:2]]
+    assert stored == [{"taken": "2020-01-01", "ratio": "inf"}, {"split": "train", "ratio": 0.5}]
+    assert patches.index().attrs["splits"] == ["train"]
 
 
 def test_a_changed_file_under_a_complete_slide_fails_and_the_stored_one_stays(slides: Path, tmp_path: Path) -> None:

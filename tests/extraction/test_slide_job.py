@@ -22,6 +22,7 @@ from msdask.selection.select import centroids, grid
 from msdask.slides.slide import open_slide
 from msdask.spec import Codec
 from msdask.store import blocks, layout, shards
+from tests.tools.store_tools import target
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_few_blocks_are_cut_into_parts(blocks: int, threads: int, parts: int) ->
 @pytest.fixture
 def job(small_slide: SampleSlide, tmp_path: Path) -> BlockJob:
     slide = open_slide(small_slide.path)
-    return begin_set(slide, grid(slide, magnification=20, patch_size=64, min_tissue=0), str(tmp_path / "s"))
+    return begin_set(slide, grid(slide, magnification=20, patch_size=64, min_tissue=0), target(tmp_path))
 
 
 def test_no_part_is_still_running_when_a_block_has_failed(job: BlockJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +66,7 @@ def test_nothing_that_was_read_ahead_is_left_over(small_slide: SampleSlide, part
     files.pipe(f"/ahead-{parts}.svs", small_slide.path.read_bytes())
     slide = open_slide(f"memory://ahead-{parts}.svs")
     table = grid(slide, magnification=40, patch_size=64, min_tissue=0)
-    job = begin_set(slide, table, str(tmp_path / "s"))
+    job = begin_set(slide, table, target(tmp_path))
     with ThreadPoolExecutor(2) as pool:
         for block in job.todo:
             run_block(job, block, pool=pool, parts=parts)
@@ -81,7 +82,7 @@ def test_a_block_is_the_same_however_few_patches_a_thread_has_in_hand(
     slide = open_slide(small_slide.path)
     table = centroids(slide, magnifications=(20, 10), patch_size=32, min_tissue=0).isel(patch=slice(0, 43))
     image = patches(slide, table)["image"].to_numpy()
-    job = begin_set(slide, table, str(tmp_path / "s"), codec=codec)
+    job = begin_set(slide, table, target(tmp_path), codec=codec)
     monkeypatch.setattr(blocks, "IN_HAND_BYTES", in_hand * image[0].nbytes)
     (block,) = job.todo
     with ThreadPoolExecutor(2) as pool:

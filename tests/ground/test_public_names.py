@@ -34,7 +34,7 @@ def test_names_that_were_public_once_stay():
     classes = "ExtractionSpec PatchStore ScaleEstimate Slide"
     errors = (
         "CorruptChunkError MaskError MissingScaleError MsdaskError SlideError SpecError StoreError TileError "
-        "WorkerLostError"
+        "UnreachableError WorkerLostError"
     )
     functions = (
         "centroids complete_tuples estimate_scale export extract grid link_upper_regions open_slide patches "

@@ -7,9 +7,11 @@ import json
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from PIL import Image
 
 torch = pytest.importorskip("torch")
@@ -17,7 +19,7 @@ torch = pytest.importorskip("torch")
 import msdask as ms
 from msdask.cli.app import main
 from msdask.errors import MissingScaleError, MsdaskError, SlideError, SpecError
-from msdask.inference.scale import crop_origins, estimate_scale, load_regressor, magnifications_of
+from msdask.inference.scale import _uncertainty, crop_origins, estimate_scale, load_regressor, magnifications_of
 from msdask.models import ScaleRegressor
 from msdask.models import files as weights
 from msdask.models.files import load_released
@@ -33,6 +35,13 @@ def _reads_brightness() -> ScaleRegressor:
 
 def _plain(value: int, size: tuple[int, int] = (200, 200)) -> np.ndarray:
     return np.full((*size, 3), value, np.uint8)
+
+
+def _toned(value: int, size: tuple[int, int] = (200, 200)) -> np.ndarray:
+    """Squares of two purples, in a pattern of 12 px whose mean is `value`, in every crop of 96 or 60 px."""
+    y, x = np.indices(size)
+    light = np.where((y // 6 + x // 6) % 2, 8, -8)[..., None]
+    return (value + np.array([15, -30, 15]) + light).astype(np.uint8)
 
 
 def _write(path: Path, image: np.ndarray) -> Path:
@@ -83,8 +92,8 @@ def test_median_and_spread_equal_those_of_a_plain_loop(tissue):
 
 
 def test_rows_come_in_input_order_whatever_the_batch_size(tmp_path):
-    values = [190, 40, 120, 90, 160, 10]
-    paths = [_write(tmp_path / f"{name}.png", _plain(v)) for name, v in zip("fcaebd", values, strict=True)]
+    values = [190, 40, 120, 90, 160, 60]
+    paths = [_write(tmp_path / f"{name}.png", _toned(v)) for name, v in zip("fcaebd", values, strict=True)]
     expected = [10 * 4 ** (v / 255) for v in values]
     for batch_size in (1, 3, 100):
         table = estimate_scale(paths, _reads_brightness(), batch_size=batch_size)
@@ -95,7 +104,7 @@ def test_rows_come_in_input_order_whatever_the_batch_size(tmp_path):
 
 def test_a_csv_is_read_in_its_order_and_a_folder_by_name(tmp_path):
     for name, v in (("b", 190), ("a", 40)):
-        _write(tmp_path / f"{name}.png", _plain(v))
+        _write(tmp_path / f"{name}.png", _toned(v))
     (tmp_path / "list.csv").write_text("b.png\na.png\n")
     model = _reads_brightness()
     by_csv = estimate_scale(tmp_path / "list.csv", model)
@@ -110,7 +119,7 @@ def test_a_csv_is_read_in_its_order_and_a_folder_by_name(tmp_path):
 def test_a_csv_may_have_more_columns_no_header_and_one_name_twice(tmp_path):
     for folder, v in (("x", 190), ("y", 40)):
         (tmp_path / folder).mkdir()
-        _write(tmp_path / folder / "a.png", _plain(v))
+        _write(tmp_path / folder / "a.png", _toned(v))
     expected = [10 * 4 ** (v / 255) for v in (40, 190)]
     for text in ("y/a.png,40\nx/a.png,5\n", "label,path\n40,y/a.png\n5,x/a.png\n"):
         (tmp_path / "list.csv").write_text(text)
@@ -141,17 +150,115 @@ def test_of_many_a_broken_image_becomes_a_row_with_the_reason_and_the_others_go_
 
 
 def test_an_image_smaller_than_a_crop_is_looked_at_as_a_whole():
-    found = estimate_scale(_plain(100, (60, 90)), _reads_brightness())
+    found = estimate_scale(_toned(100, (60, 90)), _reads_brightness())
     assert found.magnification == pytest.approx(10 * 4 ** (100 / 255), rel=1e-5)
-    assert estimate_scale(_plain(100, (60, 60)), _reads_brightness()).n_crops == 1
+    assert estimate_scale(_toned(100, (60, 60)), _reads_brightness()).n_crops == 1
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((99, 99), np.uint8), np.zeros((99, 99, 3)), np.zeros((99, 99, 4), np.uint8)]
+    "image",
+    [
+        np.zeros((99, 99), np.uint8),
+        np.zeros((99, 99, 4), np.uint8),
+        np.zeros((99, 99, 3), np.uint16),
+        np.full((99, 99, 3), 1.5),
+        np.full((99, 99, 3), np.nan, np.float32),
+        torch.zeros(3, 99, 99) - 1,
+        torch.zeros(99, 99, 3, dtype=torch.int64),
+        Image.new("I;16", (99, 99)),
+    ],
 )
-def test_arrays_that_are_no_rgb_images_are_refused(image):
+def test_pixels_that_are_no_rgb_images_are_refused(image):
     with pytest.raises(SpecError, match="RGB"):
         estimate_scale(image, _reads_brightness())
+    (row,) = estimate_scale([image], _reads_brightness())["error"]
+    assert "RGB" in row
+
+
+def test_pixels_of_every_kind_are_the_same_image(tissue):
+    model = _reads_brightness()
+    expected = estimate_scale(tissue, model)
+    channels_first = np.ascontiguousarray(tissue.transpose(2, 0, 1))
+    kinds = [
+        channels_first,
+        tissue.astype(np.float32) / 255,
+        tissue / 255.0,
+        torch.from_numpy(tissue),
+        torch.from_numpy(channels_first),
+        torch.from_numpy(channels_first) / 255,
+        (torch.from_numpy(tissue) / 255).requires_grad_(),
+        Image.fromarray(tissue),
+        Image.fromarray(tissue).convert("RGBA"),
+        xr.DataArray(tissue, dims=("y", "x", "band")),
+    ]
+    for image in kinds:
+        assert estimate_scale(image, model) == expected
+    table = estimate_scale(kinds, model)
+    assert table["magnification"].tolist() == [expected.magnification] * len(kinds)
+    batch = estimate_scale(torch.from_numpy(channels_first)[None].repeat(2, 1, 1, 1), model)
+    assert batch["magnification"].tolist() == [expected.magnification] * 2
+
+
+def test_what_is_transparent_lies_on_white():
+    image = Image.fromarray(_plain(0)).convert("RGBA")
+    image.putalpha(0)
+    with pytest.raises(SlideError, match="found: 16 glass"):
+        estimate_scale(image, _reads_brightness())
+
+
+@pytest.mark.parametrize("image", [None, 3, float("nan"), {"path": "a.png"}])
+def test_of_many_what_is_no_image_at_all_is_a_row_too(image, tissue):
+    table = estimate_scale([image, tissue], _reads_brightness())
+    assert f"an image of type {type(image).__name__}: expected a path" in table["error"][0]
+    assert table["error"][1] == ""
+
+
+def _no_tissue() -> list[tuple[str, np.ndarray]]:
+    """What is found, and an image of it."""
+    random, ramp, blobs = np.random.default_rng(0), np.arange(200, dtype=np.uint8), textured_image(1, 200)
+    pink = np.array([200, 120, 180])
+    gray = cv2.cvtColor(blobs, cv2.COLOR_RGB2GRAY)
+    brown = np.where(blobs[..., :1] < 200, [150, 100, 50], [230, 190, 150])
+    return [
+        ("glass", _plain(255)),
+        ("without structure", _plain(0)),
+        ("without structure", np.broadcast_to(pink, (200, 200, 3)).astype(np.uint8)),
+        ("without structure", np.broadcast_to(ramp[:, None, None], (200, 200, 3)).copy()),
+        ("noise", random.integers(0, 256, (200, 200, 3), np.uint8)),
+        ("noise", np.clip(pink + random.normal(0, 30, (200, 200, 3)), 0, 255).astype(np.uint8)),
+        ("without color", np.repeat(gray[..., None], 3, 2)),
+        ("greener than any stain", blobs[..., [1, 0, 1]]),
+        ("without the pink, purple or blue of a stain", brown.astype(np.uint8)),
+    ]
+
+
+@pytest.mark.parametrize(("found", "image"), _no_tissue())
+def test_what_is_no_tissue_has_no_estimate_and_the_error_says_what_was_found(found, image, tissue):
+    model = _reads_brightness()
+    with pytest.raises(SlideError, match=rf"shows no tissue in any of \d+ crops of 96 px \(found: \d+ {found}"):
+        estimate_scale(image, model)
+    table = estimate_scale([tissue, image, tissue], model)
+    assert np.isnan(table["magnification"]).tolist() == [False, True, False]
+    assert np.isnan(table["uncertainty"]).tolist() == [False, True, False]
+    assert found in table["error"][1]
+
+
+def test_only_crops_with_tissue_are_estimated(tissue):
+    image = np.broadcast_to(np.array([180, 90, 150], np.uint8), (300, 900, 3)).copy()
+    image[:, :300] = tissue
+    found, alone = estimate_scale(image, _reads_brightness()), estimate_scale(tissue, _reads_brightness())
+    assert found.n_crops < 30
+    assert found.magnification == pytest.approx(alone.magnification, rel=0.1)
+
+
+def test_an_estimate_says_how_sure_it_is(tissue):
+    one = estimate_scale(_toned(100, (60, 60)), _reads_brightness())
+    many = estimate_scale(tissue, _reads_brightness())
+    assert np.isnan(one.spread)
+    assert 0.2 < many.uncertainty < one.uncertainty < 0.5
+    known, beyond = (_uncertainty(magnification, 0.1, 16, [5, 40]) for magnification in (20, 60))
+    assert known == pytest.approx(np.hypot(0.2, 0.05))
+    assert beyond == pytest.approx(np.hypot(known, 0.5))
 
 
 def test_glass_is_not_looked_at(tissue):
@@ -299,7 +406,7 @@ def store(tmp_path_factory) -> Path:
 
 def test_predict_scale_writes_a_row_an_image_and_says_which_failed(stub, tmp_path, capsys):
     for name, v in (("b", 190), ("a", 40)):
-        _write(tmp_path / f"{name}.png", _plain(v))
+        _write(tmp_path / f"{name}.png", _toned(v))
     (tmp_path / "c.png").write_bytes(b"no image")
     (tmp_path / "list.csv").write_text("b.png\nc.png\na.png\n")
     assert _run("predict", "scale", "-i", tmp_path / "list.csv", "-o", tmp_path / "out.csv") == 1
@@ -352,7 +459,7 @@ def test_a_store_with_one_magnification_cannot_train_a_detector(store, tmp_path,
 
 
 def test_mpp_estimate_gives_info_a_scale(stub, tmp_path, capsys):
-    path = _write(tmp_path / "lost.png", _plain(100))
+    path = _write(tmp_path / "lost.png", _toned(100))
     assert _run("info", path) == 0
     assert "unknown: no resolution in the file" in capsys.readouterr().out
     assert _run("info", path, "--mpp", "estimate") == 0

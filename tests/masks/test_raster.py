@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from msdask.errors import MaskError
+from msdask.errors import MaskError, UnreachableError
 from msdask.masks.formats import read_content
 
 
@@ -192,6 +194,27 @@ def test_claimed_sizes_allocate_nothing(tmp_path: Path) -> None:
         tif.pages[0].tags["ImageLength"].overwrite(16_000)
     with pytest.raises(MaskError, match="cannot be read"):
         read_content(str(tiff))
+
+
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_read_that_fails_is_never_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path, original, reads = tmp_path / name, os.pread, []
+    Image.fromarray(labels(5)).save(path)
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        reads.append(at)
+        if len(reads) == failing[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(descriptor, size, at)
+
+    monkeypatch.setattr("os.pread", pread)
+    failing = [0]
+    read_content(str(path))
+    for number in range(1, len(reads) + 1):
+        reads.clear()
+        failing[0] = number
+        with pytest.raises(UnreachableError, match=rf"{name}.*Input/output error"):
+            read_content(str(path))
 
 
 def test_url_reads_as_the_local_file(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from msdask.progress.events import Outcome, RunBegun, RunDone, SlideDone
 from msdask.progress.report import Recorder, Report
 from msdask.sample.slides import SampleSlide
 from msdask.spec import ExtractionSpec
+from tests.tools.store_tools import copy_store
 
 GRID = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.3)
 
@@ -72,7 +72,7 @@ def test_a_repair_says_what_was_done(state: str, action: str, text: str) -> None
 
 
 def test_the_record_of_a_repair_is_that_of_an_extraction(store: Path, tmp_path: Path) -> None:
-    shutil.copytree(store, tmp_path / "s.zarr")
+    copy_store(store, tmp_path / "s.zarr")
     (slide,) = (tmp_path / "s.zarr" / GRID.name).glob("*.svs")
     (slide / "image" / "c" / "0" / "0" / "0" / "0" / "0").unlink()
     report = repair(tmp_path / "s.zarr", threads=2, progress=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +13,9 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
-from msdask.errors import SlideError, SpecError, TileError
+from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.readers import open_reader
 from tests.tools.reader_files import smooth_image
 
@@ -45,6 +48,66 @@ def read_everything(path: Path) -> tuple[int, int]:
             refused += 1
     reader.close()
     return read, refused
+
+
+# What cannot be read now
+
+
+def failing_read(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Let the so-manieth read of a file fail, as a network file system's do; the reads so far."""
+    original, reads = os.pread, []
+
+    def pread(descriptor: int, size: int, at: int) -> bytes:
+        reads.append(at)
+        if len(reads) == number:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(descriptor, size, at)
+
+    monkeypatch.setattr("os.pread", pread)
+    return reads
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.ome.tif", "a.png"])
+def test_a_read_that_fails_at_the_opening_never_costs_a_level_or_is_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    if name.endswith("png"):
+        Image.fromarray(smooth_image(64, 64)).save(path)
+    else:
+        write_slide(path, ome=name.endswith("ome.tif"))
+    with monkeypatch.context() as patch:
+        reads = failing_read(patch, 0)
+        expected = open_reader(path)
+        expected.fingerprint()
+    for number in range(1, len(reads) + 1):
+        with monkeypatch.context() as patch:
+            failing_read(patch, number)
+            with pytest.raises(UnreachableError, match=rf"{name}.*Input/output error"):
+                open_reader(path).fingerprint()
+    assert open_reader(path).levels == expected.levels
+
+
+def test_an_image_that_could_not_be_read_once_is_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = smooth_image(64, 64)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    reader = open_reader(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        failing_read(patch, 1)
+        with pytest.raises(UnreachableError, match="Input/output error"):
+            reader.read_tile(0, 0, 0)
+    np.testing.assert_array_equal(reader.read_tile(0, 0, 0), image)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_slide(tmp_path / "a.svs")
+
+    def denied(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.open", denied)
+    with pytest.raises(UnreachableError, match=r"a\.svs.*cannot be opened now.*Permission denied"):
+        open_reader(tmp_path / "a.svs")
 
 
 # What is no slide
@@ -281,8 +344,8 @@ def test_reading_after_close_is_an_error(tmp_path: Path) -> None:
     write_slide(path)
     reader = open_reader(path)
     reader.close()
-    with pytest.raises(TileError, match="cannot be read"):
+    with pytest.raises(UnreachableError, match=r"level 0, tile \(row 0, column 0\): .*closed"):
         reader.read_tile(0, 0, 0)
-    with pytest.raises(SlideError, match="cannot be read"):
+    with pytest.raises(UnreachableError, match="closed"):
         reader.fingerprint()
     reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from msdask.errors import SlideError, SpecError
+from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.extraction.cohort import extract
 from msdask.extraction.slide_table import read_slides
 from msdask.inference.scale import listed_paths
@@ -137,6 +138,21 @@ def test_a_folder_without_a_slide_says_what_was_found(tmp_path: Path) -> None:
     for ask in (slides_in, read_slides, listed_paths):
         with pytest.raises(SlideError, match=r"found 1 folder \('logs'\) and 8 files \('\.DS_Store', .*, \.\.\.\)"):
             ask(tmp_path)
+
+
+def test_what_cannot_be_read_now_is_not_left_out_of_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    (tmp_path / "no ending").write_bytes(b"x" * 2000)
+    reason = [errno.EIO]
+
+    def failing(*_: object) -> bytes:
+        raise OSError(reason[0], os.strerror(reason[0]))
+
+    monkeypatch.setattr("os.pread", failing)
+    with pytest.raises(UnreachableError, match=r"no ending.*Input/output error"):
+        slides_in(tmp_path)
+    reason[0] = errno.EACCES  # somebody else's file
+    assert names(tmp_path) == ["a.png"]
 
 
 def test_one_slide_is_told_from_a_folder_of_slides(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
@@ -15,9 +16,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError, SpecError, TileError
+from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.extras import MissingExtraError
 from msdask.readers import Reader, open_reader
+from msdask.readers import openslide as openslide_reader
 from msdask.sample.slides import SampleSlide
 from msdask.slides.region import read_region
 from msdask.slides.slide import Slide, open_slide
@@ -212,6 +214,45 @@ def test_one_corrupt_tile_leaves_the_others(tmp_path: Path) -> None:
         with pytest.raises(TileError, match=r"a\.tif.*level 0, tile \(row 0, column 0\)"):
             reader.read_tile(0, 0, 0)
         np.testing.assert_array_equal(reader.read_tile(0, 1, 1), good[128:256, 128:256])
+
+
+def damage(path: Path, tile: int) -> None:
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[tile], tif.pages[0].databytecounts[tile]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = b"\xff" * count
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("change", "message"), [(os.remove, "No such file"), (lambda p: os.truncate(p, 5000), "5000")])
+def test_a_tile_that_cannot_be_read_now_is_no_bad_tile(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    path = tmp_path / "a.tif"
+    write_trestle(path, [smooth_image(512, 512)])
+    damage(path, 9)
+    reader = open_reader(path)
+    with pytest.raises(TileError):
+        reader.read_tile(0, 0, 0)
+    change(path)
+    with pytest.raises(UnreachableError, match=rf"a\.tif.*{message}"):
+        reader.read_tile(0, 0, 0)
+
+
+def test_a_disk_that_fails_under_a_tile_is_found_by_reading_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    write_trestle(path, [smooth_image(512, 512)])
+    damage(path, 9)
+    reader = open_reader(path)
+
+    def failing(*_: Any) -> None:
+        raise UnreachableError("a.tif cannot be read now (Input/output error)")
+
+    monkeypatch.setattr(openslide_reader, "_check_file", failing)
+    with pytest.raises(UnreachableError, match="Input/output error"):
+        reader.read_tile(0, 0, 0)
 
 
 def test_given_memory_is_used_for_whole_tiles(tmp_path: Path) -> None:

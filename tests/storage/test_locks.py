@@ -164,10 +164,10 @@ def test_one_of_many_racers_gets_a_lock_in_a_bucket(is_stale: bool, bucket: str,
     step = "replace_if" if is_stale else "put_if_absent"
     original, waited = getattr(Bucket, step), threading.local()
 
-    def after_all(self: Bucket, path: str, *args: Any) -> str | None:
+    def after_all(self: Bucket, path: str, *args: Any, **options: Any) -> str | None:
         if not hasattr(waited, "once"):
             waited.once = barrier.wait(60)
-        result: str | None = original(self, path, *args)
+        result: str | None = original(self, path, *args, **options)
         return result
 
     monkeypatch.setattr(Bucket, step, after_all)
@@ -224,8 +224,8 @@ def test_the_heartbeat_renews_the_lock(store: str, monkeypatch: pytest.MonkeyPat
     kind: Any = locks._ObjectLock if places.is_remote(store) else locks._FileLock
     renewed, original = threading.Semaphore(0), kind.renew
 
-    def renew(self: Any) -> str | None:
-        result: str | None = original(self)
+    def renew(self: Any, **options: Any) -> str | None:
+        result: str | None = original(self, **options)
         renewed.release()
         return result
 
@@ -281,7 +281,7 @@ class _Clock:
         return self._now[0]
 
 
-def _fails(self: object) -> str | None:
+def _fails(self: object, **_: Any) -> str | None:
     raise OSError("no network")
 
 
@@ -292,7 +292,7 @@ def test_an_answer_that_was_lost_is_no_second_writer(bucket: str, monkeypatch: p
     def put_if_absent(self: Bucket, path: str, data: bytes) -> None:
         self.write(path, [data])
 
-    def replace_if(self: Bucket, path: str, data: bytes, tag: str) -> None:
+    def replace_if(self: Bucket, path: str, data: bytes, tag: str, **_: Any) -> None:
         self.write(path, [data])
 
     monkeypatch.setattr(Bucket, "put_if_absent", put_if_absent)

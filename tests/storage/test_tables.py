@@ -84,3 +84,24 @@ def test_rows_that_fail_in_the_middle_leave_the_old_table(tmp_path: Path) -> Non
         write_table(path, (((1 // (2 - i)),) for i in range(5)))
     assert path.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "split;x,path\na,b\n",
+        "x,path\tsplit\na,b\n",
+        '"path";"split"\na;b\n',
+        "file;split\na;b\n",
+        "sep=;\nfile;what\n",
+    ],
+)
+def test_another_separator_is_seen_anywhere_in_the_header(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=r"t\.csv' line 1: .*; expected columns separated by commas"):
+        read_table(path, "path", columns=("split",))
+
+
+def test_a_path_with_a_semicolon_in_a_list_without_header_is_a_path(tmp_path: Path) -> None:
+    assert table(tmp_path, "/slides;old/a.svs\n/b.svs\n").rows == (("/slides;old/a.svs",), ("/b.svs",))

@@ -15,9 +15,10 @@ from msdask.extraction.cohort import extract
 from msdask.extraction.repair import repair
 from msdask.sample.slides import SampleSlide
 from msdask.spec import ExtractionSpec
-from msdask.store.damage import find_damage
+from msdask.store.damage import Damage
+from msdask.store.manifest import slide_entries
 from msdask.store.patch_store import PatchStore
-from tests.tools.store_tools import tree, use_small_blocks
+from tests.tools.store_tools import copy_store, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.0)
 SLIDE = "small.svs"
@@ -39,11 +40,16 @@ def whole(small_slide: SampleSlide, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def store(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "s.zarr"))
+    return copy_store(whole, tmp_path / "s.zarr")
 
 
 def group(store: Path) -> Path:
     return store / GRID.name / SLIDE
+
+
+def damage_of(store: Path) -> Damage | None:
+    patch_set = PatchStore(store)[GRID.name]
+    return patch_set.damage(SLIDE, slide_entries(str(store), GRID.name)[SLIDE])
 
 
 def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -53,7 +59,7 @@ def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 
 def test_a_sound_slide_has_no_damage(whole: Path) -> None:
-    assert find_damage(str(group(whole)), "raw") is None
+    assert damage_of(whole) is None
 
 
 @pytest.mark.parametrize("array", ["image", "measured", "x0", "keep", "mask"])
@@ -96,7 +102,7 @@ def test_an_array_that_is_gone_is_found_by_verify_and_mended_by_repair(store: Pa
 def test_verify_and_repair_agree(damage: Callable[[Path], object], store: Path) -> None:
     damage(group(store))
     problems = PatchStore(store).verify()[GRID.name]
-    found = find_damage(str(group(store)), "raw")
+    found = damage_of(store)
     assert found is not None
     assert problems == [f"slide '{SLIDE}': {line}" for line in found.problems]
     assert len(repair(store, progress=False).repairs) == 1

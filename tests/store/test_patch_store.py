@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ def test_plain_xarray_reads_a_raw_set(tuples_store: Path) -> None:
     np.testing.assert_array_equal(tree_[f"{NAME}/small.svs/x0"].to_numpy(), ours["x0"].to_numpy())
 
 
+def test_the_call_of_plain_xarray_that_is_documented_makes_one_task_a_shard(tuples_store: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    (call,) = (block for block in text.split("```python\n") if "rows_per_shard" in block)
+    named = "cohort.zarr/centroids-20x-10x-5x-224/slide.svs"
+    assert named in call
+    found: dict[str, Any] = {"xr": xr}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(call.partition("```")[0].replace(named, str(tuples_store / NAME / "small.svs")), found)
+    image, ours = found["plain"]["image"], PatchStore(tuples_store)[NAME].open("small.svs")["image"]
+    arrays = PatchStore(tuples_store)[NAME].arrays("small.svs")
+    assert image.data.npartitions == arrays.blocks > 1
+    assert image.chunks == ours.chunks
+    assert all(n == size for n, size in zip(image.data.chunksize, image.encoding["shards"], strict=True))
+    np.testing.assert_array_equal(image.to_numpy(), ours.to_numpy())
+
+
 def test_zarr_python_and_tensorstore_read_a_raw_set(tuples_store: Path) -> None:
     image = PatchStore(tuples_store)[NAME].open("small.svs")["image"].to_numpy()
     path = tuples_store / NAME / "small.svs" / "image"
@@ -195,7 +213,7 @@ def document(*parts: str | Path) -> dict[str, Any]:
 
 
 def test_the_root_and_the_set_say_what_they_are(tuples_store: Path) -> None:
-    assert document(tuples_store)["attributes"] == {"msdask_schema": 1, "codec": "raw"}
+    assert document(tuples_store)["attributes"] == {"msdask_schema": 2, "codec": "raw"}
     attrs = document(tuples_store, NAME)["attributes"]
     spec = ExtractionSpec(mode="centroids", magnifications=(10, 5, 2.5), patch_size=64)
     assert attrs == {"spec": spec.to_dict(), "spec_hash": spec.hash}
@@ -211,7 +229,8 @@ def test_the_slide_is_consolidated_and_complete(tuples_store: Path, small_slide:
         assert inside == document(tuples_store, NAME, "small.svs", name)
     attrs = found["attributes"]
     assert attrs["state"] == "complete"
-    assert attrs["source"] == str(small_slide.path)
+    assert attrs["source"] == small_slide.path.name
+    assert PatchStore(tuples_store)[NAME].attrs("small.svs")["source"] == str(small_slide.path)
     assert (attrs["shape"], attrs["mpp"], attrs["mpp_used"], attrs["mpp_quality"]) == (
         [2304, 3072],
         0.25,
@@ -531,9 +550,9 @@ def test_what_is_no_patch_store_is_left_alone(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tuples_store: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.zarr"
     path.mkdir()
-    newer = document(tuples_store) | {"attributes": {"msdask_schema": 2, "codec": "raw"}}
+    newer = document(tuples_store) | {"attributes": {"msdask_schema": 3, "codec": "raw"}}
     (path / "zarr.json").write_text(json.dumps(newer))
-    with pytest.raises(StoreError, match="schema 2, this msdask reads schema 1: update msdask"):
+    with pytest.raises(StoreError, match="schema 3, this msdask reads 1 and 2: update msdask"):
         PatchStore(path)
 
 

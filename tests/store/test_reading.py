@@ -109,7 +109,7 @@ def test_a_damaged_shard_index_is_found(damaged: SlideArrays) -> None:
 
 def test_an_absent_shard_is_found_by_its_size(damaged: SlideArrays) -> None:
     Path(damaged.shard_path("image", 1)).unlink()
-    with pytest.raises(CorruptChunkError, match=r"image/c/1/0/0/0/0' is missing"):
+    with pytest.raises(CorruptChunkError, match=r"image/c/1/0/0/0/0' cannot be read: it is missing"):
         ShardArray(damaged, "image").check_sizes()
 
 

@@ -25,6 +25,7 @@ from msdask.selection.select import grid
 from msdask.slides.slide import open_slide
 from msdask.store.layout import check_slide_id
 from msdask.store.patch_store import PatchStore
+from tests.tools.store_tools import copy_store
 
 __all__ = ["JUDGES"]
 
@@ -131,7 +132,7 @@ def judge_table(good: Path, scratch: Path, seed: int) -> None:
 def _own_store(good: Path, scratch: Path) -> tuple[Path, list[Path], Any]:
     """A copy of a store to damage, its files, and what it holds."""
     path = scratch / good.name
-    shutil.copytree(good, path)
+    copy_store(good, path)
     store = PatchStore(path)
     (name,) = store
     opened = store[name].open(store[name].slides[0]).load()
@@ -155,7 +156,7 @@ def judge_store(good: Path, scratch: Path, seed: int) -> None:
         _use_store(path, whole, is_pixels="image" in file.parts and not _means_the_same(kept, damaged))
     finally:
         shutil.rmtree(path)
-        shutil.copytree(good, path)
+        copy_store(good, path)
 
 
 def _means_the_same(kept: bytes, damaged: bytes) -> bool:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xarray as xr
 
 from msdask.cutting.lazy_patches import patches
+from msdask.extraction.slide_job import Target
 from msdask.selection.select import centroids, grid
 from msdask.slides.slide import open_slide
 from msdask.spec import ExtractionSpec
+from msdask.store import documents, layout, manifest
+from msdask.store.integrity import digest_of, slide_checksum
+from msdask.store.slide_place import SlidePlace
+from msdask.store.sources import FOLDER
 
 BLOCK = 16
 """Images a block in these tests: a small slide then has several shards."""
@@ -46,3 +53,46 @@ def tree(path: Path) -> dict[str, str]:
 def grid_specs(spec: ExtractionSpec, magnifications: Sequence[float]) -> tuple[ExtractionSpec, ...]:
     """One grid spec a magnification, otherwise like `spec`."""
     return tuple(replace(spec, mode="grid", magnifications=(float(m),)) for m in magnifications)
+
+
+def copy_store(store: Path, target: Path) -> Path:
+    """Copy a store with what lies beside it: where its slides were read."""
+    shutil.copytree(store, target)
+    sources = Path(store).parent / FOLDER
+    if sources.is_dir() and sources.parent != Path(target).parent:
+        shutil.copytree(sources, Path(target).parent / FOLDER, dirs_exist_ok=True)
+    return target
+
+
+def noted_source(store: Path, set_name: str, slide_id: str) -> Path:
+    """The file that says where a stored slide was read."""
+    fingerprint = documents.read_attrs(store / set_name / slide_id)["fingerprint"]
+    return Path(store).parent / FOLDER / fingerprint / f"{slide_id}.json"
+
+
+def target(folder: Path) -> Target:
+    """Where a slide "s" goes in a store in a folder, in its place."""
+    place = SlidePlace(str(folder), "set", "s")
+    return Target(place, place.path)
+
+
+def forge(
+    store: Path,
+    set_name: str,
+    slide_id: str,
+    columns: Mapping[str, np.ndarray] | None = None,
+    change: Callable[[dict[str, Any]], object] | None = None,
+) -> None:
+    """Change a complete slide as msdask itself would: with digests, checksum, seal and manifest that fit."""
+    place = SlidePlace(str(store), set_name, slide_id)
+    attrs = documents.read_attrs(place.path)
+    for name, values in (columns or {}).items():
+        dims = documents.read_document(Path(place.path, name))["dimension_names"]  # type: ignore[index]
+        layout.create_column(place.path, name, values, dims)
+        attrs["digests"][name] = digest_of(values)
+    if change is not None:
+        change(attrs)
+    inside = documents.array_documents(place.path, attrs["arrays"])
+    attrs["checksum"] = slide_checksum(attrs, inside)
+    documents.write_sealed(place.path, attrs, inside)
+    manifest.enter_slide(place, attrs)

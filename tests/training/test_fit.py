@@ -235,6 +235,89 @@ def test_a_finished_run_can_be_resumed_with_more_epochs(tmp_path):
     assert all(torch.equal(v, longer.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
 
 
+class Scripted(ScaleTask):
+    """Its validation loss is what a list says, epoch by epoch."""
+
+    def __init__(self, losses) -> None:
+        super().__init__()
+        self.losses, self.epoch = losses, -1
+
+    def loss(self, model, batch):
+        loss, found = super().loss(model, batch)
+        return loss if model.training else torch.full_like(loss, self.losses[self.epoch]), found
+
+    def metrics(self):
+        self.epoch = -1
+        task = self
+
+        class Epoch(torchmetrics.MeanMetric):
+            """Begins with every validation."""
+
+            def reset(self):
+                super().reset()
+                task.epoch += 1
+
+            def update(self, predictions, targets):
+                super().update(predictions)
+
+        return {"epoch": Epoch()}
+
+
+def scripted_run(folder, losses, *, first=0, **options):
+    """A run whose validation losses are given, those of a resumed one from its first epoch on."""
+    data = ListLoader(*random_patches(16))
+    task = Scripted(losses[first:])
+    recipe = Recipe(epochs=len(losses), **CPU)
+    return fit(_model(), task, data, list(ListLoader(*random_patches(8))), folder, recipe=recipe, **options)
+
+
+@pytest.mark.parametrize("losses", [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 3.0, 4.0], [2.0, 3.0, 1.0, 4.0]])
+def test_a_run_folder_that_was_moved_goes_on_as_it_would_have_where_it_was(tmp_path, losses):
+    whole = scripted_run(tmp_path / "whole", losses)
+    scripted_run(tmp_path / "here", losses[:2])
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = scripted_run(tmp_path / "there", losses, first=2, resume=True)
+    best = losses.index(1.0)
+    assert moved.best_epoch == whole.best_epoch == best
+    assert moved.valid["loss"] == 1.0
+    held = torch.load(tmp_path / "there/checkpoints/best.ckpt", weights_only=True)
+    assert held["epoch"] == best
+    kept, _ = load_model(tmp_path / "there")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, moved.model.state_dict()[name]), name
+        assert torch.equal(value, kept.state_dict()[name]), name
+        assert torch.equal(value, held["state_dict"][f"model.{name}"]), name
+    metrics = [json.loads((tmp_path / place / "metrics.json").read_text()) for place in ("whole", "there")]
+    assert metrics[0]["best_epoch"] == metrics[1]["best_epoch"] == best
+    assert not (tmp_path / "here").exists()
+
+
+def test_no_checkpoint_knows_where_it_lies(tmp_path):
+    scripted_run(tmp_path / "some place", [1.0, 2.0])
+    for name in ("best", "last"):
+        assert b"some place" not in (tmp_path / f"some place/checkpoints/{name}.ckpt").read_bytes()
+
+
+def test_a_run_that_was_killed_between_its_two_checkpoints_keeps_the_best_weights(tmp_path):
+    whole = scripted_run(tmp_path / "whole", [2.0, 1.0, 3.0])
+    scripted_run(tmp_path / "run", [2.0, 1.0])
+    (tmp_path / "run/checkpoints/best.ckpt").unlink()
+    resumed = scripted_run(tmp_path / "run", [2.0, 1.0, 3.0], first=2, resume=True)
+    assert resumed.best_epoch == 1
+    assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+
+
+def test_best_weights_that_are_gone_are_said_before_the_run_goes_on(tmp_path):
+    scripted_run(tmp_path / "run", [1.0, 2.0, 3.0])
+    best, last = (tmp_path / f"run/checkpoints/{name}.ckpt" for name in ("best", "last"))
+    best.unlink()
+    with pytest.raises(MsdaskError, match=r"best\.ckpt' is missing; expected those of epoch 0, the best of the log"):
+        scripted_run(tmp_path / "run", [1.0, 2.0, 3.0, 4.0], first=3, resume=True)
+    best.write_bytes(last.read_bytes())
+    with pytest.raises(MsdaskError, match=r"best\.ckpt' has the weights of epoch 2; expected those of epoch 0"):
+        scripted_run(tmp_path / "run", [1.0, 2.0, 3.0, 4.0], first=3, resume=True)
+
+
 def test_a_folder_with_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path):
     data = ListLoader(*random_patches(8))
     fit(_model(), ScaleTask(), data, data, tmp_path, recipe=Recipe(epochs=1, **CPU))
@@ -275,6 +358,28 @@ def test_empty_loaders_are_named(tmp_path):
             tmp_path / "run",
             recipe=Recipe(epochs=1, **CPU),
         )
+
+
+def test_a_batch_of_one_image_is_an_error_that_says_how_to_leave_it_out(tmp_path):
+    images, truth = random_patches(9)
+    data = [
+        {"image": images[i].unsqueeze(1), "magnification": truth[i].unsqueeze(1)} for i in (slice(0, 8), slice(8, 9))
+    ]
+    with pytest.raises(
+        MsdaskError, match=r"batch 1 of epoch 0 has one image, and batch norm needs two.*drop_last=True"
+    ):
+        fit(_model(), ScaleTask(), data, data[:1], tmp_path, recipe=Recipe(epochs=1, **CPU))
+
+
+def test_a_validation_of_one_image_has_no_r2_and_does_not_stop_training(tmp_path):
+    images, truth = random_patches(17)
+    valid = [{"image": images[:1].unsqueeze(1), "magnification": truth[:1].unsqueeze(1)}]
+    task, data = ScaleTask(), ListLoader(images, truth)
+    result = fit(_model(), task, data, valid, tmp_path, recipe=Recipe(epochs=2, **CPU))
+    assert result.epochs == 2
+    assert math.isnan(result.valid["r2"])
+    assert math.isfinite(result.valid["loss"])
+    assert math.isfinite(result.valid["max_error"])
 
 
 def test_mixed_precision_trains_too(tmp_path):
@@ -442,3 +547,39 @@ def test_a_run_on_a_patch_store_resumes_in_the_middle_of_an_epoch(dataset, tmp_p
     resumed = fit(_model(), task, rest, valid, tmp_path / "broken", recipe=recipe, resume=True)
     assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
     assert (tmp_path / "broken/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+
+
+def test_an_epoch_of_a_patch_store_has_no_batch_of_one(dataset, tmp_path):
+    train = ms.data.loader(dataset, batch_size=len(dataset) - 1, balanced=True)
+    valid = ms.data.loader(dataset, batch_size=64, shuffle=False)
+    task = ScaleTask(classes=(10, 20))
+    assert fit(_model(), task, train, valid, tmp_path, recipe=Recipe(epochs=1, **CPU)).epochs == 1
+
+
+def shares(dataset, rank, world_size):
+    """Every kind of loader that says which process it is for."""
+    stream = ms.data.PatchStream(dataset, batch_size=8, rank=rank, world_size=world_size)
+    sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=world_size, rank=rank)
+    return [
+        ms.data.loader(dataset, batch_size=8, rank=rank, world_size=world_size),
+        stream,
+        torch.utils.data.DataLoader(stream, batch_size=None),
+        torch.utils.data.DataLoader(dataset, batch_size=8, sampler=sampler),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_loaders_of_another_process_are_refused_before_training(dataset, tmp_path, kind):
+    one, first, second = (shares(dataset, *share)[kind] for share in ((0, 1), (0, 2), (1, 2)))
+    two = Recipe(epochs=1, devices=2, strategy="ddp", **CPU)
+    task = ScaleTask(classes=(10, 20))
+    said = r"made with rank=0, world_size=1, but this is process 0 of 2.*make it with rank=0, world_size=2"
+    with pytest.raises(SpecError, match=said):
+        fit(_model(), task, one, first, tmp_path / "a", recipe=two)
+    with pytest.raises(SpecError, match=said):
+        fit(_model(), task, first, one, tmp_path / "b", recipe=two)
+    with pytest.raises(SpecError, match="made with rank=1, world_size=2, but this is process 0 of 2"):
+        fit(_model(), task, second, first, tmp_path / "c", recipe=two)
+    with pytest.raises(SpecError, match="made with rank=0, world_size=2, but this is process 0 of 1"):
+        evaluate(_model(), task, first, recipe=Recipe(**CPU))
+    assert not (tmp_path / "a/log.csv").exists()

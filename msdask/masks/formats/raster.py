@@ -21,7 +21,7 @@ from msdask.readers.image import IMAGE_ERRORS, check_png_rows, image_format, ope
 from msdask.readers.tiff import is_tiff
 from msdask.readers.tiff_metadata import check_xml
 from msdask.readers.tiff_page import PARSE_ERRORS
-from msdask.storage.source import ByteSource, SourceFile
+from msdask.storage.source import ByteSource, parser_file
 
 __all__ = ["MAX_MASK_PIXELS", "Raster", "read_raster"]
 
@@ -110,7 +110,7 @@ def _read_png(source: ByteSource) -> NDArray[Any]:
 
 
 def _read_tiff(source: ByteSource) -> NDArray[Any]:
-    with tifffile.TiffFile(SourceFile.buffered(source), is_ndpi=False) as tif:
+    with parser_file(source) as file, tifffile.TiffFile(file, is_ndpi=False) as tif:
         if not len(tif.pages):
             raise ValueError("no image in it")
         page: Any = tif.pages.first
