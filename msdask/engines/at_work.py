@@ -42,7 +42,8 @@ def parcel(
     """
     from distributed.protocol.pickle import dumps
 
-    return pickle.dumps(_Call(dumps((function, args, kwargs)), timeout, software()))
+    parcel: bytes = dumps(_Call(function, args, kwargs, timeout, software()))
+    return parcel
 
 
 class _Call:
@@ -55,12 +56,18 @@ class _Call:
         return at_work, self._args
 
 
-def at_work(work: bytes, timeout: float | None, expected: Software) -> Came:
+def at_work(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    timeout: float | None,
+    expected: Software,
+) -> Came:
     """Run a function on a worker, within its time.
 
     Parameters
     ----------
-    work : a pickled (function, args, kwargs); opened only by the msdask that it was made by
+    function, args, kwargs : what to call
     timeout : seconds, or None
     expected : the msdask of the client; with another one nothing is run
     """
@@ -72,7 +79,6 @@ def at_work(work: bytes, timeout: float | None, expected: Software) -> Came:
         return Came(None, OtherSoftwareError({worker: str(found)}, expected), worker, 0.0)
     try:
         with _own_threads(), deadline(timeout):
-            function, args, kwargs = pickle.loads(work)
             value = function(*args, **kwargs)
     except Exception as error:
         failure = _portable(error)

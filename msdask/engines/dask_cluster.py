@@ -11,14 +11,23 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msdask.engines.at_work import Came, parcel
+from msdask.engines.at_work import parcel
+from msdask.engines.cluster_task import LOOK, Lost, Stranded, Task, fetch
 from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
 from msdask.engines.growth import seconds_ahead
 from msdask.engines.software import OtherSoftwareError, other_workers, software
+from msdask.engines.standstill import (
+    SAY_AFTER,
+    ClusterState,
+    Standstill,
+    cluster_state,
+    longest_wait,
+    unreachable,
+)
 from msdask.engines.workers import MOST_JOBS, Workers
 from msdask.errors import MsdaskError, WorkerLostError
 
@@ -27,34 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterEngine"]
 
-_LOOK = 1.0
-"""Seconds between two looks at who is alive."""
+_GONE = ("closed", "closing")
+_AGAIN = "see that it has workers and that its scheduler answers, then run the same command again"
 _UNOPENED = (ImportError, AttributeError, TypeError)
 """What dask says where a worker with another msdask, or none, could not open a task; a task's own errors are values."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """A function to be run on a worker; itself what the workers' bookkeeping knows it by."""
-
-    label: str
-    trace: JobTrace
-    function: Callable[..., Any]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def step(self) -> str:
-        """What kind of task it is."""
-        return self.label.partition(": ")[0]
-
-
-class _Lost(Exception):
-    """A task was lost with its worker."""
-
-
-class _Stranded(_Lost):
-    """A task has not run: its workers were gone when it came, or could not take it, or dask knows of it no more."""
 
 
 class ClusterEngine:
@@ -69,7 +54,7 @@ class ClusterEngine:
     jobs : how many there will be
     tries : of a task before its job fails with WorkerLostError
     timeout : seconds that a task may take; then its worker process ends itself (a nanny starts it again). None: any
-    patience : seconds without any worker after which everything that is left fails
+    patience : seconds in which the cluster can do nothing after which all that is left fails; None: `longest_wait`
     """
 
     def __init__(
@@ -79,7 +64,7 @@ class ClusterEngine:
         jobs: int = MOST_JOBS,
         tries: int = 3,
         timeout: float | None = None,
-        patience: float = 600.0,
+        patience: float | None = None,
     ) -> None:
         self._client = client
         self._tries = max(1, tries)
@@ -90,6 +75,9 @@ class ClusterEngine:
         self._workers = Workers(jobs)
         self._out: dict[Future[Any], list[str]] = {}
         self._refused: dict[str, str] = {}
+        self._traces: list[JobTrace] = []
+        self._results = 0
+        self._state = ClusterState(None, frozenset(), "")
         self._lock = threading.Lock()
         self._closed = threading.Event()
         if others := other_workers(client):
@@ -107,23 +95,25 @@ class ClusterEngine:
     def job(self, order: int) -> Iterator[JobTrace]:
         """A job, near the workers that have the fewest."""
         trace = JobTrace(order)
+        self._traces.append(trace)
         try:
             yield trace
         finally:
+            self._traces.remove(trace)
             self._workers.job_done(trace)
 
     def call(self, label: str, trace: JobTrace, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function, on a worker."""
-        task = _Task(label, trace, function, args, kwargs)
+        task = Task(label, trace, function, args, kwargs)
         result: T
         while True:
             future = self._send(task, self._workers.place(task, trace, step=task.step) or [])
             try:
                 result = self._result(future, task)
                 return result
-            except _Stranded:
+            except Stranded:
                 continue
-            except _Lost:
+            except Lost:
                 break
             finally:
                 self._forget(future, task)
@@ -140,9 +130,9 @@ class ClusterEngine:
         on_block: Callable[[int, int], object],
     ) -> None:
         """Every block as a task of its own; a few for each thread of the job's workers are out at once."""
-        waiting = deque(_Task(f"{label}/{block}", trace, function, (job, block)) for block in blocks)
-        lost: list[_Task] = []
-        out: dict[Future[Any], _Task] = {}
+        waiting = deque(Task(f"{label}/{block}", trace, function, (job, block)) for block in blocks)
+        lost: list[Task] = []
+        out: dict[Future[Any], Task] = {}
         ready: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         failure: Exception | None = None
         try:
@@ -163,9 +153,9 @@ class ClusterEngine:
                 task = out.pop(future)
                 try:
                     on_block(task.args[1], self._result(future, task))
-                except _Stranded:
+                except Stranded:
                     waiting.append(task)
-                except _Lost:
+                except Lost:
                     lost.append(task)
                 except Exception as error:  # no other block of the job may still be running when it is let go of
                     failure = failure or error
@@ -185,23 +175,40 @@ class ClusterEngine:
 
     def stop(self) -> None:
         """Cancel what has not begun."""
-        self._workers.end(Stopped())
+        self._end(Stopped())
+
+    def _end(self, reason: BaseException) -> None:
+        """Whoever waits for something gets `reason`, now."""
+        self._workers.end(reason)
         with self._lock:
             out = list(self._out)
-        self._client.cancel(out)
+        with suppress(*unreachable()):
+            self._client.cancel(out)
 
     def close(self) -> None:
         """Stop looking at the cluster; the client belongs to the caller."""
         self._closed.set()
         self._watcher.join()
 
-    def _send(self, task: _Task, where: list[str], *, elsewhere: bool = True) -> Future[Any]:
+    def _send(self, task: Task, where: list[str], *, elsewhere: bool = True) -> Future[Any]:
         """Send a task to workers; with `elsewhere`, idle ones that are not among them may take it."""
-        # What stands before the first "-" is what the dashboard groups by, and the scheduler never forgets a group:
-        # steps, of which there are few, and never slides.
+        try:
+            future = self._submit(task, where, elsewhere)
+        except BaseException:
+            self._workers.release(task)
+            raise
+        with self._lock:
+            self._out[future] = where
+        return future
+
+    def _submit(self, task: Task, where: list[str], elsewhere: bool) -> Future[Any]:
+        if self._client.status in _GONE:
+            raise self._gone()
         future: Future[Any] = self._client.submit(
             # As one object: dask would look for futures and collections in every argument.
             partial(pickle.loads, parcel(task.function, task.args, task.kwargs, timeout=self._timeout)),
+            # What stands before the first "-" is what the dashboard groups by, and the scheduler never forgets a group:
+            # steps, of which there are few, and never slides.
             key=f"{task.step}-{self._name}.{next(self._numbers)}/{task.label.partition(': ')[2]}",
             workers=where or None,
             # sent to a worker that has just died, it would come to the one that is kept for a task alone
@@ -209,43 +216,42 @@ class ClusterEngine:
             priority=-task.trace.order,
             pure=False,
         )
-        with self._lock:
-            self._out[future] = where
         return future
 
     def _next(self, ready: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
         """The next one that is done; raises why where everything was ended."""
         while True:
             with suppress(queue.Empty):
-                return ready.get(timeout=_LOOK)
+                return ready.get(timeout=LOOK)
             self._workers.check()
 
-    def _result(self, future: Future[Any], task: _Task, worker: str | None = None) -> Any:
+    def _result(self, future: Future[Any], task: Task, worker: str | None = None) -> Any:
         """What a task gave; with `worker`, of one that may run there only.
 
         Raises
         ------
-        _Lost
+        Lost
             It was lost with its worker, or had no memory.
         """
         from distributed import KilledWorker
 
         trace = task.trace
         try:
-            came = self._came(future, worker)
+            came = fetch(future, partial(self._check, worker))
         except KilledWorker as error:
             trace.workers.add(error.last_worker.address)
-            raise _Lost from error
+            raise Lost from error
         except _UNOPENED as error:
             if self._refuse(other_workers(self._client), trace):
-                raise _Stranded from error
+                raise Stranded from error
             raise
         if isinstance(came.error, OtherSoftwareError):
             self._refuse(came.error.others, trace)
-            raise _Stranded from came.error
+            raise Stranded from came.error
+        self._results += 1
         trace.workers.add(came.worker)
         if isinstance(came.error, MemoryError):
-            raise _Lost from came.error
+            raise Lost from came.error
         if came.error is not None:
             raise came.error
         self._workers.took(task.step, came.seconds)
@@ -264,29 +270,17 @@ class ClusterEngine:
         if news:
             reason = OtherSoftwareError(news, software())
             if not self._look():
-                self._workers.end(reason)
+                self._end(reason)
             trace.warn(f"a worker that has come gets no work: {reason}")
         return bool(others)
 
-    def _came(self, future: Future[Any], worker: str | None) -> Came:
-        """What came back; looks meanwhile whether anything still can."""
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        # A `result` with a time limit that ends while it is fetched would cancel what others are just fetching.
-        while not (future.done() or done.wait(_LOOK)):
-            self._workers.check()
-            if worker is not None and worker not in self._workers.alive:
-                raise _Lost
-        try:
-            came: Came = future.result()
-        except Exception as error:
-            if not future.cancelled():  # what else it may say then
-                raise
-            self._workers.check()
-            raise _Stranded from error
-        return came
+    def _check(self, worker: str | None) -> None:
+        """Raise why nothing comes any more, or that the only worker that a task may run on is gone."""
+        self._workers.check()
+        if worker is not None and worker not in self._workers.alive:
+            raise Lost
 
-    def _run_alone(self, task: _Task) -> Any:
+    def _run_alone(self, task: Task) -> Any:
         """A task that was lost before, on a worker of its own.
 
         Raises
@@ -305,9 +299,9 @@ class ClusterEngine:
                 future = self._send(replace(task, label=f"{task.label}, try {number}"), [worker], elsewhere=False)
                 try:
                     return self._result(future, task, worker)
-                except _Stranded:
+                except Stranded:
                     continue
-                except _Lost:
+                except Lost:
                     number += 1
                     trace.workers.add(worker)
                     late = self._timeout is not None and time.monotonic() - started >= self._timeout
@@ -325,7 +319,7 @@ class ClusterEngine:
             f"{hint}"
         )
 
-    def _forget(self, future: Future[Any], task: _Task | None = None) -> None:
+    def _forget(self, future: Future[Any], task: Task | None = None) -> None:
         """Let go of a task's future, and of its place among those that are out."""
         with self._lock:
             self._out.pop(future, None)
@@ -337,14 +331,10 @@ class ClusterEngine:
 
     def _look(self) -> dict[str, int]:
         """See who takes tasks now: address -> threads."""
-        # `Client.scheduler_info` gives what the client keeps, which a timer of its own replaces by one without workers.
-        scheduler: Any = self._client.scheduler
-        workers: Mapping[str, Any] = self._client.sync(scheduler.identity, n_workers=-1)["workers"]
-        alive = {
-            a: int(w["nthreads"])
-            for a, w in workers.items()
-            if w.get("status", "running") == "running" and a not in self._refused
-        }
+        self._state = cluster_state(self._client)
+        if self._state.workers is None:
+            return self._workers.alive
+        alive = {a: threads for a, threads in self._state.workers.items() if a not in self._refused}
         self._workers.update(alive, ahead=seconds_ahead(self._client))
         return alive
 
@@ -362,21 +352,47 @@ class ClusterEngine:
         self._client.cancel([f for f in waiting if f.key not in running and not f.done()])
 
     def _watch(self) -> None:
-        """Keep the workers up to date; end everything where the cluster is gone."""
-        since = time.monotonic()
-        while not self._closed.wait(_LOOK):
-            try:
-                alive = self._look()
+        """Keep the workers up to date; say why where the cluster does nothing, and end everything in the end."""
+        still = Standstill()
+        while not self._closed.wait(LOOK):
+            alive = self._look()
+            why = self._state.why
+            with suppress(*unreachable()):
                 self._free_stranded(alive)
-            except Exception:  # whatever it is: the scheduler does not answer
-                alive = {}
-            if alive:
-                since = time.monotonic()
-            elif time.monotonic() - since > self._patience or self._client.status in ("closed", "closing"):
-                self._workers.end(
-                    MsdaskError(
-                        f"the cluster has had no worker for {time.monotonic() - since:.0f} s, or its scheduler is "
-                        "gone: start them, then run the same command again"
-                    )
-                )
+                why = why or (self._why_left(self._state.paused) if still.quiet > SAY_AFTER else "")
+            if self._client.status in _GONE:
+                self._end(self._gone())
                 return
+            longest = longest_wait(self._client) if self._patience is None else self._patience
+            told = f"the cluster does nothing for {still.seconds:.0f} s: {why}"
+            match still.seen(why if self._traces else "", self._results, longest):
+                case "say":
+                    self._tell(f"{told}; it is waited for, {longest:g} s at most (MSDASK_PATIENCE)")
+                case "over":
+                    self._tell("")
+                case "end":
+                    self._end(MsdaskError(f"{told}; MSDASK_PATIENCE={longest:g} s are over: {_AGAIN}"))
+                    return
+
+    def _gone(self) -> MsdaskError:
+        return MsdaskError(f"the client of the cluster is {self._client.status}, its scheduler may be gone: {_AGAIN}")
+
+    def _why_left(self, paused: frozenset[str]) -> str:
+        """Why nothing comes back although there are workers: all that is out may lie on those that are paused."""
+        with self._lock:
+            left = {str(future.key) for future in self._out if not future.done()}
+        if not left or not paused:
+            return ""
+        where = self._client.processing()
+        held = {str(key) for worker in paused for key in where.get(worker, ())}
+        listed = ", ".join(sorted(paused)[:3])
+        return (
+            f"what is left lies on workers that are paused, since their memory is full ({listed})"
+            if left <= held
+            else ""
+        )
+
+    def _tell(self, reason: str) -> None:
+        """Tell the first job that is at work why nothing goes on."""
+        for trace in self._traces[:1]:
+            trace.waits(reason)

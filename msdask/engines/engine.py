@@ -42,6 +42,7 @@ class JobTrace:
     workers : where its tasks ran, and where they died
     near : workers that its tasks are sent to
     warn : is told, in a sentence, when a task of the job is tried again
+    waits : of the first of all jobs is told why none can go on for the moment; with an empty text that they do again
     """
 
     order: int = 0
@@ -49,6 +50,7 @@ class JobTrace:
     workers: set[str] = field(default_factory=set)
     near: list[str] = field(default_factory=list)
     warn: Callable[[str], object] = lambda message: None
+    waits: Callable[[str], object] = lambda reason: None
 
 
 class Engine(Protocol):

@@ -1,4 +1,4 @@
-"""Whether a cluster may grow with the work that it sees, and how much of it it must see for that."""
+"""Whether more workers may come to a cluster, and how much work it must see to ask for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dask.utils import parse_timedelta
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["seconds_ahead"]
+__all__ = ["asks_for_workers", "seconds_ahead"]
 
 
 def seconds_ahead(client: Client) -> float:
@@ -27,3 +27,14 @@ def seconds_ahead(client: Client) -> float:
         return 0.0
     stated = getattr(adaptive, "target_duration", None) or dask.config.get("distributed.adaptive.target-duration", "5s")
     return 2 * float(parse_timedelta(stated))
+
+
+def asks_for_workers(client: Client) -> bool:
+    """Whether the client's cluster has asked somebody else for workers, a queue or an orchestrator, who brings them."""
+    from distributed import LocalCluster, SpecCluster
+
+    cluster = client.cluster
+    if cluster is None or isinstance(cluster, LocalCluster):
+        return False
+    is_adaptive = getattr(cluster, "_adaptive", None) is not None
+    return is_adaptive or bool(cluster.plan) or not isinstance(cluster, SpecCluster)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from msdask.engines.engine import BlockFunction, Engine, JobTrace
 from msdask.errors import MsdaskError
-from msdask.progress.events import BlockWritten, Listener, Outcome, SlideBegun, SlideDone, Warned
+from msdask.progress.events import BlockWritten, Listener, Outcome, SlideBegun, SlideDone, Waiting, Warned
 
 __all__ = ["SlideWork", "reason", "slide_work"]
 
 J = TypeVar("J")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_log = logging.getLogger("msdask.engines")
 
 
 class SlideWork:
@@ -33,7 +36,7 @@ class SlideWork:
         self.trace = trace
         self._tell = tell
         self._slide_id, self._sets = slide_id, sets
-        trace.warn = self.warn
+        trace.warn, trace.waits = self.warn, self._waits
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -58,6 +61,12 @@ class SlideWork:
     def warn(self, message: str) -> None:
         """Tell of something that does not stop the work."""
         self._tell(Warned(self._slide_id, message))
+
+    def _waits(self, reason: str) -> None:
+        """Tell why the run cannot go on for the moment; an empty reason: it does again."""
+        if reason:  # also where nobody listens: a run without a word looks like one that hangs
+            _log.warning("%s", reason)
+        self._tell(Waiting(reason))
 
     def done(self, outcomes: Iterable[Outcome]) -> None:
         """Tell what became of the slide."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rich import progress as rich_progress
 
-from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone
+from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone, Waiting
 
 __all__ = ["Progress"]
 
@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._slides, self._done, self._patches, self._failed = 0, 0, 0, 0
+        self._waiting = ""
         self._started = time.perf_counter()
         self._in_notebook = enabled and _is_notebook()
         self._cell: Any = None
@@ -48,6 +49,9 @@ class Progress:
         elif isinstance(event, BlockWritten):
             self._patches += event.patches
             self._show()
+        elif isinstance(event, Waiting):
+            self._waiting = f"; {event.reason}" if event.reason else ""
+            self._show()
         elif isinstance(event, SlideDone):
             self._done += 1
             self._failed += any(outcome.state == "failed" for outcome in event.outcomes)
@@ -57,7 +61,7 @@ class Progress:
     def _show(self) -> None:
         elapsed = time.perf_counter() - self._started
         rate = self._patches / elapsed if elapsed > 0 else 0.0
-        failed = f", {self._failed} failed" if self._failed else ""
+        failed = (f", {self._failed} failed" if self._failed else "") + self._waiting
         if self._in_notebook:
             self._show_cell(f"{self._patches:,} patches, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
         else:

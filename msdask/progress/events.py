@@ -1,7 +1,8 @@
 """What happens in a run over many slides, told as small events to whoever listens.
 
 A run tells `RunBegun` first and `RunDone` last. Between them every slide has one `SlideBegun`, then its `BlockWritten`
-and `Warned` in any order, then one `SlideDone`; events of several slides mix. A run that is interrupted stops telling.
+and `Warned` in any order, then one `SlideDone`; events of several slides mix. `Waiting` is of no slide, and comes
+between any of them. A run that is interrupted stops telling.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "RunDone",
     "SlideBegun",
     "SlideDone",
+    "Waiting",
     "Warned",
 ]
 
@@ -93,6 +95,13 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The run as a whole cannot go on for the moment, and why; with an empty reason: it goes on again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SlideDone:
     """Work on a slide has ended for these patch sets, well or not.
 
@@ -115,7 +124,7 @@ class RunDone:
     engine: Mapping[str, Any] = field(default_factory=dict)
 
 
-Event: TypeAlias = RunBegun | SlideBegun | BlockWritten | Warned | SlideDone | RunDone
+Event: TypeAlias = RunBegun | SlideBegun | BlockWritten | Warned | Waiting | SlideDone | RunDone
 
 Listener: TypeAlias = Callable[[Event], object]
 """Whatever can be called with an event."""

@@ -46,8 +46,8 @@ def is_passing(status: int) -> bool:
     return status in _ASK_AGAIN or (500 <= status < 600 and status not in _FOR_GOOD)
 
 
-def patience() -> float:
-    """Seconds that a request is repeated: MSDASK_PATIENCE, or `PATIENCE`.
+def patience(default: float | None = None) -> float:
+    """Seconds that something is waited for: MSDASK_PATIENCE, or `default`, by default `PATIENCE`.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def patience() -> float:
     """
     text = os.environ.get("MSDASK_PATIENCE", "")
     try:
-        seconds = float(text) if text else PATIENCE
+        seconds = float(text) if text else PATIENCE if default is None else default
     except ValueError:
         seconds = -1.0
     if not seconds >= 0:

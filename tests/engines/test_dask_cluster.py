@@ -18,7 +18,6 @@ import pytest
 from dask.utils import key_split
 from distributed import Client, LocalCluster
 
-from msdask.engines import dask_cluster as cluster_module
 from msdask.engines.dask_cluster import ClusterEngine
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
@@ -67,18 +66,6 @@ def run(slides: Path, store: Path, **options: Any) -> ExtractionReport:
 
 def states(report: ExtractionReport) -> dict[str, str]:
     return {o.slide_id: o.state for o in report.outcomes}
-
-
-def test_a_cluster_without_workers_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "_LOOK", 0.05)
-    with (
-        LocalCluster(n_workers=0, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address=":0") as nobody,
-        Client(nobody) as client,
-    ):
-        engine = ClusterEngine(client, patience=0.2)
-        with pytest.raises(MsdaskError, match="no worker for"), engine.job(0) as trace:
-            engine.call("step: nothing", trace, int)
-        engine.close()
 
 
 def slow_block(job: float, block: int, **options: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from msdask.progress.bar import Progress
-from msdask.progress.events import BlockWritten, Outcome, RunBegun, SlideDone
+from msdask.progress.events import BlockWritten, Outcome, RunBegun, SlideDone, Waiting
 
 
 def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +32,12 @@ def test_the_progress_bar_of_a_notebook_is_plain_html(monkeypatch: pytest.Monkey
     assert len(shown) < 10
     assert "2/2, 110 patches" in shown[-1]
     assert "1 failed" in shown[-1]
+
+
+def test_the_progress_bar_says_why_a_run_waits() -> None:
+    with Progress() as bar:
+        bar(RunBegun("extract", "s.zarr", ("grid",), 2))
+        bar(Waiting("the cluster has no workers"))
+        assert bar._bar.tasks[0].fields["failed"] == "; the cluster has no workers"
+        bar(Waiting(""))
+        assert bar._bar.tasks[0].fields["failed"] == ""

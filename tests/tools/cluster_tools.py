@@ -124,6 +124,15 @@ class Processes:
         arguments = ("worker", self.address, "--no-dashboard", *_flat(options))
         self.workers.append(self._start(*arguments, source=source or REPOSITORY))
 
+    def restart_scheduler(self) -> None:
+        """End the scheduler with SIGKILL, and start another one at its address."""
+        self.scheduler.kill()
+        self.scheduler.wait()
+        address, port = self.address.rpartition("/")[2].split(":")
+        self.scheduler = self._start(
+            "scheduler", "--host", address, "--port", port, "--dashboard-address", "127.0.0.1:0"
+        )
+
     def wait(self) -> None:
         """Until there are as many workers as nannies."""
         alive = sum(w.poll() is None for w in self.workers)

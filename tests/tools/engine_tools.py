@@ -9,7 +9,7 @@ from typing import Any
 
 from msdask.engines.engine import Engine
 from msdask.errors import SlideError
-from msdask.progress.events import BlockWritten, Event, RunBegun, RunDone, SlideBegun, SlideDone, Warned
+from msdask.progress.events import BlockWritten, Event, RunBegun, RunDone, SlideBegun, SlideDone, Waiting, Warned
 
 __all__ = ["check_order", "marked_block", "per_slide", "ran", "refused"]
 
@@ -47,6 +47,8 @@ def check_order(events: Sequence[Event]) -> None:
     assert isinstance(done, RunDone)
     state: dict[tuple[str, tuple[str, ...]], str] = {}
     for event in between:
+        if isinstance(event, Waiting):
+            continue
         assert isinstance(event, SlideBegun | BlockWritten | Warned | SlideDone), event
         if isinstance(event, SlideBegun):
             assert (event.slide_id, event.sets) not in state, event
@@ -67,7 +69,7 @@ def per_slide(events: Sequence[Event], store: Path | None = None) -> dict[str, C
     """The events of each slide as a multiset, without what may differ: durations, workers, the path of the store."""
     found: dict[str, Counter[str]] = {}
     for event in events:
-        if isinstance(event, RunBegun | RunDone):
+        if isinstance(event, RunBegun | RunDone | Waiting):
             continue
         shown = repr(event)
         if isinstance(event, SlideDone):
