@@ -34,10 +34,20 @@ from verdict import machine
 import msdask as ms
 from msdask.cutting.lazy_patches import block_rows, read_plans
 from msdask.cutting.tile_cache import PROCESS_BUDGET
+from msdask.selection.select import select
 from msdask.spec import ExtractionSpec
 from msdask.store.blocks import IN_HAND_BYTES
 
-CASES = {"40x": ("grid", (40.0,)), "20x": ("grid", (20.0,)), "tuples": ("centroids", (20.0, 10.0, 5.0))}
+LARGE = (20.0, 10.0, 5.0, 2.5)
+CASES = {
+    "40x": ExtractionSpec("grid", (40.0,)),
+    "20x": ExtractionSpec("grid", (20.0,)),
+    "tuples": ExtractionSpec("centroids", (20.0, 10.0, 5.0)),
+    # The large ones: a tuple of four images has 12 MiB of pixels, and a block five of them.
+    "large": ExtractionSpec("centroids", LARGE, patch_size=1024, min_tissue=0.3),
+    "large-jpeg": ExtractionSpec("centroids", LARGE, patch_size=1024, min_tissue=0.3, codec="jpeg"),
+    "large-lossless": ExtractionSpec("centroids", LARGE, patch_size=1024, min_tissue=0.3, codec="lossless"),
+}
 SLACK, SLACK_MIB = 1.25, 32.0
 MIB = 2**20
 
@@ -98,16 +108,13 @@ def edge_tiles(slide: ms.Slide, selection: xr.Dataset, rows: int) -> float:
 
 def measure(path: Path, case: str, side: int, threads: int, folder: Path) -> Line:
     """One extraction in a fresh process, and the terms of the formula for it."""
-    mode, magnifications = CASES[case]
-    spec = ExtractionSpec(mode, magnifications)
+    spec = CASES[case]
     slide = ms.open_slide(path)
     mask = ms.tissue_mask(slide)
-    make = ms.grid if mode == "grid" else ms.centroids
-    options = {"magnification": magnifications[0]} if mode == "grid" else {"magnifications": magnifications}
-    selection = make(slide, mask, patch_size=spec.patch_size, **options)
+    selection = select(slide, spec, mask=mask)
     count = selection.sizes["patch"]
-    rows = block_rows(count, len(magnifications), spec.patch_size)
-    patch_bytes = len(magnifications) * spec.patch_size**2 * 3
+    rows = block_rows(count, len(spec.magnifications), spec.patch_size)
+    patch_bytes = len(spec.magnifications) * spec.patch_size**2 * 3
     store = folder / "memory.zarr"
     found = _child(__file__, "--child", str(path), case, str(threads), str(store))
     shutil.rmtree(store)
@@ -145,8 +152,7 @@ def child(path: str, case: str, threads: int, store: str) -> None:
         small = make_slide(Path(folder, "small.svs"), size=(512, 512), threads=1).path
         extract([small], Path(folder, "s.zarr"), ExtractionSpec("grid", (10.0,), patch_size=32), progress=False)
     before = _forget_peak()
-    mode, magnifications = CASES[case]
-    report = extract([path], store, ExtractionSpec(mode, magnifications), threads=threads, progress=False)
+    report = extract([path], store, CASES[case], threads=threads, progress=False)
     assert report.is_complete, report.failures
     print(json.dumps({"before": before, "peak": _peak_mib()}))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -255,17 +257,17 @@ class Bucket:
         self._ask(path, lambda: obstore.put(self._store, self.key(path), data, use_multipart=False))
 
     @contextmanager
-    def placed(self, path: str, size: int) -> Iterator[PutAt]:
+    def placed(self, path: str, size: int | None) -> Iterator[PutAt]:
         """See `Storage.placed`: pieces are put together in memory, then sent in one PUT."""
-        whole = memoryview(bytearray(size))
+        whole, lock = io.BytesIO(), threading.Lock()
 
         def put_at(offset: int, parts: Sequence[bytes | memoryview]) -> None:
-            for part in parts:
-                whole[offset : offset + len(part)] = part
-                offset += len(part)
+            with lock:
+                whole.seek(offset)
+                whole.writelines(parts)
 
         yield put_at
-        self.write(path, [whole])
+        self.write(path, [whole.getbuffer()])
 
     def put_if_absent(self, path: str, data: bytes) -> str | None:
         """Write a small object unless there is one: the tag of the version written, or None.

@@ -85,8 +85,8 @@ class Storage(Protocol):
         """Write a file or object from its parts, replacing what is there in one step; `sync` also to the disk."""
         ...
 
-    def placed(self, path: str, size: int) -> AbstractContextManager[PutAt]:
-        """Write a file or object of `size` bytes in pieces, in any order and from any thread.
+    def placed(self, path: str, size: int | None) -> AbstractContextManager[PutAt]:
+        """Write a file or object of `size` bytes (None: not known yet) in pieces, in any order and from any thread.
 
         A piece is taken before its call comes back. The file appears, whole, when the block ends; every call must have
         come back by then. An error in the block leaves nothing behind.

@@ -8,6 +8,7 @@ two copies of every pixel. `msdask.store.reading` reads shards.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -118,33 +119,68 @@ def shard_writer(arrays: SlideArrays, name: str, block: int) -> Iterator[Callabl
     """Write one shard in pieces, in any order and from any thread, each with the number of its first chunk.
 
     A raw chunk is at its place when the call comes back, so that writing goes on beside reading, and its memory may be
-    used again. Others are kept, since where they lie depends on those before them. The shard appears when the block
-    ends; all calls must have come back by then. An error in the block leaves nothing behind.
+    used again. One of another codec is, too, once all before it have come: where it lies depends on them. The shard
+    appears when the block ends; all calls must have come back by then. An error in the block leaves nothing behind.
     """
     path, place, size = arrays.shard_path(name, block), places.at(arrays.path), arrays.chunk_bytes(name)
-    if size is None:
-        pieces: dict[int, Sequence[Chunk]] = {}
-        yield pieces.__setitem__
-        chunks = [chunk for first in sorted(pieces) for chunk in pieces[first]]
-        lengths = np.fromiter((len(data) + CRC_BYTES for data, _ in chunks), np.uint64, len(chunks))
-        with _storing(path):
-            place.write(path, [*chain.from_iterable(chunks), *_index(arrays, lengths)])
-        return
     rows = arrays.block(block)
     count = (rows.stop - rows.start) * arrays.shape[1]
-    index = _index(arrays, np.full(count, size, np.uint64))
+    whole = None if size is None else count * size + sum(map(len, _index(arrays, np.full(count, size, np.uint64))))
     with ExitStack() as stack:
         with _storing(path):
-            put_at = stack.enter_context(place.placed(path, count * size + sum(map(len, index))))
+            put_at = stack.enter_context(place.placed(path, whole))
+        places_of = _Places(count, size)
 
         def put(first: int, chunks: Sequence[Chunk]) -> None:
-            with _storing(path):
-                put_at(first * size, list(chain.from_iterable(chunks)))
+            for offset, some in places_of.of(first, chunks):
+                with _storing(path):
+                    put_at(offset, list(chain.from_iterable(some)))
 
         yield put
         with _storing(path):
-            put_at(count * size, index)
+            put_at(places_of.end, _index(arrays, places_of.lengths))
             stack.close()
+
+
+class _Places:
+    """Where chunks lie in a shard: one behind the other.
+
+    Parameters
+    ----------
+    count : of the chunks
+    size : bytes of each with its checksum; None: they differ
+
+    Attributes
+    ----------
+    lengths : (count,) uint64, bytes of the chunks that have come
+    """
+
+    def __init__(self, count: int, size: int | None) -> None:
+        self._size = size
+        self.lengths = np.full(count, size or 0, np.uint64)
+        self._early: dict[int, Sequence[Chunk]] = {}
+        self._next = 0
+        self._end = 0
+        self._lock = threading.Lock()
+
+    @property
+    def end(self) -> int:
+        """Bytes of all chunks."""
+        return int(self.lengths.sum())
+
+    def of(self, first: int, chunks: Sequence[Chunk]) -> list[tuple[int, Sequence[Chunk]]]:
+        """What can be written now that these have come, and at which offsets; what comes early is kept."""
+        if self._size is not None:
+            return [(first * self._size, chunks)]
+        found: list[tuple[int, Sequence[Chunk]]] = []
+        with self._lock:
+            self._early[first] = chunks
+            while (some := self._early.pop(self._next, None)) is not None:
+                lengths = [len(data) + CRC_BYTES for data, _ in some]
+                self.lengths[self._next : self._next + len(some)] = lengths
+                found.append((self._end, some))
+                self._next, self._end = self._next + len(some), self._end + sum(lengths)
+        return found
 
 
 def _index(arrays: SlideArrays, lengths: NDArray[np.uint64]) -> list[bytes]:
