@@ -12,8 +12,10 @@ before must have stayed readable. A violation ends the run with exit code 1.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,12 +29,12 @@ from hypothesis.stateful import run_state_machine_as_test
 from msdask.sample.slides import make_slide
 from msdask.store.patch_store import PatchStore
 from tests.tools.store_tools import BLOCK, lazy_grid, tree
-from tests.whole.test_faults import killed_write
+from tests.whole.test_faults import KILLED
 from tests.whole.test_store_model import StoreModel
 
 STEPS_A_RUN = 40
-MOST_WRITES = 60
-"""More than one slide's writing takes."""
+MOST_WRITES = 40
+"""About what one slide's writing takes."""
 
 
 def steps(count: int) -> None:
@@ -49,9 +51,18 @@ def steps(count: int) -> None:
     )
 
 
+def dying(arguments: list[str]) -> None:
+    """The tests' process that kills itself, with everything imported already."""
+    sys.argv = ["-c", *arguments]
+    exec(compile(KILLED, "<killed>", "exec"), {"__name__": "__main__"})
+
+
 def kills(count: int, seed: int) -> int:
     """So many killed processes; how many were killed before they had finished."""
     import msdask.cutting.lazy_patches as lazy_patches
+
+    server = multiprocessing.get_context("forkserver")  # a process of one thread that has imported msdask, forked
+    server.set_forkserver_preload(["tests.whole.test_faults", "tests.tools.store_tools"])
 
     lazy_patches.MAX_PATCHES_PER_BLOCK = BLOCK
     folder = Path(tempfile.mkdtemp(prefix="msdask-trust-"))
@@ -63,7 +74,13 @@ def kills(count: int, seed: int) -> int:
         store, at, is_overwrite = folder / "s.zarr", rng.randrange(MOST_WRITES), rng.random() < 0.5
         if is_overwrite:
             shutil.copytree(whole, store)
-        killed += killed_write(slide, store, "raw", at, *(["overwrite"] if is_overwrite else [])) != 0
+        arguments = [str(slide), str(store), "raw", str(at), *(["overwrite"] if is_overwrite else [])]
+        process = server.Process(target=dying, args=(arguments,))
+        process.start()
+        process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
+            raise AssertionError(f"kill {i}: the process ended with {process.exitcode}")
+        killed += process.exitcode != 0
         if is_overwrite and PatchStore(store).verify() != {name: []}:
             raise AssertionError(f"kill {i}: write over a slide, killed at {at}: {PatchStore(store).verify()}")
         PatchStore(store).write(lazy_grid(slide))

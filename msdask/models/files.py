@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from msdask.errors import MsdaskError, SpecError
@@ -86,7 +87,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     Raises
     ------
     MsdaskError
-        A file is missing, damaged, of a newer format, or the weights do not fit.
+        A file is missing, damaged, of a newer format, or the weights do not fit: found out before memory is taken.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -103,15 +104,38 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
             )
     content = _described(described)
     try:
+        _check_shapes(content, weights)
         model = create(content["class"], **content["config"])
-    except (SpecError, TypeError, KeyError) as error:
-        raise MsdaskError(f"model '{described}' does not describe a model of msdask: {error}") from error
-    try:
         model.load_state_dict(load_file(weights))
+    except (SpecError, TypeError, KeyError, ValueError, OverflowError) as error:
+        raise MsdaskError(f"model '{described}' does not describe a model of msdask: {error}") from error
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise MsdaskError(f"model '{weights}': the weights are damaged or of another model: {reason}") from error
     return model.eval(), content["about"]
+
+
+def _check_shapes(content: Mapping[str, Any], weights: Path) -> None:
+    """Raise a RuntimeError where the file's tensors are not those of the model that is described.
+
+    The model is made without memory for its tensors: a description may claim any size.
+    """
+    from safetensors import safe_open
+
+    try:
+        with torch.device("meta"):
+            model = create(content["class"], **content["config"])
+    except (RuntimeError, NotImplementedError):  # a model that computes with tensors while it is made: not known here
+        return
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    with safe_open(weights, "pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    wrong = sorted(wanted.keys() ^ found.keys()) or [key for key in wanted if wanted[key] != found[key]]
+    if wrong:
+        key = wrong[0]
+        raise RuntimeError(
+            f"{len(wrong)} tensors differ, such as {key!r}: the file has {found.get(key)}, the model {wanted.get(key)}"
+        )
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -126,8 +150,11 @@ def _described(path: Path) -> dict[str, Any]:
         if content["msdask_model"] == 1:  # only scale detectors were saved then
             valid = about.pop("valid", None)
             about = {"task": "scale", **about} | ({"metrics": {"valid": valid}} if valid else {})
-        return {"class": content["class"], "config": dict(content["config"]), "about": about}
-    except (ValueError, KeyError, TypeError) as error:
+        config = dict(content["config"])
+        if "weights" in config:  # what it began with: everything is in the file beside it, nothing else is read
+            config["weights"] = None
+        return {"class": content["class"], "config": config, "about": about}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MsdaskError(f"model '{path}' does not describe a model of msdask: {error!r}") from error
 
 

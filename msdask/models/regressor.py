@@ -82,7 +82,7 @@ class ScaleRegressor(nn.Module):
             layers += [nn.Linear(features, embedding), nn.ReLU(), nn.Dropout(dropout)]
             features = embedding
         output = nn.Linear(features, 1)
-        nn.init.constant_(output.bias, float(self.to_target(torch.tensor(_CENTER))))
+        nn.init.constant_(output.bias, float(self.to_target(torch.tensor(_CENTER, device="cpu"))))
         self.head = nn.Sequential(*layers, output)
         mean, std = (_TISSUE_MEAN, _TISSUE_STD) if backbone == SCALENET else (_IMAGENET_MEAN, _IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)

@@ -198,9 +198,9 @@ def _storing(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"cannot write '{path}': {error}; check that there is room and that it is writable, then run again"
-        ) from error
+        # What a server said names what to set already.
+        hint = "" if places.is_url(path) else "check that there is room and that it is writable, "
+        raise StoreError(f"cannot write '{path}': {error}; {hint}then run again") from error
 
 
 def write_measured(arrays: SlideArrays, block: int, measured: NDArray[np.float32]) -> None:

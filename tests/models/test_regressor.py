@@ -221,3 +221,37 @@ def test_damaged_model_files_are_named(model, tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(MsdaskError, match="damaged"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"embedding": 10**12}, "tensors differ, such as"),
+        ({"embedding": 10**30}, "does not describe a model|damaged or of another model"),
+        ({"embedding": -1}, "does not describe a model|damaged or of another model"),
+        ({"backbone": "../../x"}, "does not describe a model"),
+    ],
+)
+def test_what_a_description_claims_is_held_against_the_weights_before_memory_is_taken(config, message, model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors")
+    described = path.with_suffix(".json")
+    content = json.loads(described.read_text())
+    described.write_text(json.dumps({**content, "config": {**content["config"], **config}}))
+    with pytest.raises(MsdaskError, match=message):
+        load_model(path)
+
+
+def test_a_description_names_no_other_file_and_no_download(model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors")
+    described = path.with_suffix(".json")
+    content = json.loads(described.read_text())
+    for weights in ("/etc/passwd", "imagenet"):
+        described.write_text(json.dumps({**content, "config": {**content["config"], "weights": weights}}))
+        assert torch.equal(load_model(path)[0](_images()), model.eval()(_images()))
+
+
+def test_a_description_that_is_nested_too_deeply_is_named(model, tmp_path):
+    path = save_model(model, tmp_path / "m.safetensors")
+    path.with_suffix(".json").write_text("[" * 200_000)
+    with pytest.raises(MsdaskError, match=r"m\.json' does not describe a model"):
+        load_model(path)

@@ -55,6 +55,25 @@ def test_pieces_in_any_order_make_the_shard_that_is_written_at_once(codec: Codec
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.parametrize("codec", ["raw", "lossless", "jpeg"])
+def test_a_piece_is_written_when_it_comes_and_all_before_it_have(codec: Codec, tmp_path: Path) -> None:
+    arrays = make_arrays(tmp_path, codec)
+    chunks = shards.encode(arrays, "image", pixels(arrays, 0))
+    lengths = [sum(map(len, chunk)) for chunk in chunks]
+    folder = Path(arrays.shard_path("image", 0)).parent
+
+    def written() -> int:
+        return next(folder.iterdir()).stat().st_size
+
+    with shards.shard_writer(arrays, "image", 0) as put:
+        put(0, chunks[:4])
+        assert written() == sum(lengths[:4])
+        put(8, chunks[8:])
+        assert codec == "raw" or written() == sum(lengths[:4])
+        put(4, chunks[4:8])
+        assert written() == sum(lengths)
+
+
 @pytest.mark.parametrize("codec", ["raw", "lossless"])
 def test_an_error_between_the_pieces_leaves_nothing_behind(codec: Codec, tmp_path: Path) -> None:
     arrays = make_arrays(tmp_path, codec)
