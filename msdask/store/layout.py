@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import zarr
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore
 
 from msdask.cutting.measures import MEASURES
 from msdask.errors import CorruptChunkError, StoreError, UnreachableError
 from msdask.spec import Codec
 from msdask.storage import places
 from msdask.store import documents
+from msdask.store.array_documents import array_document, chunk_bytes
 from msdask.store.codecs import inner_codec
 from msdask.store.integrity import (
     REPAIR_HINT,
@@ -86,43 +84,33 @@ def create_shards(arrays: SlideArrays, name: str) -> None:
     chunk = arrays.chunk_shape(name)
     count, magnifications = arrays.shape
     codec = inner_codec(arrays.array_codec(name))
-    dims = ("patch", "magnification", "y", "x", "channel")[: len(chunk)]
-    _create_array(
-        arrays.array_path(name),
-        shape=(count, magnifications, *chunk[2:]),
-        chunks=chunk,
-        shards=(arrays.rows, magnifications, *chunk[2:]),
-        dtype="uint8",
-        serializer=codec if codec is not None else "auto",
-        compressors=[Crc32cCodec()],
-        fill_value=0,
-        dimension_names=dims,
+    document = array_document(
+        (count, magnifications, *chunk[2:]),
+        (arrays.rows, magnifications, *chunk[2:]),
+        np.uint8,
+        inner=chunk,
+        inner_codec=None if codec is None else codec.to_dict(),
+        dims=("patch", "magnification", "y", "x", "channel")[: len(chunk)],
     )
+    _write_array(arrays.array_path(name), document)
     if arrays.schema >= SCHEMA:
-        _create_array(
-            arrays.array_path(checksums_of(name)),
-            shape=arrays.shape,
-            chunks=arrays.shard_shape,
-            dtype="uint32",
-            compressors=[Crc32cCodec()],
-            fill_value=0,
-            dimension_names=("patch", "magnification"),
-        )
+        dims = ("patch", "magnification")
+        document = array_document(arrays.shape, arrays.shard_shape, np.uint32, dims=dims)
+        _write_array(arrays.array_path(checksums_of(name)), document)
 
 
 def create_measured(arrays: SlideArrays) -> None:
     """Create the array `measured`, all NaN: NaN says that a block is not written yet."""
     count, magnifications = arrays.shape
-    _create_array(
-        arrays.array_path("measured"),
-        shape=(count, magnifications, len(MEASURES)),
-        chunks=(arrays.rows, magnifications, len(MEASURES)),
-        dtype="float32",
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-        dimension_names=("patch", "magnification", "measure"),
+    document = array_document(
+        (count, magnifications, len(MEASURES)),
+        (arrays.rows, magnifications, len(MEASURES)),
+        np.float32,
+        fill_value=math.nan,
+        dims=("patch", "magnification", "measure"),
         attributes={"measures": list(MEASURES)},
     )
+    _write_array(arrays.array_path("measured"), document)
 
 
 def create_column(
@@ -133,31 +121,20 @@ def create_column(
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a small array whole: one chunk, with a checksum; masks are compressed."""
-    compressors: list[Any] = [ZstdCodec(level=3), Crc32cCodec()] if name == "mask" else [Crc32cCodec()]
-    _create_array(
-        places.join(group, name),
-        values,
-        shape=values.shape,
-        chunks=tuple(max(1, n) for n in values.shape),
-        dtype=values.dtype,
-        compressors=compressors,
-        fill_value=np.zeros((), values.dtype).item(),
-        dimension_names=list(dims),
-        attributes=dict(attrs or {}),
-        config={"write_empty_chunks": True},
+    compressed = name == "mask"
+    chunks = [max(1, n) for n in values.shape]
+    document = array_document(values.shape, chunks, values.dtype, dims=dims, attributes=attrs, compressed=compressed)
+    _write_array(
+        places.join(group, name), document, chunk_bytes(values, compressed=compressed) if values.size else None, chunks
     )
 
 
-def _create_array(path: str, values: NDArray[Any] | None = None, **options: Any) -> None:
-    """What zarr's `create_array` makes, and the values written; where there is one, it is replaced."""
-    # Made in memory and written file by file: the same bytes in a folder and in object storage, each file in one step.
-    made: dict[str, Any] = {}
-    array = zarr.create_array(store=MemoryStore(made), **options)
-    if values is not None and values.size:
-        array[...] = values
+def _write_array(path: str, document: bytes, chunk: bytes | None = None, chunks: Sequence[int] = ()) -> None:
+    """The files of an array, each in one step; where there are some, they are replaced."""
     place = places.at(path)
-    for key, buffer in made.items():
-        place.write(places.join(path, key), [buffer.to_bytes()])
+    place.write(places.join(path, documents.DOCUMENT), [document])
+    if chunk is not None:
+        place.write(places.join(path, "c", *("0" for _ in chunks)), [chunk])
 
 
 def read_column(group: str | os.PathLike[str], name: str, *, digest: str | None = None) -> NDArray[Any]:
