@@ -122,6 +122,11 @@ def extract(
         raise SpecError(
             "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
         )
+    if len({(s.mask_mpp, s.min_area_um2, s.max_hole_um2) for s in specs}) > 1:
+        raise SpecError(
+            "extract: the specs differ in mask_mpp, min_area_um2 or max_hole_um2, but a slide has one mask: make them "
+            "the same, or extract one after the other"
+        )
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(

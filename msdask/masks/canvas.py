@@ -52,8 +52,8 @@ def find_canvas(image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     canvas: NDArray[np.bool_] | None = None
     for color in _even_colors(small):
         # Opened against thin lines of the color inside the scanned areas, closed over thin lines on it (walls of fat).
-        region = cv2.morphologyEx(_of_color(small, color).view(np.uint8), cv2.MORPH_OPEN, _square(3))
-        region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, _square(7))
+        opened = cv2.morphologyEx(_of_color(small, color).view(np.uint8), cv2.MORPH_OPEN, _square(3))
+        region = np.asarray(cv2.morphologyEx(opened, cv2.MORPH_CLOSE, _square(7)), dtype=np.uint8)
         if region.mean() < _MIN_SHARE or not _is_around_rectangles(region):
             continue
         near = cv2.dilate(region, _square(3))

@@ -24,6 +24,8 @@ image."""
 
 _ASSUMED_GLASS: Final = (240.0, 240.0, 240.0)
 _MIN_GLASS: Final = 150
+_MAX_TINT: Final = 0.02
+"""Glass inside a canvas may be yellowish or gray; what is pink is pale tissue, and its canvas is the glass."""
 _MIN_GLASS_SHARE: Final = 0.02
 """Of a scanned area that is said to have glass."""
 _MAX_RANGE: Final = 8
@@ -104,7 +106,7 @@ def estimate_glass(image: NDArray[np.uint8], *, mpp: float, canvas: NDArray[np.b
     small, small_mpp = _reduce(image, mpp)
     scanned = _scanned(canvas, small.shape[:2])
     level, glass_like = _glass_level(small, scanned)
-    if canvas is not None and (level is None or not _is_in_most(glass_like, scanned)):
+    if canvas is not None and (level is None or _tint(level) > _MAX_TINT or not _is_in_most(glass_like, scanned)):
         scanned[:] = True
         level, glass_like = _glass_level(small, scanned)
     seen = level is not None
@@ -172,6 +174,12 @@ def _scanned(canvas: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArra
         return np.ones(shape, np.bool_)
     share = cv2.resize(canvas.view(np.uint8) * np.uint8(255), shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.dilate(share, np.ones((5, 5), np.uint8)) == 0)
+
+
+def _tint(level: tuple[float, float, float]) -> float:
+    """How much a glass lacks green, as stained tissue does, OD."""
+    red, green, blue = (float(np.log10(value + 1)) for value in level)
+    return red + blue - 2 * green
 
 
 def _is_in_most(glass_like: NDArray[np.bool_], scanned: NDArray[np.bool_]) -> bool:

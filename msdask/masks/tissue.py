@@ -16,13 +16,10 @@ from msdask.computing import in_process
 from msdask.errors import MaskError, SpecError
 from msdask.masks.canvas import find_canvas
 from msdask.masks.glass import classify_pixels, estimate_glass
+from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 __all__ = ["tissue_from_rgb", "tissue_mask"]
 
-MIN_AREA_UM2: Final = 10_000.0
-"""Pieces smaller than 100 x 100 um are specks."""
-MAX_HOLE_UM2: Final = 7_500.0
-"""Holes up to a disc of 98 um (fat cells, vessels), a third of it if ragged, belong to the tissue around them."""
 MAX_MASK_PIXELS: Final = 2**28
 
 _SMOOTHING_UM: Final = 4.0
@@ -33,6 +30,8 @@ _MIN_INK_UM2: Final = 4_000.0
 _MIN_ROUNDNESS: Final = 0.38
 """Share of a hole that its largest disc must cover for it to be round: fat cells 0.4 to 0.8, torn cavities 0.2 to 0.37.
 """
+_NARROW_UM: Final = 32.0
+"""A hole nowhere wider than this is a crack."""
 _RAGGED: Final = 1 / 3
 """Ragged holes are filled up to this share of the area up to which round ones are."""
 _LARGEST_DISC: Final = 6
@@ -166,7 +165,7 @@ def tissue_from_rgb(
     tissue = (classes.stained | classes.pale) & ~ink
     closed = _morph(tissue, cv2.MORPH_CLOSE, _CLOSING_UM / mpp)
     # Holes before opening, which would take the thin walls between fat cells away.
-    filled, cavities = _holes(closed, max_pixels=max_hole_um2 / mpp**2)
+    filled, cavities = _holes(closed, max_pixels=max_hole_um2 / mpp**2, max_width=_NARROW_UM / mpp)
     # A cavity is as large as it was before gaps were closed.
     cavities = _morph(cavities, cv2.MORPH_DILATE, _CLOSING_UM / mpp) & ~tissue
     tissue = _morph((closed | filled) & ~cavities, cv2.MORPH_OPEN, _OPENING_UM / mpp)
@@ -226,10 +225,13 @@ def _without_small(mask: NDArray[np.bool_], *, min_pixels: float, keep_border: b
     return keep[labels]
 
 
-def _holes(mask: NDArray[np.bool_], *, max_pixels: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _holes(
+    mask: NDArray[np.bool_], *, max_pixels: float, max_width: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Holes that belong to the tissue around them, and those that are cavities; what reaches the edge is neither.
 
-    A round hole belongs to it up to `max_pixels`, a ragged one up to a third of that.
+    A round hole belongs to it up to `max_pixels`, and so does a crack that is nowhere wider than `max_width` px; a
+    ragged one up to a third of that.
     """
     _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
     left, top, width, height, area = (stats[:, column] for column in range(5))
@@ -242,7 +244,8 @@ def _holes(mask: NDArray[np.bool_], *, max_pixels: float) -> tuple[NDArray[np.bo
         where = doubtful[labels]
         radius = np.zeros(len(stats), np.float32)
         np.maximum.at(radius, labels[where], distance[where])
-        fill &= ~doubtful | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
+        is_crack = 2 * (radius - 0.5) <= max_width
+        fill &= ~doubtful | is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
     cavities = inner & ~fill
     return fill[labels], cavities[labels] if cavities.any() else np.zeros_like(mask)
 

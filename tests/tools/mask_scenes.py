@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "MPP", "Scene", "iou", "make_scene", "tissue_on_glass"]
+__all__ = ["DRAWN", "KINDS", "MPP", "Scene", "drawn_mask", "iou", "make_scene", "tissue_on_glass"]
+
+DRAWN: Final = Path(__file__).parents[1] / "fixtures" / "cmu-1-small-region-tissue.json"
+"""Polygons around the tissue of CMU-1-Small-Region.svs, drawn by hand."""
 
 MPP: Final = 8.0
 """um/px of a scene; it is drawn four times finer."""
@@ -206,7 +211,7 @@ def make_scene(kind: str, variant: int) -> Scene:
 
 
 def tissue_on_glass(pixels: Image, *, mpp: float, seed: int = 0) -> Scene:
-    """Real tissue, in the shape of a wavy blob, on glass: a crop that is full of tissue is laid out with its mirror images."""
+    """Real tissue, in the shape of a wavy blob, on glass: a crop full of tissue is laid out with its mirrors."""
     tile = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     tile = np.concatenate([tile, tile[::-1]], axis=0)
     side = round(tile.shape[0] * mpp / (MPP / _FINE))
@@ -219,3 +224,12 @@ def tissue_on_glass(pixels: Image, *, mpp: float, seed: int = 0) -> Scene:
     drawing.od[drawing.truth] = od[drawing.truth]
     image, truth = drawing.done()
     return Scene("real tissue on glass", seed, image, truth)
+
+
+def drawn_mask(slide_shape: tuple[int, int], mask_shape: tuple[int, int]) -> Mask:
+    """The mask that was drawn by hand for CMU-1-Small-Region, at the size of a mask."""
+    drawn = json.loads(DRAWN.read_text(encoding="utf-8"))
+    canvas = np.zeros(slide_shape, np.uint8)
+    cv2.fillPoly(canvas, [np.array(drawn["outline"], np.int32)], 255)
+    cv2.fillPoly(canvas, [np.array(cavity, np.int32) for cavity in drawn["cavities"]], 0)
+    return np.asarray(cv2.resize(canvas, mask_shape[::-1], interpolation=cv2.INTER_AREA) >= 128)
