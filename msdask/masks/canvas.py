@@ -25,6 +25,8 @@ _MIN_STRAIGHT: Final = 0.6
 rectangles reach nearly 1, a disc 0.2, tissue less."""
 _MIN_RECTANGLES: Final = 0.95
 """Share of the scanned area that must lie in such rectangles: where an irregular piece lies on it, it is glass."""
+_MAX_CHROMA: Final = 24
+"""A canvas is white, gray or black: largest difference between its channels, gray values."""
 _SAME: Final = 2
 """Gray values by which a canvas may differ from its color, after JPEG."""
 
@@ -68,9 +70,10 @@ def _square(side: int) -> NDArray[np.uint8]:
 
 
 def _even_colors(small: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The most frequent colors of pixels whose neighbours are all of the same color."""
+    """The most frequent colors of nearly neutral pixels whose neighbours are all of the same color."""
     kernel = np.ones((3, 3), np.uint8)
     even = (cv2.dilate(small, kernel) == cv2.erode(small, kernel)).all(axis=2)
+    even &= small.max(axis=2) - small.min(axis=2) <= _MAX_CHROMA
     if even.mean() < _MIN_SHARE:
         return []
     packed = small[even].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
