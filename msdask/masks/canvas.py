@@ -25,7 +25,7 @@ _MIN_STRAIGHT: Final = 0.6
 rectangles reach nearly 1, a disc 0.2, tissue less."""
 _MIN_RECTANGLES: Final = 0.95
 """Share of the scanned area that must lie in such rectangles: where an irregular piece lies on it, it is glass."""
-_MAX_CHROMA: Final = 24
+_MAX_CHROMA: Final = 14
 """A canvas is white, gray or black: largest difference between its channels, gray values."""
 _SAME: Final = 2
 """Gray values by which a canvas may differ from its color, after JPEG."""
