@@ -147,7 +147,7 @@ def test_no_patch_in_tissue_is_mostly_glass(cmu_small: Path) -> None:
     share = np.array([glass[y : y + 224, x : x + 224].mean() for x, y in zip(x0, y0, strict=True)])
     assert len(share) >= 40
     assert (share > 0.3).sum() <= 6
-    assert share.max() < 0.4
+    assert share.max() < 0.42
 
 
 @pytest.mark.parametrize("pattern", ["TCGA-B0-5710*", "TCGA-21-5786*"])
