@@ -168,9 +168,11 @@ def tissue_from_rgb(
     filled, cavities = _holes(closed, max_pixels=max_hole_um2 / mpp**2, max_width=_NARROW_UM / mpp)
     # A cavity is as large as it was before gaps were closed.
     cavities = _morph(cavities, cv2.MORPH_DILATE, _CLOSING_UM / mpp) & ~tissue
-    tissue = _morph((closed | filled) & ~cavities, cv2.MORPH_OPEN, _OPENING_UM / mpp)
+    whole = (closed | filled) & ~cavities & ~ink
+    tissue = _morph(whole, cv2.MORPH_OPEN, _OPENING_UM / mpp) & ~ink
+    # What opening cuts at a thin bridge is still one piece.
     largest_speck = min(min_area_um2 / mpp**2, 0.05 * tissue.size)
-    return _without_small(tissue & ~ink, min_pixels=largest_speck)
+    return _with_enough(tissue, whole, min_pixels=largest_speck)
 
 
 def _check_parameters(mpp: float, min_area_um2: float, max_hole_um2: float) -> None:
@@ -214,15 +216,12 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.
     return np.asarray(labels, dtype=np.int32), np.asarray(stats, dtype=np.int32)
 
 
-def _without_small(mask: NDArray[np.bool_], *, min_pixels: float, keep_border: bool = False) -> NDArray[np.bool_]:
-    """The mask without the components that are smaller than `min_pixels`; with `keep_border` those at the edge stay."""
-    labels, stats = _components(mask)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_pixels
-    if keep_border:
-        left, top, width, height = (stats[:, column] for column in range(4))
-        keep |= (left == 0) | (top == 0) | (left + width == mask.shape[1]) | (top + height == mask.shape[0])
+def _with_enough(mask: NDArray[np.bool_], pieces: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
+    """The mask in those components of `pieces` that have at least `min_pixels` of it in them."""
+    labels, stats = _components(pieces)
+    keep = np.bincount(labels[mask], minlength=len(stats)) >= max(min_pixels, 1)
     keep[0] = False
-    return keep[labels]
+    return mask & keep[labels]
 
 
 def _holes(

@@ -134,7 +134,10 @@ def test_glass_that_is_overexposed_is_no_canvas() -> None:
 def test_the_mask_drawn_by_hand(cmu_small: Path) -> None:
     slide = open_slide(cmu_small)
     mask = tissue_mask(slide)
-    assert iou(mask.to_numpy(), drawn_mask(slide.shape, mask.shape)) > 0.92
+    drawn = drawn_mask(slide.shape, mask.shape)
+    assert iou(mask.to_numpy(), drawn) > 0.93
+    strip = np.s_[62:72, 12:50]  # hangs at the rest by a thread
+    assert mask.to_numpy()[strip][drawn[strip]].mean() > 0.9
 
 
 def test_no_patch_in_tissue_is_mostly_glass(cmu_small: Path) -> None:
