@@ -19,6 +19,13 @@ Mode = Literal["grid", "centroids"]
 Codec = Literal["raw", "lossless", "jpeg"]
 Roi = Literal["whole", "auto"] | tuple[float, float, float, float]
 
+MIN_AREA_UM2 = 10_000.0
+"""Pieces of tissue smaller than 100 x 100 um are specks."""
+MAX_HOLE_UM2 = 7_500.0
+"""Holes up to a disc of 98 um (fat cells, vessels), a third of it if ragged, belong to the tissue around them."""
+_LATER = {"min_area_um2": MIN_AREA_UM2, "max_hole_um2": MAX_HOLE_UM2}
+"""Fields that specs did not have from the beginning: as they are by default they are not written, so that the spec of
+an older store keeps its hash."""
 MAX_PATCH_SIZE = 8192
 MAX_MAGNIFICATION = 400.0
 
@@ -73,6 +80,8 @@ class ExtractionSpec:
     tolerance : relative distance at which a slide's mpp snaps to a nominal one
     mask_mpp : um/px of tissue masks made by msdask (8.0 = 1.25x)
     codec : "raw", "lossless" or "jpeg"
+    min_area_um2 : pieces of tissue smaller than this are left out of masks made by msdask, um^2
+    max_hole_um2 : holes up to this size belong to the tissue in masks made by msdask, um^2, see `msdask.tissue_mask`
     """
 
     mode: Mode
@@ -91,10 +100,12 @@ class ExtractionSpec:
     tolerance: float = 0.05
     mask_mpp: float = 8.0
     codec: Codec = "raw"
+    min_area_um2: float = MIN_AREA_UM2
+    max_hole_um2: float = MAX_HOLE_UM2
 
     def __post_init__(self) -> None:
         # Equal specs must have equal hashes: 1 and 1.0, True and 1, 224 and np.int64(224) are each written one way.
-        for name in ("min_tissue", "min_label", "tolerance", "mask_mpp"):
+        for name in ("min_tissue", "min_label", "tolerance", "mask_mpp", *_LATER):
             self._normalize(name, _number)
         for name in ("inside", "allow_upsampling"):
             self._normalize(name, _fact)
@@ -157,6 +168,9 @@ class ExtractionSpec:
             refuse("tolerance", "a relative distance from 0 to below 0.3 (beyond it nominal scales overlap)")
         if not (math.isfinite(self.mask_mpp) and self.mask_mpp > 0):
             refuse("mask_mpp", "um/px above 0, such as 8.0")
+        for name in _LATER:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                refuse(name, "a finite area in um^2, 0 or more")
 
     @property
     def name(self) -> str:
@@ -176,7 +190,8 @@ class ExtractionSpec:
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        values = {k: v for k, v in asdict(self).items() if k not in _LATER or v != _LATER[k]}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExtractionSpec:

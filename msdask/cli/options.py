@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from msdask.cli.terminal import open_client
 from msdask.errors import SpecError
-from msdask.spec import Codec, ExtractionSpec, Mode, Roi
+from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2, Codec, ExtractionSpec, Mode, Roi
 
 if TYPE_CHECKING:
     from msdask.training import Recipe
@@ -63,6 +63,10 @@ class Cut:
     """"whole", "auto" (one of several copies of a section), or x,y,width,height in level-0 px"""
     mask_magnification: Annotated[float | None, Parameter(name=["--mask-magnification", "-w"])] = None
     """of the masks: those that are read are checked against it, those that msdask makes have it (1.25)"""
+    min_area_um2: Annotated[float, Parameter(name="--min-area-um2")] = MIN_AREA_UM2
+    """pieces of tissue smaller than this are left out of masks that msdask makes, um^2"""
+    max_hole_um2: Annotated[float, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2
+    """holes up to this size belong to the tissue in masks that msdask makes, um^2"""
     unlabeled: Literal["drop", "keep"] = "drop"
     """with annotated masks, drop patches without a label or keep them with -1"""
     codec: Codec = "raw"
@@ -93,6 +97,8 @@ class Cut:
                 allow_upsampling=self.allow_upsampling,
                 mask_mpp=10 / (self.mask_magnification or 1.25),
                 codec=self.codec,
+                min_area_um2=self.min_area_um2,
+                max_hole_um2=self.max_hole_um2,
             )
             for group in ([magnifications] if mode == "centroids" else [(m,) for m in magnifications])
         ]

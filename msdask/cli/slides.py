@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from msdask.cli.options import Mpp, Output
 from msdask.cli.terminal import err, out
 from msdask.errors import MsdaskError, SpecError
+from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 if TYPE_CHECKING:
     from msdask.extraction.slide_table import SlideRow
@@ -98,6 +99,8 @@ def mask(
     *,
     output: Output,
     mask_magnification: Annotated[float, Parameter(name=["--mask-magnification", "-w"])] = 1.25,
+    min_area_um2: Annotated[float, Parameter(name="--min-area-um2")] = MIN_AREA_UM2,
+    max_hole_um2: Annotated[float, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2,
     scale: StatedScale = StatedScale(),
 ) -> int:
     """Find the tissue on a slide and write it as a PNG, 255 = tissue.
@@ -110,13 +113,18 @@ def mask(
         PNG to write
     mask_magnification
         of the mask
+    min_area_um2
+        pieces of tissue smaller than this are left out, um^2
+    max_hole_um2
+        holes up to this size belong to the tissue, um^2
     """
     import cv2
 
     from msdask.masks.tissue import tissue_mask
     from msdask.storage.files import write_file
 
-    tissue = tissue_mask(scale.open(slide), mpp=10 / mask_magnification)
+    areas = {"min_area_um2": min_area_um2, "max_hole_um2": max_hole_um2}
+    tissue = tissue_mask(scale.open(slide), mpp=10 / mask_magnification, **areas)
     if output.suffix.lower() != ".png":
         raise SpecError(f"'{output}': masks are written as PNG; give a name that ends in .png")
     write_file(output, cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())

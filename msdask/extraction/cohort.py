@@ -115,13 +115,7 @@ def extract(
         After running blocks are written; the store can be resumed.
     """
     rows = read_slides(slides)
-    specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
-    if not specs:
-        raise SpecError("extract: no spec given")
-    if len(specs) > 1 and (name is not None or any(s.mode != "grid" for s in specs)):
-        raise SpecError(
-            "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
-        )
+    specs = _specs(spec, name)
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
@@ -154,6 +148,23 @@ def extract(
     make_indexes(opened, names)
     tell(RunDone(facts))
     return ExtractionReport(**recorder.facts())
+
+
+def _specs(spec: ExtractionSpec | Sequence[ExtractionSpec], name: str | None) -> tuple[ExtractionSpec, ...]:
+    """The specs of a call, the coarsest first."""
+    specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
+    if not specs:
+        raise SpecError("extract: no spec given")
+    if len(specs) > 1 and (name is not None or any(s.mode != "grid" for s in specs)):
+        raise SpecError(
+            "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
+        )
+    if len({(s.mask_mpp, s.min_area_um2, s.max_hole_um2) for s in specs}) > 1:
+        raise SpecError(
+            "extract: the specs differ in mask_mpp, min_area_um2 or max_hole_um2, but a slide has one mask: make them "
+            "the same, or extract one after the other"
+        )
+    return specs
 
 
 def make_indexes(store: PatchStore, names: Iterable[str]) -> None:

@@ -313,7 +313,7 @@ def plan_slide(
     """
     slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
     readable = slide.with_bad_tiles(on_bad_tile)
-    mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), mpp=specs[0].mask_mpp)
+    mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), spec=specs[0])
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
     notes = slide.warnings
@@ -350,7 +350,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
             "pass overwrite=True to replace it, or give the slide another id"
         )
     if row.mask is not None or masks.folder is not None:
-        mask, labels = masks_of_slide(slide, row.mask, masks, mpp=spec.mask_mpp)
+        mask, labels = masks_of_slide(slide, row.mask, masks, spec=spec)
         given, used = np.asarray(mask if labels is None else labels), layout.read_column(path, "mask")
         if given.shape != used.shape or (given != used).any():
             raise StoreError(

@@ -15,6 +15,7 @@ from msdask.masks.formats import MaskKind
 from msdask.masks.labels import Values, as_labels
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
+from msdask.spec import ExtractionSpec
 from msdask.storage.places import local_path
 
 __all__ = ["MaskChoice", "SlideMasks", "masks_of_slide"]
@@ -83,7 +84,7 @@ class _Slide(Protocol):
     def at(self, *, mpp: float) -> xr.DataArray: ...
 
 
-def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, mpp: float) -> SlideMasks:
+def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, spec: ExtractionSpec) -> SlideMasks:
     """Read the mask of a slide, or find its tissue.
 
     Parameters
@@ -91,7 +92,7 @@ def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, mpp:
     slide : an open slide
     given : path of its mask, as the table of slides says; goes before the folder
     choice : where masks are and what they show
-    mpp : um/px of masks that are made or drawn
+    spec : says at what um/px masks are made or drawn, and which pieces and holes masks that are made have
 
     Raises
     ------
@@ -105,11 +106,12 @@ def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, mpp:
                 f"slide '{slide.path}': values= says that masks are annotated, but it has none: give labels= or masks= "
                 "(a folder), or a column 'mask'"
             )
-        return SlideMasks(tissue_mask(slide, mpp=mpp), None)
+        areas = {"min_area_um2": spec.min_area_um2, "max_hole_um2": spec.max_hole_um2}
+        return SlideMasks(tissue_mask(slide, mpp=spec.mask_mpp, **areas), None)
     if given is None and os.path.isfile(choice.folder or ""):
         raise MaskError(f"masks '{choice.folder}': is a file; expected a folder with a mask for every slide")
     file = mask_file(given or choice.folder or "", slide)
-    height, width = (max(1, math.ceil(side * slide.mpp_used / mpp)) for side in slide.shape)
+    height, width = (max(1, math.ceil(side * slide.mpp_used / spec.mask_mpp)) for side in slide.shape)
     content = open_mask(file, slide, (height, width))
     if (choice.kind or content.kind) == "labels":
         masks = SlideMasks(None, as_labels(content, file, slide, choice.values))

@@ -24,6 +24,10 @@ image."""
 
 _ASSUMED_GLASS: Final = (240.0, 240.0, 240.0)
 _MIN_GLASS: Final = 150
+_MAX_TINT: Final = 0.02
+"""Glass inside a canvas may be yellowish or gray; what is pink is pale tissue, and its canvas is the glass."""
+_MIN_GLASS_SHARE: Final = 0.02
+"""Of a scanned area that is said to have glass."""
 _MAX_RANGE: Final = 8
 """Largest difference inside a 3 x 3 window of glass, gray values."""
 _COLOR_WINDOW_UM: Final = 56.0
@@ -34,8 +38,13 @@ _MIN_MEAN: Final = 0.02
 _MAX_BRIGHTER: Final = 12
 """How much brighter than glass the brightest hundredth of an image may be, gray values."""
 _MIN_THRESHOLD: Final = 0.035
+_PALE_THRESHOLD: Final = 0.03
 _MAX_THRESHOLD: Final = 0.06
 """Bounds on Otsu's threshold. Otsu always splits in two, so on a slide of glass or of tissue alone it means nothing."""
+_RIM: Final = 0.25
+"""A pixel whose score is below this share of the largest around it is blurred over from there."""
+_RIM_UM: Final = 16.0
+"""How far strong stain reaches out as pale."""
 _DARK: Final = 45
 """No stain at low magnification is this dark in all channels; scanner borders and black ink are."""
 
@@ -52,6 +61,7 @@ class Glass:
         adds, or None where the light is even
     is_gray : the image has no color at all, so that color decides nothing
     threshold : OD score from which a pixel counts as stained
+    pale_threshold : OD score from which it may be pale tissue; nearly all glass stays below
     """
 
     rgb: tuple[float, float, float]
@@ -59,6 +69,7 @@ class Glass:
     illumination: tuple[float, ...] | None
     is_gray: bool
     threshold: float
+    pale_threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +79,45 @@ class PixelClasses:
     Attributes
     ----------
     stained : absorbs light, with a color; ink does too
+    pale : the same, weakly, and not as the rim of something strongly stained
     faint_ink : has the color of a pen, or is black or gray and dark; a few px of dense tissue do too
     ink : the same, and strongly so; a subset of `faint_ink`
     """
 
     stained: NDArray[np.bool_]
+    pale: NDArray[np.bool_]
     faint_ink: NDArray[np.bool_]
     ink: NDArray[np.bool_]
 
 
-def estimate_glass(image: NDArray[np.uint8], *, mpp: float) -> Glass:
+def estimate_glass(image: NDArray[np.uint8], *, mpp: float, canvas: NDArray[np.bool_] | None = None) -> Glass:
     """Find the level of the bare glass, and from what OD on a pixel is stained.
 
     Glass is what is bright, smooth and nearly neutral; a yellowish tint is allowed, a pink or blue one is a stain. Of
-    several such levels the brightest common one is taken, except pure white, which scanners write where they did not
-    scan.
+    several such levels the brightest common one is taken. What was not scanned does not count, unless nothing else
+    could be glass.
 
     Parameters
     ----------
     image : (y, x, 3) uint8, RGB
     mpp : um/px of `image`
+    canvas : (y, x) bool, what was not scanned, or None
     """
     small, small_mpp = _reduce(image, mpp)
-    level, glass_like = _glass_level(small)
+    scanned = _scanned(canvas, small.shape[:2])
+    level, glass_like = _glass_level(small, scanned)
+    if canvas is not None and (level is None or _tint(level) > _MAX_TINT or not _is_in_most(glass_like, scanned)):
+        scanned[:] = True
+        level, glass_like = _glass_level(small, scanned)
     seen = level is not None
     rgb = level if level is not None else _ASSUMED_GLASS
     is_gray = bool((small.max(axis=2).astype(np.int16) - small.min(axis=2) <= 2).all())
     illumination = _fit_illumination(small, glass_like, rgb) if seen else None
-    glass = Glass(rgb, seen, illumination, is_gray, _MIN_THRESHOLD)
-    return replace(glass, threshold=_threshold(small, glass, small_mpp)) if seen else glass
+    glass = Glass(rgb, seen, illumination, is_gray, _MIN_THRESHOLD, _MIN_THRESHOLD)
+    if not seen:
+        return glass
+    threshold, pale = _thresholds(small, glass, scanned, glass_like, small_mpp)
+    return replace(glass, threshold=threshold, pale_threshold=pale)
 
 
 def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> PixelClasses:
@@ -109,20 +130,27 @@ def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> Pi
     mpp : um/px of `image`
     """
     height, width = image.shape[:2]
-    classes = PixelClasses(*(np.zeros((height, width), np.bool_) for _ in range(3)))
+    classes = PixelClasses(*(np.zeros((height, width), np.bool_) for _ in range(4)))
     window = _color_window(mpp)
-    margin = window // 2
+    rim = 2 * round(_RIM_UM / mpp) + 1
+    margin = max(window, rim) // 2
     for start in range(0, height, _STRIP):
         stop = min(start + _STRIP, height)
         wide = slice(max(start - margin, 0), min(stop + margin, height))
         own = slice(start - wide.start, stop - wide.start)
         od, brightest = _optical_density(image, glass, wide)
         score = _score(od, glass, window)
-        classes.stained[start:stop] = score[own] >= glass.threshold
+        classes.stained[start:stop] = ((score >= glass.threshold) & ~_is_rim(score, 3))[own]
+        classes.pale[start:stop] = ((score >= glass.pale_threshold) & ~_is_rim(score, rim))[own]
         classes.ink[start:stop], classes.faint_ink[start:stop] = _ink(
             [plane[own] for plane in od], brightest[own], glass
         )
     return classes
+
+
+def _is_rim(score: NDArray[np.float32], window: int) -> NDArray[np.bool_]:
+    """Whether a pixel is mostly glass, at the edge of something much darker."""
+    return np.asarray(score < _RIM * cv2.dilate(score, np.ones((window, window), np.uint8)))
 
 
 def _color_window(mpp: float) -> int:
@@ -140,7 +168,31 @@ def _reduce(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.uint8], fl
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8), mpp * factor
 
 
-def _glass_level(small: NDArray[np.uint8]) -> tuple[tuple[float, float, float] | None, NDArray[np.bool_]]:
+def _scanned(canvas: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """What was scanned, at the working scale; the canvas takes its blurred border with it."""
+    if canvas is None:
+        return np.ones(shape, np.bool_)
+    share = cv2.resize(canvas.view(np.uint8) * np.uint8(255), shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.dilate(share, np.ones((5, 5), np.uint8)) == 0)
+
+
+def _tint(level: tuple[float, float, float]) -> float:
+    """How much a glass lacks green, as stained tissue does, OD."""
+    red, green, blue = (float(np.log10(value + 1)) for value in level)
+    return red + blue - 2 * green
+
+
+def _is_in_most(glass_like: NDArray[np.bool_], scanned: NDArray[np.bool_]) -> bool:
+    """Whether most of the scanned areas have glass in them: pale tissue in one of several is none."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(scanned.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    area = stats[1:, cv2.CC_STAT_AREA]
+    glass = np.bincount(labels[glass_like], minlength=len(stats))[1:]
+    return bool(area[glass >= _MIN_GLASS_SHARE * area].sum() >= 0.7 * area.sum())
+
+
+def _glass_level(
+    small: NDArray[np.uint8], scanned: NDArray[np.bool_]
+) -> tuple[tuple[float, float, float] | None, NDArray[np.bool_]]:
     """Gray values of the glass (None where there is none), and the pixels that look like glass."""
     kernel = np.ones((3, 3), np.uint8)
     local_range = cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel)).max(axis=2)
@@ -149,11 +201,9 @@ def _glass_level(small: NDArray[np.uint8]) -> tuple[tuple[float, float, float] |
     red, green, blue = lack[..., 0], lack[..., 1], lack[..., 2]
     # Warm glass lacks blue. Eosin takes green out of the light, haematoxylin red: such a tint is pale, smooth tissue.
     unstained = (lack.max(axis=2) <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
-    glass_like = (local_range <= _MAX_RANGE) & (small.min(axis=2) >= _MIN_GLASS) & unstained
-    is_white = small.min(axis=2) >= 254
-    if (glass_like & ~is_white).sum() >= 0.05 * max(glass_like.sum(), 1):
-        glass_like &= ~is_white
-    if glass_like.sum() < max(min(16, 0.5 * glass_like.size), 0.005 * glass_like.size):
+    glass_like = scanned & (local_range <= _MAX_RANGE) & (small.min(axis=2) >= _MIN_GLASS) & unstained
+    size = int(scanned.sum())
+    if size == 0 or glass_like.sum() < max(min(16, 0.5 * size), 0.005 * size):
         return None, glass_like
     brightness = values.mean(axis=2)
     counts = np.bincount(np.rint(brightness[glass_like]).astype(np.intp), minlength=256)
@@ -162,8 +212,7 @@ def _glass_level(small: NDArray[np.uint8]) -> tuple[tuple[float, float, float] |
     while peak > 0 and smooth[peak - 1] >= smooth[peak]:
         peak -= 1
     # Nothing on a slide is brighter than its glass: if much is, this is pale tissue.
-    scanned = brightness[~is_white]
-    if scanned.size and np.percentile(scanned, 99) > peak + _MAX_BRIGHTER:
+    if np.percentile(brightness[scanned], 99) > peak + _MAX_BRIGHTER:
         return None, glass_like
     chosen = glass_like & (np.abs(brightness - peak) <= 3)
     level = np.median(values[chosen], axis=0)
@@ -272,16 +321,26 @@ def _ink(
     return strong, faint
 
 
-def _threshold(small: NDArray[np.uint8], glass: Glass, mpp: float) -> float:
-    """Otsu's threshold of the logarithm of the score, kept within the bounds that any slide obeys."""
+def _thresholds(
+    small: NDArray[np.uint8], glass: Glass, scanned: NDArray[np.bool_], glass_like: NDArray[np.bool_], mpp: float
+) -> tuple[float, float]:
+    """From what score on a pixel is stained, and from what on it may be pale tissue.
+
+    The first is Otsu's threshold of the logarithm of the score, kept within the bounds that any slide obeys. It lies
+    between glass and the tissue that there is most of; the second lies above nearly all pixels of the glass itself.
+    """
     od, brightest = _optical_density(small, glass, slice(0, small.shape[0]))
     _, faint = _ink(od, brightest, glass)
-    scores = _score(od, glass, _color_window(mpp))[~faint]
+    score = _score(od, glass, _color_window(mpp))
+    scores = score[scanned & ~faint]
     if scores.size == 0:
-        return _MIN_THRESHOLD
+        return _MIN_THRESHOLD, _MIN_THRESHOLD
     # The logarithm puts the threshold between pale tissue and glass, not between pale and dark tissue.
     low, high = np.log10(0.01), np.log10(1.01)
     codes = np.clip((np.log10(scores + 0.01) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     code, _ = cv2.threshold(codes.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     otsu = 10 ** (low + (code + 0.5) / 255 * (high - low)) - 0.01
-    return float(np.clip(otsu, _MIN_THRESHOLD, _MAX_THRESHOLD))
+    threshold = float(np.clip(otsu, _MIN_THRESHOLD, _MAX_THRESHOLD))
+    bare = glass_like & (np.abs(od[0] + od[1] + od[2]) <= 3 * 0.01)
+    noise = float(np.percentile(score[bare], 99)) if bare.any() else threshold
+    return threshold, min(max(_PALE_THRESHOLD, 1.5 * noise), threshold)

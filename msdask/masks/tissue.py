@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 
 from msdask.computing import in_process
 from msdask.errors import MaskError, SpecError
+from msdask.masks.canvas import find_canvas
 from msdask.masks.glass import classify_pixels, estimate_glass
+from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 __all__ = ["tissue_from_rgb", "tissue_mask"]
 
-MIN_AREA_UM2: Final = 10_000.0
-"""Pieces smaller than 100 x 100 um are specks."""
-MAX_HOLE_UM2: Final = 15_000.0
-"""Holes up to 122 x 122 um, about a 20x patch (lumina, vessels, fat cells), belong to the tissue around them."""
 MAX_MASK_PIXELS: Final = 2**28
 
 _SMOOTHING_UM: Final = 4.0
-_CLOSING_UM: Final = 12.0
+_CLOSING_UM: Final = 8.0
 _OPENING_UM: Final = 8.0
 _INK_MARGIN_UM: Final = 24.0
 _MIN_INK_UM2: Final = 4_000.0
+_MIN_ROUNDNESS: Final = 0.38
+"""Share of a hole that its largest disc must cover for it to be round: fat cells 0.4 to 0.8, torn cavities 0.2 to 0.37.
+"""
+_NARROW_UM: Final = 32.0
+"""A hole nowhere wider than this is a crack."""
+_RAGGED: Final = 1 / 3
+"""Ragged holes are filled up to this share of the area up to which round ones are."""
 _LARGEST_DISC: Final = 6
 """Radius in px up to which morphology with a disc is faster than distances; at 8 um/px discs have 1 to 3."""
 
@@ -150,17 +155,24 @@ def tissue_from_rgb(
         return np.zeros(image.shape[:2], np.bool_)
     sigma = _SMOOTHING_UM / mpp
     smooth = np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.uint8) if sigma >= 0.3 else image
-    classes = classify_pixels(smooth, estimate_glass(smooth, mpp=mpp), mpp=mpp)
+    canvas = find_canvas(image)
+    classes = classify_pixels(smooth, estimate_glass(smooth, mpp=mpp, canvas=canvas), mpp=mpp)
     ink = _whole_marks(classes.ink, classes.faint_ink, min_pixels=_MIN_INK_UM2 / mpp**2)
     ink = _morph(ink, cv2.MORPH_DILATE, _INK_MARGIN_UM / mpp)
 
-    tissue = classes.stained & ~ink
-    tissue = _morph(tissue, cv2.MORPH_CLOSE, _CLOSING_UM / mpp)
-    tissue = _morph(tissue, cv2.MORPH_OPEN, _OPENING_UM / mpp)
+    if canvas is not None:
+        ink |= canvas
+    tissue = (classes.stained | classes.pale) & ~ink
+    closed = _morph(tissue, cv2.MORPH_CLOSE, _CLOSING_UM / mpp)
+    # Holes before opening, which would take the thin walls between fat cells away.
+    filled, cavities = _holes(closed, max_pixels=max_hole_um2 / mpp**2, max_width=_NARROW_UM / mpp)
+    # A cavity is as large as it was before gaps were closed.
+    cavities = _morph(cavities, cv2.MORPH_DILATE, _CLOSING_UM / mpp) & ~tissue
+    whole = (closed | filled) & ~cavities & ~ink
+    tissue = _morph(whole, cv2.MORPH_OPEN, _OPENING_UM / mpp) & ~ink
+    # What opening cuts at a thin bridge is still one piece.
     largest_speck = min(min_area_um2 / mpp**2, 0.05 * tissue.size)
-    tissue = _without_small(tissue & ~ink, min_pixels=largest_speck)
-    holes = ~tissue & ~_without_small(~tissue, min_pixels=max_hole_um2 / mpp**2, keep_border=True)
-    return (tissue | holes) & ~ink
+    return _with_enough(tissue, whole, min_pixels=largest_speck)
 
 
 def _check_parameters(mpp: float, min_area_um2: float, max_hole_um2: float) -> None:
@@ -204,15 +216,37 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.
     return np.asarray(labels, dtype=np.int32), np.asarray(stats, dtype=np.int32)
 
 
-def _without_small(mask: NDArray[np.bool_], *, min_pixels: float, keep_border: bool = False) -> NDArray[np.bool_]:
-    """The mask without the components that are smaller than `min_pixels`; with `keep_border` those at the edge stay."""
-    labels, stats = _components(mask)
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_pixels
-    if keep_border:
-        left, top, width, height = (stats[:, column] for column in range(4))
-        keep |= (left == 0) | (top == 0) | (left + width == mask.shape[1]) | (top + height == mask.shape[0])
+def _with_enough(mask: NDArray[np.bool_], pieces: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
+    """The mask in those components of `pieces` that have at least `min_pixels` of it in them."""
+    labels, stats = _components(pieces)
+    keep = np.bincount(labels[mask], minlength=len(stats)) >= max(min_pixels, 1)
     keep[0] = False
-    return keep[labels]
+    return mask & keep[labels]
+
+
+def _holes(
+    mask: NDArray[np.bool_], *, max_pixels: float, max_width: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Holes that belong to the tissue around them, and those that are cavities; what reaches the edge is neither.
+
+    A round hole belongs to it up to `max_pixels`, and so does a crack that is nowhere wider than `max_width` px; a
+    ragged one up to a third of that.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    left, top, width, height, area = (stats[:, column] for column in range(5))
+    inner = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    inner[0] = False
+    fill = inner & (area <= max_pixels)
+    doubtful = fill & (area > max_pixels * _RAGGED)
+    if doubtful.any():
+        distance = cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+        where = doubtful[labels]
+        radius = np.zeros(len(stats), np.float32)
+        np.maximum.at(radius, labels[where], distance[where])
+        is_crack = 2 * (radius - 0.5) <= max_width
+        fill &= ~doubtful | is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
+    cavities = inner & ~fill
+    return fill[labels], cavities[labels] if cavities.any() else np.zeros_like(mask)
 
 
 def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:

@@ -237,7 +237,8 @@ class PatchStore(Mapping[str, PatchSet]):
         if others and not documents_of[1] and not manifest.slide_entries(self.path, name):
             return True  # a kill came while it was made: nothing is in it
         if others and not overwrite:
-            changed = sorted(k for k, v in spec.to_dict().items() if others[0].get("spec", {}).get(k) != v)
+            before, now = others[0].get("spec", {}), spec.to_dict()
+            changed = sorted(k for k in {**before, **now} if before.get(k) != now.get(k))
             raise StoreError(
                 f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
                 "new set a name of its own, or pass overwrite=True to replace the whole set"

@@ -49,6 +49,8 @@ PROMISED = {
 --slide
 --output -o
 --mask-magnification -w = 1.25
+--min-area-um2 = 10000.0
+--max-hole-um2 = 7500.0
 --mpp = None
 --slide-magnification = None
 """,
@@ -62,6 +64,8 @@ PROMISED = {
 --gap -y = 0
 --roi -r = 'whole'
 --mask-magnification -w = None
+--min-area-um2 = 10000.0
+--max-hole-um2 = 7500.0
 --unlabeled = 'drop'
 --codec = 'raw'
 --source = 'coarsest'

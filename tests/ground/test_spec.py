@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ def test_equal_specs_have_equal_hashes(options: dict) -> None:
     assert other.hash == plain.hash
 
 
+def test_the_spec_of_an_older_store_keeps_its_hash() -> None:
+    """Written before specs had areas for masks; computed by that version."""
+    document = (
+        '{"allow_upsampling":false,"codec":"raw","decode":"scaled","inside":true,"magnifications":[10.0],'
+        '"mask_mpp":8.0,"min_label":0.7,"min_tissue":0.7,"mode":"grid","pad":255,"patch_size":224,"roi":"whole",'
+        '"source":"coarsest","stride":224,"tolerance":0.05,"unlabeled":"drop"}'
+    )
+    spec = ExtractionSpec.from_dict(json.loads(document))
+    assert spec == ExtractionSpec("grid", (10,)) == ExtractionSpec("grid", (10,), min_area_um2=10_000)
+    assert spec.to_json() == document
+    assert spec.hash == "d22f0c2e0a1353b7a353f460410e2c23674a39dd050370048d019fc5b632184c"
+
+
 def test_every_field_changes_the_hash() -> None:
     base = ExtractionSpec("centroids", (20, 10))
     changed = {
@@ -89,8 +103,10 @@ def test_every_field_changes_the_hash() -> None:
         "tolerance": 0.0,
         "mask_mpp": 4.0,
         "codec": "lossless",
+        "min_area_um2": 5000.0,
+        "max_hole_um2": 0.0,
     }
-    assert set(changed) == set(base.to_dict())
+    assert set(changed) == {f.name for f in fields(base)}
     changed["mode"], one = "centroids", ExtractionSpec("grid", (20,))
     hashes = {ExtractionSpec.from_dict({**base.to_dict(), name: value}).hash for name, value in changed.items()}
     assert len(hashes | {one.hash}) == len(changed) + 1
@@ -134,6 +150,9 @@ def test_every_field_changes_the_hash() -> None:
         ("decode", "fast"),
         ("tolerance", 0.5),
         ("mask_mpp", 0),
+        ("min_area_um2", -1),
+        ("max_hole_um2", math.inf),
+        ("max_hole_um2", "7500"),
         ("codec", "png"),
     ],
 )

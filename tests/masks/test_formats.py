@@ -173,7 +173,9 @@ def slide(small_slide: SampleSlide) -> Slide:
 
 
 def kinds(slide: Slide, given: Path | None, **options: object) -> str:
-    masks = masks_of_slide(slide, None if given is None else str(given), MaskChoice.of(**options), mpp=8.0)
+    masks = masks_of_slide(
+        slide, None if given is None else str(given), MaskChoice.of(**options), spec=ExtractionSpec("grid", (10,))
+    )
     return "labels" if masks.tissue is None else "tissue"
 
 
@@ -195,7 +197,7 @@ def test_where_nothing_is_said_a_format_that_knows_says_it(guest: Path, slide: S
     path.write_text(TEXT)
     assert kinds(slide, path, masks=None) == "labels"
     assert kinds(slide, None, masks=tmp_path) == "labels"
-    masks = masks_of_slide(slide, str(path), MaskChoice(), mpp=8.0)
+    masks = masks_of_slide(slide, str(path), MaskChoice(), spec=ExtractionSpec("grid", (10,)))
     assert masks.labels is not None
     assert masks.labels.shape == tuple(-(-int(side * slide.mpp_used) // 8) for side in slide.shape)
 

@@ -274,7 +274,7 @@ def test_the_mask_of_a_slide_says_where_it_comes_from() -> None:
         "mpp": 8.0,
         "slide_shape": (400, 520),
         "min_area_um2": 5000.0,
-        "max_hole_um2": 15_000.0,
+        "max_hole_um2": 7_500.0,
     }
     assert iou(mask.to_numpy(), blob()) > 0.93
 
@@ -608,4 +608,4 @@ def test_the_histoqc_configuration_parses() -> None:
     assert set(config.sections()) == {"pipeline", "BaseImage.BaseImage", *steps}
     assert config["BaseImage.BaseImage"]["image_work_size"] == "1.25x"
     assert config.getint("BasicModule.finalProcessingArea", "area_threshold") == 10_000 // 64
-    assert config.getint("MorphologyModule.fillSmallHoles", "min_size") == 15_000 // 64
+    assert config.getint("MorphologyModule.fillSmallHoles", "min_size") == 7_500 // 64
