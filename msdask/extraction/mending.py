@@ -12,7 +12,8 @@ import xarray as xr
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import SlideError, StoreError
 from msdask.extraction.slide_job import BlockJob, commit_slide, run_block
-from msdask.slides.slide import Slide, file_state
+from msdask.slides.opened import file_state
+from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.store import documents, layout, shards, writing

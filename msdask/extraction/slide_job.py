@@ -29,7 +29,8 @@ from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
-from msdask.slides.slide import Slide, file_state
+from msdask.slides.opened import file_state
+from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
 from msdask.store import documents, layout, writing
 from msdask.store.blocks import BlockWriter, block_writer

@@ -9,7 +9,7 @@ is refused.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
+from msdask.readers.regions import RegionFacts, choose_region, region_properties, region_warnings
+from msdask.readers.tiff_levels import ASSOCIATED, Pyramid, find_images
 from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
 from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
+from msdask.readers.tiff_xml import Described
 from msdask.storage.ranges import READ_AHEAD
 from msdask.storage.source import ByteSource, fingerprint, parser_file
 
-__all__ = ["TiffReader", "accepts", "is_tiff", "open_place"]
+__all__ = ["TiffReader", "accepts", "is_tiff", "open_place", "open_region"]
 
 _NDPI_TAG = 65420
-_ASSOCIATED = ("label", "macro", "thumbnail")
 _TRESTLE = "MedScan"
 """Begins the Software tag of Trestle's scanners."""
 _FLAGS = ("is_svs", "is_ndpi", "is_scn", "is_philips", "is_ome")
@@ -49,6 +51,11 @@ def open_place(place: Place) -> TiffReader:
     return TiffReader(place.open())
 
 
+def open_region(place: Place, region: str | int) -> TiffReader:
+    """See `Backend`: an image of a file of several, by name or number."""
+    return TiffReader(place.open(), region)
+
+
 class TiffReader:
     """A slide in a TIFF file. Thread-safe; opening reads the directories and a few KiB of one tile a level."""
 
@@ -56,12 +63,12 @@ class TiffReader:
     reads_ahead: bool
     """Whether reading is a request to a server, and `prefetch` saves most of them."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, region: str | int | None = None) -> None:
         self._source = source
         self.reads_ahead = source.reads_ahead
         try:
-            self._open()
-        except (SlideError, UnreachableError):
+            self._open(region)
+        except (SlideError, SpecError, UnreachableError):
             source.close()
             raise
         except PARSE_ERRORS as error:
@@ -72,7 +79,7 @@ class TiffReader:
                 "it again"
             ) from error
 
-    def _open(self) -> None:
+    def _open(self, region: str | int | None) -> None:
         source = self._source
         # given a stream and told what it is, tifffile neither follows the file's ending nor opens files that
         # its OME-XML names
@@ -87,21 +94,26 @@ class TiffReader:
                 raise UnsupportedSlideError(
                     f"slide {source.path!r}: {kind}, whose tiles overlap; convert it to a pyramidal TIFF or OME-TIFF"
                 )
-            series = [s for s in tif.series if _pages(s)]
-            if not series:
-                raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
-            main = max(series, key=lambda s: _area(_pages(s)[0]))  # the first of equals
-            others = [s for s in series if s is not main]
             vendor = vendor_of({flag: bool(getattr(tif, flag)) for flag in _FLAGS})
-            self._skipped: dict[str, str] = {}
-            self._images = self._level_images(main, others, is_grouped=vendor != "generic")
-            page = _pages(main)[0]
-            shape = self._images[0].shape
-            metadata = read_metadata(page.keyframe, description, vendor, shape)
-            self._associated = self._associated_images(others, vendor)
+            described = Described(description)
+            found = find_images(tif, described, vendor)
+            if not found.pyramids:
+                raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
+            stated = [_metadata(pyramid, described, vendor) for pyramid in found.pyramids]
+            facts = [_facts(pyramid, one) for pyramid, one in zip(found.pyramids, stated, strict=True)]
+            chosen = choose_region(facts, region, source.path)
+            self._skipped: dict[str, str] = dict(found.notes)
+            self._images = self._level_images(found.pyramids[chosen], region_properties(facts, chosen))
+            self._associated = self._associated_images(found.associated)
             self._directories = _directories(tif)
-        self.metadata: SlideMetadata = replace(metadata, properties={**metadata.properties, **self._skipped})
-        self.associated: tuple[str, ...] = tuple(name for name in _ASSOCIATED if name in self._associated)
+        metadata = stated[chosen]
+        warnings = (*metadata.warnings, *(region_warnings(facts, chosen) if region is None else ()), *found.warnings)
+        notes = self._skipped | region_properties(facts, chosen)
+        self.metadata: SlideMetadata = replace(
+            metadata, properties={**metadata.properties, **notes}, warnings=tuple(warnings)
+        )
+        shape = self._images[0].shape
+        self.associated: tuple[str, ...] = tuple(name for name in ASSOCIATED if name in self._associated)
         self.levels: tuple[LevelInfo, ...] = tuple(
             LevelInfo(image.shape, image.tile, stored_downsample(shape, image.shape), image.dct_scales)
             for image in self._images
@@ -158,76 +170,43 @@ class TiffReader:
         """See `Reader.close`."""
         self._source.close()
 
-    def _level_images(self, main: Any, others: list[Any], *, is_grouped: bool) -> list[TiffImage]:
+    def _level_images(self, pyramid: Pyramid, regions: Mapping[str, str]) -> list[TiffImage]:
         """Level 0 and every smaller level that can be read, finest first."""
-        self._refuse_stack(main)
-        first = _pages(main)[0]
-        images = [TiffImage(self._source, first, "level 0")]
-        pages = [pages[0] for level in main.levels[1:] if len(pages := _pages(level)) == 1]
-        if not is_grouped:
-            # pyramids as plain pages, whose factors tifffile does not know (it tries 2, 3 and 4)
-            alone = [_pages(s)[0] for s in others if len(_pages(s)) == 1]
-            pages += [page for page in alone if _is_reduction(page.keyframe, first.keyframe)]
-        for page in sorted(pages, key=_area, reverse=True):
-            if _area(page) >= images[-1].shape[0] * images[-1].shape[1]:
+        full = pyramid.levels[0]
+        if full.planes > 1:
+            others = f"; or open another of its images with region=... ({len(regions) - 1})" if regions else ""
+            raise SlideError(
+                f"slide {self._source.path!r}: a stack of {full.planes} planes, {full.stack}; expected one RGB or gray "
+                f"plane: export the plane or channels wanted as RGB{others}"
+            )
+        images = [TiffImage(self._source, full.page, "level 0")]
+        for level in sorted(pyramid.levels[1:], key=lambda level: level.area, reverse=True):
+            if level.planes > 1 or level.area >= images[-1].shape[0] * images[-1].shape[1]:
                 continue
             try:
-                images.append(TiffImage(self._source, page, f"level {len(images)}"))
+                images.append(TiffImage(self._source, level.page, f"level {len(images)}"))
             except SlideError as error:  # a finer level serves in its place
-                self._skipped[f"skipped level {page.keyframe.imagewidth} x {page.keyframe.imagelength}"] = str(error)
+                self._skipped[f"skipped level {level.size[1]} x {level.size[0]}"] = str(error)
         return images
 
-    def _refuse_stack(self, main: Any) -> None:
-        pages = _pages(main)
-        planes = int(np.prod(main.shape, dtype=np.int64)) // max(
-            1, int(np.prod(pages[0].keyframe.shape, dtype=np.int64))
-        )
-        if len(main.pages) > 1 or planes > 1:
-            raise SlideError(
-                f"slide {self._source.path!r}: a stack of {max(len(main.pages), planes)} planes, axes {main.axes}, "
-                f"shape {tuple(main.shape)}; expected one RGB or gray plane: export the plane or channels wanted as RGB"
-            )
-
-    def _associated_images(self, others: list[Any], vendor: str) -> dict[str, TiffImage]:
+    def _associated_images(self, pages: Mapping[str, Any]) -> dict[str, TiffImage]:
         found: dict[str, TiffImage] = {}
-        for series in others:
-            pages = _pages(series)
-            text = f"{series.name} {str(pages[0].keyframe.description)[:200]}".lower()
-            name = next((name for name in _ASSOCIATED if name in series.name.lower()), None)
-            name = name or next((name for name in _ASSOCIATED if name in text), None)
-            if name is None and vendor == "leica":
-                name = "macro"  # an SCN's other image is the overview of the glass
-            if name is None or name in found:
-                continue
+        for name, page in pages.items():
             try:
-                found[name] = TiffImage(self._source, pages[0], f"associated image {name!r}")
+                found[name] = TiffImage(self._source, page, f"associated image {name!r}")
             except SlideError as error:
                 self._skipped[f"skipped {name}"] = str(error)
         return found
 
 
-def _pages(series: Any) -> list[Any]:
-    """A series' pages that exist and have pixels."""
-    return [
-        page for page in series.pages if page is not None and page.keyframe.imagewidth and page.keyframe.imagelength
-    ]
+def _metadata(pyramid: Pyramid, described: Described, vendor: str) -> SlideMetadata:
+    full = pyramid.levels[0]
+    return read_metadata(full.page.keyframe, described, vendor, full.size, pyramid.image)
 
 
-def _area(page: Any) -> int:
-    return int(page.keyframe.imagewidth) * int(page.keyframe.imagelength)
-
-
-def _is_reduction(page: Any, full: Any) -> bool:
-    """Whether a page is the whole slide again, smaller: of one proportion, tiled alike, not named as something else."""
-    text = str(page.description)[:200].lower()
-    if any(name in text for name in _ASSOCIATED) or page.is_tiled != full.is_tiled:
-        return False
-    if page.samplesperpixel != full.samplesperpixel or page.photometric != full.photometric:
-        return False
-    x, y = full.imagewidth / page.imagewidth, full.imagelength / page.imagelength
-    # what one px of rounding on each side of the small page can do to the proportion
-    slack = 1 / page.imagewidth + 1 / page.imagelength
-    return bool(min(x, y) >= 1.5 and abs(x / y - 1) <= slack)
+def _facts(pyramid: Pyramid, stated: SlideMetadata) -> RegionFacts:
+    mpp = sum(stated.mpp) / 2 if stated.mpp else None
+    return RegionFacts(pyramid.name, pyramid.levels[0].size, mpp, pyramid.is_alike)
 
 
 def _is_ndpi(source: ByteSource) -> bool:
