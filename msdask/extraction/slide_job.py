@@ -312,7 +312,13 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
-    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
+    slide = Slide(
+        row.path,
+        mpp=row.mpp,
+        magnification=row.magnification,
+        tolerance=specs[0].tolerance,
+        region=row.slide_region,
+    )
     readable = slide.with_bad_tiles(on_bad_tile)
     mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), mpp=specs[0].mask_mpp)
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
@@ -340,7 +346,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
     """
     stored = documents.read_slide(path)
     try:
-        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)
         fingerprint = slide.fingerprint()
     except (SlideError, UnreachableError) as error:
         return (f"complete, but its file cannot be opened now: {error}",)

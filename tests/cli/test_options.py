@@ -42,6 +42,7 @@ PROMISED = {
 --slide = None
 --mpp = None
 --slide-magnification = None
+--region = None
 --strict --no-strict = False
 --readers = False
 """,
@@ -51,6 +52,7 @@ PROMISED = {
 --mask-magnification -w = 1.25
 --mpp = None
 --slide-magnification = None
+--region = None
 """,
     "extract": f"""
 --slides -i
