@@ -115,6 +115,7 @@ def write_ndpi(path: Path, image: NDArray[np.uint8], *, blocks: int) -> NDArray[
         (530, 3, struct.pack("<2H", 1, 1)),
         (65420, 4, struct.pack("<I", 1)),
         (65421, 11, struct.pack("<f", 20.0)),
+        (65424, 9, struct.pack("<i", 0)),
         (65426, 4, struct.pack(f"<{len(starts)}I", *starts)),
     ]
     position = 16 + len(stream)
@@ -125,7 +126,7 @@ def write_ndpi(path: Path, image: NDArray[np.uint8], *, blocks: int) -> NDArray[
 
 def _directory(entries: list[tuple[int, int, bytes]], position: int, *, is_ndpi: bool = False) -> bytes:
     """A TIFF directory at `position`, values behind it; NDPI's keeps the high halves of its 64-bit offsets apart."""
-    sizes = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 11: 4}
+    sizes = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 11: 4}
     values = position + 2 + 12 * len(entries) + (8 + 4 * len(entries) if is_ndpi else 4)
     table, tail = struct.pack("<H", len(entries)), b""
     for tag, kind, value in entries:
