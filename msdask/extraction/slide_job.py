@@ -29,6 +29,7 @@ from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
+from msdask.slides.darkness import darkness_warning
 from msdask.slides.opened import file_state
 from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
@@ -323,7 +324,7 @@ def plan_slide(
     mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), mpp=specs[0].mask_mpp)
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
-    notes = slide.warnings
+    notes = slide.warnings + darkness_warning(slide)
     if mask is not None and not mask.values.any():
         notes = (*notes, f"mask '{mask.attrs.get('source')}' is empty")
     for table in tables:

@@ -23,8 +23,10 @@ __all__ = ["ASSOCIATED", "Images", "Listed", "Pyramid", "find_images"]
 
 ASSOCIATED = ("label", "macro", "thumbnail")
 _NAMED = re.compile(rf"(?<![a-z])({'|'.join(ASSOCIATED)})(?![a-z])")
-_APERIO_SIZES = re.compile(r"(\d+)x(\d+)\b[^|]*?->\s*(\d+)x(\d+)")
+_APERIO_SIZES = re.compile(r"(\d{1,9})x(\d{1,9})\s*(?:\[[^\]]*?(\d{1,9})x(\d{1,9})\])?[^|\]]*?->\s*(\d{1,9})x(\d{1,9})")
 """Of what and how large an image of an SVS is: 46000x32914 [0,100 46000x32893] (240x240) -> 2875x2055."""
+_OTHER_SLIDE = 0.02
+"""Share by which the size that an image was reduced from may differ from the slide's."""
 _MACRO_FLAG, _LABEL_FLAG, _MASK_FLAG = 9, 1, 4
 _ROUNDING = 2
 """px that a side of a level may be off: each level may be the rounded half of a rounded one."""
@@ -205,13 +207,19 @@ def _is_level(item: Listed, full: Listed) -> bool:
     """Whether an image is a level of another one."""
     if not _is_stored_alike(item, full) or _is_mask(item) or _is_of_another_kind(item, full):
         return False
+    return is_reduction(item, full) and not _is_of_another_slide(item, full)
+
+
+def _is_of_another_slide(item: Listed, full: Listed) -> bool:
+    """Whether an image of an SVS says that it was reduced from another size than the slide's."""
     stated = _APERIO_SIZES.search(str(item.page.keyframe.description)[:400])
-    if stated is not None:
-        width, height, own_width, own_height = (int(n) for n in stated.groups())
-        is_about_it = (own_height, own_width) == item.size
-        if is_about_it and (width < full.size[1] or height < full.size[0]):  # a scan may be larger than its crop
-            return False
-    return is_reduction(item, full)
+    if stated is None:
+        return False
+    width, height, cut_width, cut_height, own_width, own_height = (int(n) if n else 0 for n in stated.groups())
+    if (own_height, own_width) != item.size:  # a converter changed the image and kept the words
+        return False
+    sizes = zip((cut_height or height, cut_width or width), full.size, strict=True)
+    return any(abs(said / found - 1) > _OTHER_SLIDE for said, found in sizes)
 
 
 def _is_stored_alike(item: Listed, full: Listed) -> bool:

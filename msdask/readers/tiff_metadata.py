@@ -123,14 +123,14 @@ def _described(images: Sequence[_Image], shape: tuple[int, int], number: int | N
 def _aperio(description: str) -> _Found:
     pairs = (part.partition("=") for part in description.split("|")[1:])
     facts = {key.strip(): value.strip() for key, _, value in pairs}
-    sizes = {key: read_length(facts[key]) for key in ("MPP",) if key in facts}
-    size = sizes.get("MPP")
-    unread = tuple(f"{key} = {facts[key]!r} (aperio)" for key, value in sizes.items() if value is None)
-    power = facts.get("AppMag")
-    if power and read_number(power) is None:
-        unread += (f"AppMag = {power!r} (aperio)",)
+    size, power = read_length(facts.get("MPP")), read_number(facts.get("AppMag"))
+    unread = tuple(
+        f"{key} = {facts[key]!r} (aperio)"
+        for key, value in (("MPP", size), ("AppMag", power))
+        if facts.get(key) and value is None
+    )
     properties = {f"aperio.{key}": value for key, value in facts.items()}
-    return _Found(None if size is None else (size, size), read_number(power), properties, unread)
+    return _Found(None if size is None else (size, size), power, properties, unread)
 
 
 def _ome(image: OmeImage | None) -> _Found:
@@ -176,6 +176,8 @@ def _from_tags(page: Any) -> tuple[tuple[float, float] | None, str | None, tuple
             return (size / x, size / y), "imagej", ()
         return None, None, (f"{stated} per {match[1].strip()!r} (imagej)",)
     name, scale = _UNITS.get(_unit(page), ("", None))
+    if scale is None and x == y == 1:  # what writers put where they know nothing
+        return None, None, ()
     if scale is None:
         return None, None, (f"{stated} without a unit (tiff resolution)",)
     mpp = (scale / x, scale / y)

@@ -139,11 +139,12 @@ def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:
         quality = "anisotropic" if quality == "stated" else quality
         warnings.append(f"{stated}: x and y differ by {apart:.1%}, the mean of {mpp:g} is used")
     # Nominal values lie a factor of 2 apart, so the distance is judged on the octave of the value itself.
+    coarsest = COARSEST_TAG if metadata.mpp_source == "tiff resolution" else COARSEST_USUAL
     octave = 0.25 * 2 ** round(math.log2(mpp / 0.25))
     if abs(mpp / octave - 1) > FAR_FROM_NOMINAL:
         quality = "off-nominal"
         warnings.append(f"{mpp:g} um/px ({metadata.mpp_source}) is far from every nominal scale (nearest {octave:g})")
-    elif not FINEST_USUAL <= mpp <= (coarsest := _coarsest(metadata)):
+    elif not FINEST_USUAL <= mpp <= coarsest:
         quality = "off-nominal"
         warnings.append(
             f"{mpp:g} um/px ({metadata.mpp_source}) is far from any microscope, which gives {FINEST_USUAL:g} to "
@@ -162,8 +163,3 @@ def _nothing_read(metadata: SlideMetadata) -> str:
     if not metadata.unread:
         return "no resolution in the file"
     return f"no resolution in the file that can be used: it says {', '.join(metadata.unread)}"
-
-
-def _coarsest(metadata: SlideMetadata) -> float:
-    """Largest um/px that needs no word."""
-    return COARSEST_TAG if metadata.mpp_source == "tiff resolution" else COARSEST_USUAL
