@@ -28,6 +28,8 @@ _APERIO_SIZES = re.compile(r"(\d{1,9})x(\d{1,9})\s*(?:\[[^\]]*?(\d{1,9})x(\d{1,9
 _OTHER_SLIDE = 0.02
 """Share by which the size that an image was reduced from may differ from the slide's."""
 _MACRO_FLAG, _LABEL_FLAG, _MASK_FLAG = 9, 1, 4
+_MACRO_LENS, _MAP_LENS = -1.0, -2.0
+"""What Hamamatsu says in place of a magnification."""
 _ROUNDING = 2
 """px that a side of a level may be off: each level may be the rounded half of a rounded one."""
 _LEAST_REDUCTION = 1.5
@@ -111,6 +113,8 @@ def find_images(tif: Any, described: Described, vendor: str) -> Images:
     described : what the first page says in words or XML
     vendor : as of `vendor_of`
     """
+    if vendor in ("aperio", "leica", "philips"):
+        tif.pages.cache = True  # they are parsed once
     if vendor == "leica":
         found = _described_regions(_leica_images(tif, described), described)
     elif vendor == "ome":
@@ -241,8 +245,10 @@ def _is_tiled(item: Listed) -> bool:
 
 
 def _is_mask(item: Listed) -> bool:
-    """Whether it is a transparency mask."""
+    """Whether it is a transparency mask, or Hamamatsu's map of where it focused."""
     key = item.page.keyframe
+    if 65420 in key.tags and key.tags.valueof(65421) == _MAP_LENS:
+        return True
     return int(key.photometric) == _MASK_FLAG or int(key.subfiletype) & _MASK_FLAG != 0
 
 
@@ -250,8 +256,8 @@ def _name_of(item: Listed) -> str:
     """What the file calls an image: "label", "macro" or "thumbnail", or "" for anything else."""
     key = item.page.keyframe
     lens = key.tags.valueof(65421) if 65420 in key.tags else None
-    if lens in (-1.0, -2.0):  # Hamamatsu's overview and map
-        return "macro" if lens == -1.0 else ""
+    if lens in (_MACRO_LENS, _MAP_LENS):
+        return "macro" if lens == _MACRO_LENS else ""
     description = str(key.description)[:400].partition("|")[0]
     for text in (item.name, "" if description.lstrip().startswith("<") else description):
         match = _NAMED.search(text.lower())

@@ -16,7 +16,7 @@ from msdask.readers.base import SlideMetadata
 from msdask.readers.quantities import micrometres_of, read_length, read_number
 from msdask.readers.tiff_xml import Described, LeicaImage, OmeImage, pair
 
-__all__ = ["check_xml", "read_metadata", "vendor_of"]
+__all__ = ["FLUORESCENT", "check_xml", "read_metadata", "says_fluorescence", "vendor_of"]
 
 _UNITS = {2: ("inch", 25400.0), 3: ("cm", 1e4), 4: ("mm", 1e3), 5: ("um", 1.0)}
 """Name and um of a ResolutionUnit. 4 and 5 are no part of the standard, but written."""
@@ -24,7 +24,7 @@ _INCH = 2
 _COARSEST_TAG = 20.0
 """um/px; resolution tags above it are printing defaults (72, 96, 300 dpi are 353, 265, 85), not a microscope."""
 _TEXT_LIMIT = 20_000
-_FLUORESCENT = (
+FLUORESCENT = (
     "the file says that it is a fluorescence image: masks, measures and models of msdask are made for brightfield, "
     "where the glass is bright"
 )
@@ -86,7 +86,7 @@ def read_metadata(
     if mpp is None:
         mpp, origin, more = _from_tags(page)
         unread += more
-    warnings = (_FLUORESCENT,) if found.is_fluorescent else ()
+    warnings = (FLUORESCENT,) if found.is_fluorescent else ()
     return SlideMetadata(
         mpp=mpp,
         mpp_source=origin,
@@ -109,8 +109,13 @@ def _of_vendor(page: Any, described: Described, vendor: str, shape: tuple[int, i
         return _Found() if scan is None else _Found(scan.mpp, None, scan.properties, scan.unread)
     if vendor == "hamamatsu":
         return _hamamatsu(page)
-    is_fluorescent = _FLUORESCENCE.search(described.text[:_TEXT_LIMIT]) is not None
-    return replace(_aperio(described.text) if vendor == "aperio" else _Found(), is_fluorescent=is_fluorescent)
+    found = _aperio(described.text) if vendor == "aperio" else _Found()
+    return replace(found, is_fluorescent=says_fluorescence(described.text))
+
+
+def says_fluorescence(text: str) -> bool:
+    """Whether a description says in its own words that the image is one of fluorescence."""
+    return _FLUORESCENCE.search(text[:_TEXT_LIMIT]) is not None
 
 
 def _described(images: Sequence[_Image], shape: tuple[int, int], number: int | None) -> _Image | None:
