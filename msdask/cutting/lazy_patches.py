@@ -160,7 +160,7 @@ def planned(
         "fingerprint": slide.fingerprint(),
     }
     if slide.region is not None:
-        facts["region"] = str(slide.region)
+        facts["slide_region"] = str(slide.region)
     return Cutter(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
 
 

@@ -63,7 +63,7 @@ def same_slide(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> Slid
         It is another file.
     """
     try:
-        slide = Slide(source, mpp=attrs["mpp"], tolerance=spec.tolerance, region=attrs.get("region"))
+        slide = Slide(source, mpp=attrs["mpp"], tolerance=spec.tolerance, region=attrs.get("slide_region"))
         fingerprint = slide.fingerprint()
     except OSError as error:
         raise SlideError(f"slide '{source}' cannot be opened: {error}") from error

@@ -39,8 +39,8 @@ class SlideRow:
     slide_id : names it inside the store; by default its file name
     mask : path of its mask, or None
     mpp, magnification : override what the file says
-    slide_region : which of several images in the file, by name or number; None lets `open_slide` choose
     cohort : every other column of the table (split, patient, label ...): its fact, None where the cell is empty
+    slide_region : which of several images in the file, by name or number; None lets `open_slide` choose
     """
 
     path: str
@@ -48,8 +48,8 @@ class SlideRow:
     mask: str | None = None
     mpp: float | None = None
     magnification: float | None = None
-    slide_region: str | None = None
     cohort: Mapping[str, Fact | None] = field(default_factory=dict)
+    slide_region: str | None = None
 
     @property
     def facts(self) -> dict[str, Fact]:

@@ -33,6 +33,8 @@ _MACRO_LENS, _MAP_LENS = -1.0, -2.0
 _ROUNDING = 2
 """px that a side of a level may be off: each level may be the rounded half of a rounded one."""
 _LEAST_REDUCTION = 1.5
+_MOST_PYRAMIDS = 256
+"""Images that are told apart in a plain TIFF: what that takes grows with its square."""
 _OVERVIEW_MPP = 10.0
 """um/px; an image of an SCN that is coarser shows the whole glass."""
 
@@ -198,6 +200,8 @@ def _sorted_pages(pages: Sequence[Listed], vendor: str) -> Images:
             name = _unnamed_picture(item, first, vendor)
         if name:
             found.associated.setdefault(name, item.page)
+        elif len(pyramids) == _MOST_PYRAMIDS:
+            found.notes["other images"] = f"more than {_MOST_PYRAMIDS}; the smaller ones cannot be opened"
         elif _is_mask(item) or _is_of_another_kind(item, first):
             found.notes[f"other image {item.size[1]} x {item.size[0]}"] = "not of the slide's kind of pixels"
         else:

@@ -36,7 +36,7 @@ __all__ = [
 
 MANIFEST_GROUP = "_manifest"
 _KEPT = (
-    *("checksum", "spec_hash", "source", "region", "fingerprint"),
+    *("checksum", "spec_hash", "source", "slide_region", "fingerprint"),
     *("mask_source", "mpp", "mpp_source", "cohort", "classes"),
 )
 """Attributes of a slide that are kept apart from it: what it takes to make it again."""

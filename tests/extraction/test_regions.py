@@ -62,7 +62,7 @@ def test_both_regions_of_a_file_are_extracted_repaired_and_streamed(scn: Path, t
     patch_set = PatchStore(tmp_path / "s")[SPEC.name]
     for name, image in (("first", FIRST), ("second", SECOND)):
         slide_id = f"two.scn#{name}"
-        assert patch_set.attrs(slide_id)["region"] == name
+        assert patch_set.attrs(slide_id)["slide_region"] == name
         table = patch_set.open(slide_id)
         x, y = (int(table[axis].values[3, 0]) for axis in ("x0", "y0"))
         np.testing.assert_array_equal(table["image"].values[3, 0], image[y : y + 64, x : x + 64])

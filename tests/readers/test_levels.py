@@ -390,3 +390,16 @@ def test_a_scale_far_from_any_microscope_warns(tmp_path: Path, resolution: int, 
     tifffile.imwrite(path, IMAGE, **TILED, resolution=(resolution, resolution), resolutionunit=unit)
     with pytest.warns(UserWarning, match="far from any microscope"):
         open_slide(path)
+
+
+def test_a_file_of_thousands_of_images_opens_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    blank = np.zeros((700, 700, 3), np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        for n in range(600):  # no two of one proportion
+            writer.write(
+                blank[: 40 + n, : 640 - n], tile=(16, 16), photometric="rgb", metadata=None, compression="zlib"
+            )
+    reader = open_reader(path)
+    assert reader.metadata.properties["other images"].startswith("more than 256")
+    assert len(reader.metadata.warnings[0]) < 1000
