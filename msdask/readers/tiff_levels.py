@@ -122,8 +122,9 @@ def find_images(tif: Any, described: Described, vendor: str) -> Images:
     elif vendor == "ome":
         found = _described_regions(_ome_images(tif, described), described)
     else:
+        # before the pages are told apart by their sizes: padded, the smallest levels of Philips are of one size
+        warnings = level_sizes(list(tif.pages), described) if vendor == "philips" else []
         pages = _paged(tif) if vendor in ("aperio", "philips") else _in_series(tif)
-        warnings = level_sizes([item.page for item in pages], described) if vendor == "philips" else []
         found = _sorted_pages(pages, vendor)
         found.warnings += warnings
     if found.pyramids and vendor == "leica" and "macro" not in found.associated:

@@ -257,6 +257,18 @@ def test_fewer_spacings_than_levels_are_told_and_no_level_is_lost(tmp_path: Path
     assert bool(told) == (stated < 4)
 
 
+@pytest.mark.parametrize("stated", [1, 5])
+@pytest.mark.parametrize("shape", [(1207, 1413), (297, 368), (700, 2100)])
+def test_small_levels_that_are_padded_to_one_size_have_sizes_of_their_own(
+    tmp_path: Path, shape: tuple[int, int], stated: int
+) -> None:
+    path = tmp_path / "a.tiff"
+    full = tuple(-(-side // 256) * 256 for side in shape)
+    levels = [np.zeros((full[0] >> i, full[1] >> i, 3), np.uint8) for i in range(5)]
+    write_levels(path, levels, philips_xml(0.00025, levels=stated), is_philips=True, side=256)
+    assert shapes(path) == [level.shape[:2] for level in levels]  # as OpenSlide has them, where all are stated
+
+
 # Fluorescence
 
 
