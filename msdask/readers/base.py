@@ -80,6 +80,7 @@ class SlideMetadata:
     objective_power : as stored, or None
     vendor : "aperio", "hamamatsu", "leica", "philips", "ome", "generic" ...
     properties : every other fact that the file states, as text
+    warnings : sentences for a person about what the file holds: they are given when the slide is opened
     """
 
     mpp: tuple[float, float] | None = None
@@ -87,6 +88,7 @@ class SlideMetadata:
     objective_power: float | None = None
     vendor: str = "generic"
     properties: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @runtime_checkable

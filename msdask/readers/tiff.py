@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,22 @@ from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
+from msdask.readers.limits import check_text, limited_file
+from msdask.readers.orientation import TurnedImage, is_transposed, orientation_of, page_image
+from msdask.readers.overlaps import overlap
 from msdask.readers.place import Place
+from msdask.readers.rectangle import from_finer
 from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
-from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
+from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage, shrink_tile
 from msdask.storage.ranges import READ_AHEAD
-from msdask.storage.source import ByteSource, fingerprint, parser_file
+from msdask.storage.source import ByteSource, fingerprint
 
 __all__ = ["TiffReader", "accepts", "is_tiff", "open_place"]
 
 _NDPI_TAG = 65420
 _ASSOCIATED = ("label", "macro", "thumbnail")
-_TRESTLE = "MedScan"
-"""Begins the Software tag of Trestle's scanners."""
+_SPARSE_VENDORS = {"philips"}
+"""Whose scanners do not store tiles of glass: those are white."""
 _FLAGS = ("is_svs", "is_ndpi", "is_scn", "is_philips", "is_ome")
 
 
@@ -76,17 +81,13 @@ class TiffReader:
         source = self._source
         # given a stream and told what it is, tifffile neither follows the file's ending nor opens files that
         # its OME-XML names
-        with parser_file(source) as file, tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
+        with limited_file(source) as file, tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
             if not len(tif.pages):
                 raise SlideError(f"slide {source.path!r}: a TIFF without a single image; it is damaged: copy it again")
             description = str(tif.pages.first.description)
+            check_text(description, source.path, images=len(tif.pages))
             check_xml(description, source.path)
-            software = str(tif.pages.first.tags.valueof(305, ""))
-            if tif.is_bif or software.startswith(_TRESTLE):
-                kind = "a Ventana BIF" if tif.is_bif else "a Trestle TIFF"
-                raise UnsupportedSlideError(
-                    f"slide {source.path!r}: {kind}, whose tiles overlap; convert it to a pyramidal TIFF or OME-TIFF"
-                )
+            self._refuse_overlaps(tif)
             series = [s for s in tif.series if _pages(s)]
             if not series:
                 raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
@@ -96,21 +97,33 @@ class TiffReader:
             self._skipped: dict[str, str] = {}
             self._images = self._level_images(main, others, is_grouped=vendor != "generic")
             page = _pages(main)[0]
-            shape = self._images[0].shape
-            metadata = read_metadata(page.keyframe, description, vendor, shape)
+            stored = int(page.keyframe.imagelength), int(page.keyframe.imagewidth)
+            metadata = read_metadata(page.keyframe, description, vendor, stored)
+            if metadata.mpp is not None and is_transposed(orientation_of(page.keyframe)):
+                metadata = replace(metadata, mpp=metadata.mpp[::-1])
             self._associated = self._associated_images(others, vendor)
             self._directories = _directories(tif)
-        self.metadata: SlideMetadata = replace(metadata, properties={**metadata.properties, **self._skipped})
+        self._leaves_out_glass = vendor in _SPARSE_VENDORS
+        warnings, empty = self._empty_tiles()
+        self.metadata: SlideMetadata = replace(
+            metadata,
+            properties={**metadata.properties, **self._skipped, **empty},
+            warnings=(*metadata.warnings, *warnings),
+        )
         self.associated: tuple[str, ...] = tuple(name for name in _ASSOCIATED if name in self._associated)
         self.levels: tuple[LevelInfo, ...] = tuple(
-            LevelInfo(image.shape, image.tile, stored_downsample(shape, image.shape), image.dct_scales)
+            LevelInfo(image.shape, image.tile, stored_downsample(self._images[0].shape, image.shape), image.dct_scales)
             for image in self._images
         )
 
     def read_tile(
         self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """See `Reader.read_tile`. A tile of 0 bytes is white; edge tiles come as stored, cut or padded."""
+        """See `Reader.read_tile`. Edge tiles come as stored, cut or padded.
+
+        A tile of 0 bytes is the area mean of the next finer level. At level 0 it is missing, or white in the files of
+        scanners that leave out glass.
+        """
         if not 0 <= level < len(self._images):
             raise SpecError(f"level {level}: slide {self._source.path!r} has levels 0 to {len(self._images) - 1}")
         image = self._images[level]
@@ -119,7 +132,17 @@ class TiffReader:
                 f"tile (row {row}, column {column}) reduced by {scale}: level {level} of slide {self._source.path!r} "
                 f"has {image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
             )
+        if image.empty_tiles and image.is_empty(row, column) and (level or self._leaves_out_glass):
+            return shrink_tile(self._replaced(level, row, column), image.tile, scale)
         return image.read(row, column, scale, out)
+
+    def _replaced(self, level: int, row: int, column: int) -> NDArray[np.uint8]:
+        """What stands for a tile that was never stored."""
+        info = self.levels[level]
+        if level == 0:
+            return np.full((*info.tile, 3), 255, np.uint8)
+        finer = partial(self.read_tile, level - 1)
+        return from_finer(finer, self.levels[level - 1], info, row, column)
 
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
         """See `ReadsAhead.prefetch`."""
@@ -158,11 +181,11 @@ class TiffReader:
         """See `Reader.close`."""
         self._source.close()
 
-    def _level_images(self, main: Any, others: list[Any], *, is_grouped: bool) -> list[TiffImage]:
+    def _level_images(self, main: Any, others: list[Any], *, is_grouped: bool) -> list[TiffImage | TurnedImage]:
         """Level 0 and every smaller level that can be read, finest first."""
         self._refuse_stack(main)
         first = _pages(main)[0]
-        images = [TiffImage(self._source, first, "level 0")]
+        images = [page_image(self._source, first, "level 0")]
         pages = [pages[0] for level in main.levels[1:] if len(pages := _pages(level)) == 1]
         if not is_grouped:
             # pyramids as plain pages, whose factors tifffile does not know (it tries 2, 3 and 4)
@@ -171,11 +194,41 @@ class TiffReader:
         for page in sorted(pages, key=_area, reverse=True):
             if _area(page) >= images[-1].shape[0] * images[-1].shape[1]:
                 continue
+            name = f"skipped level {page.keyframe.imagewidth} x {page.keyframe.imagelength}"
+            if orientation_of(page.keyframe) != orientation_of(first.keyframe):
+                self._skipped[name] = f"its orientation tag says {orientation_of(page.keyframe)}, level 0's another"
+                continue
             try:
-                images.append(TiffImage(self._source, page, f"level {len(images)}"))
+                images.append(page_image(self._source, page, f"level {len(images)}"))
             except SlideError as error:  # a finer level serves in its place
-                self._skipped[f"skipped level {page.keyframe.imagewidth} x {page.keyframe.imagelength}"] = str(error)
+                self._skipped[name] = str(error)
         return images
+
+    def _empty_tiles(self) -> tuple[list[str], dict[str, str]]:
+        """Warnings and properties about tiles that were never stored."""
+        found = {
+            level: f"{image.empty_tiles} of {image.grid[0] * image.grid[1]}"
+            for level, image in enumerate(self._images)
+            if image.empty_tiles
+        }
+        fate = "are white: this scanner leaves out glass" if self._leaves_out_glass else "are bad tiles (on_bad_tile)"
+        warnings = [
+            f"{count} tiles of level {level} have no bytes in the file; they "
+            + (f"are filled from level {level - 1}" if level else fate)
+            for level, count in found.items()
+        ]
+        return warnings, {f"empty tiles of level {level}": count for level, count in found.items()}
+
+    def _refuse_overlaps(self, tif: tifffile.TiffFile) -> None:
+        found = overlap(tif)
+        if found is None:
+            return
+        kind = UnsupportedSlideError if found[1] else SlideError  # OpenSlide takes what it does not know as it lies
+        remedy = "open it with backend='openslide', or convert it" if found[1] else "convert it"
+        raise kind(
+            f"slide {self._source.path!r}: {found[0]}, whose tiles overlap: side by side they would show strips twice; "
+            f"expected tiles that meet: {remedy} to a pyramidal TIFF or OME-TIFF"
+        )
 
     def _refuse_stack(self, main: Any) -> None:
         pages = _pages(main)
@@ -188,8 +241,8 @@ class TiffReader:
                 f"shape {tuple(main.shape)}; expected one RGB or gray plane: export the plane or channels wanted as RGB"
             )
 
-    def _associated_images(self, others: list[Any], vendor: str) -> dict[str, TiffImage]:
-        found: dict[str, TiffImage] = {}
+    def _associated_images(self, others: list[Any], vendor: str) -> dict[str, TiffImage | TurnedImage]:
+        found: dict[str, TiffImage | TurnedImage] = {}
         for series in others:
             pages = _pages(series)
             text = f"{series.name} {str(pages[0].keyframe.description)[:200]}".lower()
@@ -200,7 +253,7 @@ class TiffReader:
             if name is None or name in found:
                 continue
             try:
-                found[name] = TiffImage(self._source, pages[0], f"associated image {name!r}")
+                found[name] = page_image(self._source, pages[0], f"associated image {name!r}")
             except SlideError as error:
                 self._skipped[f"skipped {name}"] = str(error)
         return found

@@ -159,8 +159,8 @@ class Slide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful about the scale, in sentences."""
-        return self.scale.warnings
+        """What is doubtful about the scale and the file, in sentences."""
+        return (*self.scale.warnings, *self.reader.metadata.warnings)
 
     @property
     def magnification(self) -> float:

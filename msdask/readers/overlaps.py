@@ -1,0 +1,57 @@
+"""Scanners that store the pictures of their camera as they were taken: neighbouring tiles show the same strip."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tifffile
+
+__all__ = ["overlap"]
+
+_TRESTLE = "MedScan"
+"""Begins the Software tag of Trestle's scanners."""
+_XMP = 700
+_PAGES = 3
+_LENGTH = 1 << 20
+_OVERLAP = re.compile(
+    r"\b((?:tile[ _]?)?overlaps?[ _]?(?:xy?|y))\s*[=:>]\s*[\"']?\s*(-?[\d.]+(?:[\s,]+-?[\d.]+)*)", re.IGNORECASE
+)
+"""A key, attribute or element with numbers: `OverlapsXY= 32 32`, `OverlapX="48"`, `<TileOverlapY>16`. A bare "overlap"
+is not among them: stitched pictures keep that of their acquisition."""
+
+
+def overlap(tif: tifffile.TiffFile) -> tuple[str, bool] | None:
+    """What says that a file's tiles overlap, or None where nothing does.
+
+    Descriptions and XMP of the first pages are looked at: a key or attribute named after overlaps with a number other
+    than 0; and what tells of scanners whose tiles do.
+
+    Returns
+    -------
+    found : in words
+    is_known : whether it is a scanner's format that OpenSlide puts together rightly
+    """
+    if tif.is_bif:
+        return "a Ventana BIF", True
+    pages: list[Any] = [page for page, _ in zip(tif.pages, range(_PAGES), strict=False)]
+    if str(tif.pages.first.tags.valueof(305, "")).startswith(_TRESTLE):
+        return "a Trestle TIFF", True
+    for page in pages:
+        tags = getattr(page, "tags", None)
+        for text in (str(getattr(page, "description", "")), _xmp(tags)):
+            if "<iScan" in text[:_LENGTH]:
+                return "a TIFF with Ventana's iScan metadata", True
+            for name, numbers in _OVERLAP.findall(text[:_LENGTH]):
+                if any(number.strip("0.-") for number in re.split(r"[\s,]+", numbers)):
+                    return f"a TIFF whose metadata says {name} = {numbers}", False
+    return None
+
+
+def _xmp(tags: Any) -> str:
+    """The XMP of a page as text; empty where there is none, or too much of it to be looked at."""
+    tag = tags.get(_XMP) if tags is not None else None
+    if tag is None or tag.count > 16 * _LENGTH:
+        return ""
+    value = tag.value
+    return bytes(value[:_LENGTH]).decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
