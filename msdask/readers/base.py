@@ -80,7 +80,7 @@ class SlideMetadata:
     objective_power : as stored, or None
     vendor : "aperio", "hamamatsu", "leica", "philips", "ome", "generic" ...
     properties : every other fact that the file states, as text
-    warnings : sentences for a person about what the file holds: they are given when the slide is opened
+    warnings : sentences for a person about what was found and is not as usual
     """
 
     mpp: tuple[float, float] | None = None

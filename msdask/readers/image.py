@@ -21,6 +21,7 @@ from PIL import Image
 
 from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata
+from msdask.readers.coded_size import MAX_JPEG_SCANS, scan_count
 from msdask.readers.jpeg_tiles import decode_rgb
 from msdask.readers.place import Place
 from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_background, to_uint8
@@ -250,6 +251,8 @@ class ImageReader:
             if not self._is_direct:
                 return _by_bands(image)
         if self._kind == "JPEG":
+            if (scans := scan_count(data)) > MAX_JPEG_SCANS:
+                raise ValueError(f"{scans} scans, the limit is {MAX_JPEG_SCANS}")
             # strict, where Pillow fills what a damaged stream leaves out
             return decode_rgb(data, np.empty((height, width, 3), np.uint8))
         # of 16 bits Pillow keeps 8, by cutting

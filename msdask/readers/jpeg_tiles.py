@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from msdask.readers.coded_size import MAX_JPEG_SCANS, scan_count
+from msdask.readers.coded_size import MAX_JPEG_SCANS, is_baseline, scan_count
 from msdask.readers.jpeg_header import EOI, SOI, JpegHeader, read_header, tables_only, without_strays
 
 __all__ = ["DCT_SCALES", "JpegTiles", "decode_rgb"]
@@ -39,8 +39,7 @@ def decode_rgb(stream: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     ValueError
         The stream is damaged, or has more scans than any encoder makes.
     """
-    scans = scan_count(stream)
-    if scans > MAX_JPEG_SCANS:
+    if not is_baseline(stream) and (scans := scan_count(stream)) > MAX_JPEG_SCANS:
         raise ValueError(f"{scans} scans, the limit is {MAX_JPEG_SCANS}")
     try:
         return _decode(stream, pixels)

@@ -11,8 +11,7 @@ __all__ = ["overlap"]
 
 _TRESTLE = "MedScan"
 """Begins the Software tag of Trestle's scanners."""
-_XMP = 700
-_PAGES = 3
+_SOFTWARE, _XMP = 305, 700
 _LENGTH = 1 << 20
 _OVERLAP = re.compile(
     r"\b((?:tile[ _]?)?overlaps?[ _]?(?:xy?|y))\s*[=:>]\s*[\"']?\s*(-?[\d.]+(?:[\s,]+-?[\d.]+)*)", re.IGNORECASE
@@ -21,11 +20,11 @@ _OVERLAP = re.compile(
 is not among them: stitched pictures keep that of their acquisition."""
 
 
-def overlap(tif: tifffile.TiffFile) -> tuple[str, bool] | None:
+def overlap(tif: tifffile.TiffFile, page: Any) -> tuple[str, bool] | None:
     """What says that a file's tiles overlap, or None where nothing does.
 
-    Descriptions and XMP of the first pages are looked at: a key or attribute named after overlaps with a number other
-    than 0; and what tells of scanners whose tiles do.
+    Looked at are the description and XMP of a page: a key or attribute named after overlaps with a number other than
+    0; and what tells of scanners whose tiles do.
 
     Returns
     -------
@@ -34,23 +33,23 @@ def overlap(tif: tifffile.TiffFile) -> tuple[str, bool] | None:
     """
     if tif.is_bif:
         return "a Ventana BIF", True
-    pages: list[Any] = [page for page, _ in zip(tif.pages, range(_PAGES), strict=False)]
-    if str(tif.pages.first.tags.valueof(305, "")).startswith(_TRESTLE):
+    tags = getattr(page, "tags", None)
+    if tags is None:
+        return None
+    if str(tags.valueof(_SOFTWARE, "")).startswith(_TRESTLE):
         return "a Trestle TIFF", True
-    for page in pages:
-        tags = getattr(page, "tags", None)
-        for text in (str(getattr(page, "description", "")), _xmp(tags)):
-            if "<iScan" in text[:_LENGTH]:
-                return "a TIFF with Ventana's iScan metadata", True
-            for name, numbers in _OVERLAP.findall(text[:_LENGTH]):
-                if any(number.strip("0.-") for number in re.split(r"[\s,]+", numbers)):
-                    return f"a TIFF whose metadata says {name} = {numbers}", False
+    for text in (str(getattr(page, "description", ""))[:_LENGTH], _xmp(tags)):
+        if "<iScan" in text:
+            return "a TIFF with Ventana's iScan metadata", True
+        for name, numbers in _OVERLAP.findall(text) if "verlap" in text.lower() else ():
+            if any(number.strip("0.-") for number in re.split(r"[\s,]+", numbers)):
+                return f"a TIFF whose metadata says {name} = {numbers}", False
     return None
 
 
 def _xmp(tags: Any) -> str:
     """The XMP of a page as text; empty where there is none, or too much of it to be looked at."""
-    tag = tags.get(_XMP) if tags is not None else None
+    tag = tags.get(_XMP)
     if tag is None or tag.count > 16 * _LENGTH:
         return ""
     value = tag.value

@@ -87,12 +87,13 @@ class TiffReader:
             description = str(tif.pages.first.description)
             check_text(description, source.path, images=len(tif.pages))
             check_xml(description, source.path)
-            self._refuse_overlaps(tif)
+            self._refuse_overlaps(tif, tif.pages.first)
             series = [s for s in tif.series if _pages(s)]
             if not series:
                 raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
             main = max(series, key=lambda s: _area(_pages(s)[0]))  # the first of equals
             others = [s for s in series if s is not main]
+            self._refuse_overlaps(tif, _pages(main)[0].keyframe)
             vendor = vendor_of({flag: bool(getattr(tif, flag)) for flag in _FLAGS})
             self._skipped: dict[str, str] = {}
             self._images = self._level_images(main, others, is_grouped=vendor != "generic")
@@ -219,8 +220,8 @@ class TiffReader:
         ]
         return warnings, {f"empty tiles of level {level}": count for level, count in found.items()}
 
-    def _refuse_overlaps(self, tif: tifffile.TiffFile) -> None:
-        found = overlap(tif)
+    def _refuse_overlaps(self, tif: tifffile.TiffFile, page: Any) -> None:
+        found = overlap(tif, page)
         if found is None:
             return
         kind = UnsupportedSlideError if found[1] else SlideError  # OpenSlide takes what it does not know as it lies

@@ -112,6 +112,7 @@ class Slide:
         self._associated = reader.associated
         self.vendor: str = reader.metadata.vendor
         self.objective_power: float | None = reader.metadata.objective_power
+        self._found: tuple[str, ...] = reader.metadata.warnings
         self.scale: SlideScale = resolve_scale(
             reader.metadata, name=self.path, mpp=mpp, magnification=magnification, tolerance=tolerance, strict=strict
         )
@@ -159,8 +160,8 @@ class Slide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful about the scale and the file, in sentences."""
-        return (*self.scale.warnings, *self.reader.metadata.warnings)
+        """What is doubtful about the scale, and what else was found that is not as usual, in sentences."""
+        return self.scale.warnings + self._found
 
     @property
     def magnification(self) -> float:
