@@ -22,6 +22,7 @@ from PIL import Image
 from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata
 from msdask.readers.coded_size import MAX_JPEG_SCANS, scan_count
+from msdask.readers.jpeg_header import read_header
 from msdask.readers.jpeg_tiles import decode_rgb
 from msdask.readers.place import Place
 from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_background, to_uint8
@@ -62,6 +63,8 @@ IMAGE_ERRORS: tuple[type[Exception], ...] = (
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and steps, of an interlaced PNG's passes."""
+_HEADER = 1 << 20
+"""Bytes in which a JPEG's frame is looked for, behind colour profiles and thumbnails."""
 _ROWS = 64
 """That Pillow's picture is copied by: all at once would be two copies more."""
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I"}
@@ -172,6 +175,8 @@ class ImageReader:
         if width < 1 or height < 1:
             raise SlideError(f"slide {self._source.path!r}: claims {width} x {height} px; it is damaged: copy it again")
         peak = width * height * self._bytes_a_pixel(mode, bytes_per_sample) + self._source.size
+        if self._kind == "JPEG" and 3 * peak > MAX_DECODED_BYTES and not self._is_baseline():
+            peak = 3 * peak - 2 * self._source.size  # of several scans the coefficients are kept, 2 bytes each
         if peak > MAX_DECODED_BYTES:
             raise SlideError(self._too_large(f"{width} x {height} px take {peak >> 20} MiB of memory and"))
         if mode not in _MODES:
@@ -179,6 +184,9 @@ class ImageReader:
                 f"slide {self._source.path!r}: pixels of mode {mode} in a {self._kind}; expected RGB, RGBA, gray or a "
                 "palette of 8 or 16 bits: convert it to RGB"
             )
+
+    def _is_baseline(self) -> bool:
+        return read_header(self._source.read(0, _HEADER)).process in (0, 1)
 
     def _bytes_a_pixel(self, mode: str, bytes_per_sample: int) -> int:
         """Memory at the peak: the decoded picture, and the RGB made of it where that is another array."""

@@ -237,6 +237,21 @@ def test_the_limit_is_the_memory_at_the_peak(tmp_path: Path, bits: int, color: i
     assert open_reader(path).levels[0].shape == (side - 4, side - 4)
 
 
+@pytest.mark.parametrize("is_progressive", [False, True])
+def test_the_coefficients_of_a_progressive_jpeg_count(tmp_path: Path, is_progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth_image(32, 32)).save(path, progressive=is_progressive)
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc2" if is_progressive else b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 8000, 8000)
+    path.write_bytes(data)
+    if is_progressive:
+        with pytest.raises(SlideError, match="8000 x 8000 px take 549 MiB"):
+            open_reader(path)
+    else:
+        assert open_reader(path).levels[0].shape == (8000, 8000)
+
+
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "L", "LA", "P", "P with transparency", "1", "16 bits"])
 def test_the_peak_is_what_is_promised(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.png"
