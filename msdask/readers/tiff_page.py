@@ -49,6 +49,8 @@ _SMALL_PICTURE = 1 << 22
 """px; up to this much a tile's own header may claim more than the tile has, up to four times."""
 _BARE_COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
 """Uncompressed, CCITT, LZW, deflate, PackBits, LZMA, zstd: samples alone, without a picture's header."""
+_WIDE_COMPRESSIONS = J2K_COMPRESSIONS | {50002, 52546}
+"""JPEG 2000 and JPEG XL, whose decoders hold 4 bytes a sample beside the picture."""
 _SAMPLE_BYTES = 4096
 _STRIP_ROWS = 256
 
@@ -282,6 +284,8 @@ class TiffImage:
             )
         # what is decoded, or what it becomes as RGB
         decoded = self.tile[0] * self.tile[1] * max(3, int(key.samplesperpixel) * key.dtype.itemsize)
+        if not key.is_tiled and int(key.compression) in _WIDE_COMPRESSIONS:
+            decoded *= 5
         kind, limit = ("tile", MAX_TILE_BYTES) if key.is_tiled else ("strip", MAX_STRIP_BYTES)
         if decoded > limit:
             raise SlideError(

@@ -187,6 +187,19 @@ def test_a_picture_far_larger_than_its_tile_is_not_decoded(
         open_reader(path).read_tile(0, 0, 0)
 
 
+@pytest.mark.parametrize(("compression", "is_refused"), [(8, False), (34712, True), (50002, True)])
+def test_what_a_decoder_holds_counts_for_a_strip(tmp_path: Path, compression: int, is_refused: bool) -> None:
+    path = tmp_path / "a.tif"
+    shape = (8000, 8000, 3)  # 183 MiB of pixels, 915 MiB with 4 bytes a sample
+    options: dict[str, Any] = {"compression": compression, "photometric": "rgb", "rowsperstrip": 8000}
+    tifffile.imwrite(path, iter([b"nothing"]), shape=shape, dtype=np.uint8, metadata=None, **options)
+    if is_refused:
+        with pytest.raises(SlideError, match="8000 x 8000 px takes 915 MiB, the limit is 512 MiB"):
+            open_reader(path)
+    else:
+        assert open_reader(path).levels[0].shape == shape[:2]
+
+
 def _with_scans(count: int) -> bytes:
     """A progressive JPEG whose first scan comes `count` times."""
     file = io.BytesIO()
