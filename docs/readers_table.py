@@ -43,7 +43,9 @@ def rows() -> Iterator[str]:
             written = kind.write(path)
             reader = open_reader(path)
             facts, first = reader.metadata.properties, reader.levels[0]
-            is_strip = first.tile[1] == first.shape[1]
+            is_strip = any(
+                side == whole for side, whole in zip(first.tile, first.shape, strict=True)
+            )  # turned ones stand
             layout = "strips" if is_strip and reader.format == "tiff" else f"tiles of {first.tile[1]} x {first.tile[0]}"
             checks = ["the pixels that were written"] * (written is not None)
             checks += [OPENSLIDE[kind.agrees]] if kind.agrees != "none" else [] if checks else ["tifffile or Pillow"]

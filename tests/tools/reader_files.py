@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,6 +20,17 @@ def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
         150 + 70 * np.sin(x / 41 + phase) * np.cos(y / 33) + 20 * np.sin((x + y) / 9) + noise for phase in (0, 1, 2.2)
     ]
     return np.clip(np.dstack(channels), 0, 255).astype(np.uint8)
+
+
+def empty_tiles(path: Path, page: int, *tiles: int) -> None:
+    """Let a page's table say that some tiles have 0 bytes."""
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tags = tif.pages[page].tags  # type: ignore[union-attr]
+        for name in ("TileOffsets", "TileByteCounts"):
+            values = list(tags[name].value)
+            for tile in tiles:
+                values[tile] = 0
+            tags[name].overwrite(values)
 
 
 def _segments(stream: bytes) -> tuple[dict[int, bytes], bytes]:

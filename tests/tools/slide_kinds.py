@@ -16,8 +16,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.tools.jpeg2000_files import encode_components, to_ycbcr
 from tests.tools.openslide_files import write_bif, write_mrxs, write_trestle, write_vms, write_vmu
-from tests.tools.reader_files import smooth_image, write_jpeg_tiff, write_ndpi
+from tests.tools.reader_files import empty_tiles, smooth_image, write_jpeg_tiff, write_ndpi
 from tests.tools.vendor_files import halved, philips_xml, scn_image, scn_xml, write_levels, write_svs
 
 __all__ = ["KINDS", "Kind"]
@@ -32,6 +33,7 @@ CANVAS = "OpenSlide places the regions on a canvas of the size of the glass; msd
 STRIPS = "OpenSlide opens no TIFF in strips"
 CODEC = "OpenSlide does not have this compression"
 BIG_ENDIAN = "OpenSlide 4 does not open it"
+FILLED = "OpenSlide reduces the finer level by bilinear interpolation, msdask by area means"
 PLAIN = "OpenSlide opens no plain pictures"
 
 
@@ -47,6 +49,7 @@ class Kind:
     agrees : what OpenSlide must give to the pixel: sizes, scale and all levels, level 0 alone, the regions that it
         states, or nothing, since it does not open the file
     reason : for anything but "all"
+    tolerance : what a value may differ from OpenSlide's; half for the rounding of alpha
     """
 
     name: str
@@ -54,6 +57,7 @@ class Kind:
     write: Callable[[Path], Pixels | None]
     agrees: Agreement = "all"
     reason: str = ""
+    tolerance: float = 0.5
 
 
 def image() -> Pixels:
@@ -78,6 +82,42 @@ def _generic(
         for level in smaller:
             writer.write(level, subfiletype=1, metadata=None, **options)
     return pixels if options.get("compression") not in ("jpeg", "webp", "jpeg2000") else None
+
+
+def _full_chroma(path: Path) -> Pixels:
+    """A SVS whose tiles hold YCbCr in components of one size, without a transform of JPEG 2000's own."""
+    planes = to_ycbcr(_small())
+    tiles = [planes[y : y + 128, x : x + 128] for y in range(0, 256, 128) for x in range(0, 384, 128)]
+    tifffile.imwrite(
+        path,
+        (encode_components([tile[:, :, i].copy() for i in range(3)], (128, 128)) for tile in tiles),
+        shape=planes.shape,
+        dtype=np.uint8,
+        tile=(128, 128),
+        photometric="ycbcr",
+        compression="aperio_jp2000_ycbc",
+        description="Aperio Image Library v11.2.1\r\n384x256 (128x128)|AppMag = 20|MPP = 0.5",
+        metadata=None,
+        software=False,
+    )
+    luma, blue, red = np.moveaxis(planes.astype(float), -1, 0)
+    blue, red = blue - 128, red - 128
+    rgb = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
+    return np.clip(np.rint(np.dstack(rgb)), 0, 255).astype(np.uint8)
+
+
+def _with_empty_tiles(path: Path) -> Pixels:
+    pixels = image()
+    write_svs(path, pixels, compression="lzw")
+    empty_tiles(path, 2, 1, 5)
+    return pixels
+
+
+def _turned(path: Path) -> Pixels:
+    pixels = image()
+    tags = [(274, 3, 1, 6, True)]
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=16, extratags=tags, metadata=None)
+    return np.ascontiguousarray(np.rot90(pixels, -1))
 
 
 def _ome(path: Path, *, images: int = 1) -> Pixels:
@@ -173,6 +213,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("comma.svs", "SVS, MPP with a decimal comma", partial(_svs, mpp="0,5000")),
     Kind("lzw.svs", "SVS", partial(_svs, compression="lzw")),
     Kind("33005.svs", "SVS", partial(_svs, compression="aperio_jp2000_rgb")),
+    Kind("33003.svs", "SVS, YCbCr of full chroma", _full_chroma, tolerance=1),
+    Kind("empty.svs", "SVS, tiles of a smaller level empty", _with_empty_tiles, "level 0", FILLED),
     Kind("one.ndpi", "NDPI", _ndpi, "level 0", ENLARGED),
     Kind("one.scn", "SCN", _scn, "regions", CANVAS),
     Kind("two.scn", "SCN of two regions", partial(_scn, regions=2), "regions", CANVAS),
@@ -194,6 +236,14 @@ KINDS: tuple[Kind, ...] = (
     Kind("imagej.tif", "ImageJ TIFF", _imagej, "none", STRIPS),
     Kind("gray.tif", "TIFF, gray", partial(_gray, tile=(128, 128))),
     Kind("sixteen.tif", "TIFF of 16 bits", partial(_flat, pixels=_wide(), photometric="rgb", tile=(128, 128))),
+    Kind("turned.tif", "TIFF, orientation 6", _turned, "none", STRIPS),
+    Kind(
+        "bits.tif",
+        "TIFF of 1 bit",
+        partial(_flat, pixels=image()[:, :, 0] > 150, photometric=1, rowsperstrip=16),
+        "none",
+        STRIPS,
+    ),
     Kind("picture.png", "PNG", _plain, "none", PLAIN),
     Kind("picture.bmp", "BMP", _plain, "none", PLAIN),
     Kind("picture.jpg", "JPEG", partial(_plain, quality=90), "none", PLAIN),
