@@ -18,9 +18,9 @@ help:
 	@echo "make test        set up, run all tests but the slow ones"
 	@echo "make demo        set up, make sample slides, extract patches, write a report to $(DEMO)/"
 	@echo "make test-slow   only the slow tests"
-	@echo "make lint        ruff, the import rules, the sizes of files and functions   (make format: ruff, applied)"
+	@echo "make lint        ruff, the import rules, the sizes of files and functions, the table of formats   (make format: ruff, applied)"
 	@echo "make types       mypy"
-	@echo "make map         draw docs/images/rooms.svg, the picture of the rooms"
+	@echo "make map         draw docs/images/rooms.svg, the picture of the rooms, and write the table of formats in docs/readers.md"
 	@echo "make notebooks   execute notebooks/*.ipynb, fail on an error"
 	@echo "make bench       benchmarks/extract.py"
 	@echo "make clean       remove $(VENV), $(DEMO)/ and caches"
@@ -61,6 +61,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python docs/rooms.py --check
+	$(BIN)/python docs/readers_table.py --check
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -69,9 +70,10 @@ format: install
 types: install
 	$(BIN)/mypy
 
-# The picture of the rooms in docs/architecture.md.
+# The picture of the rooms in docs/architecture.md, and the table of formats in docs/readers.md.
 map: install
 	$(BIN)/python docs/rooms.py
+	$(BIN)/python docs/readers_table.py
 
 # Executed, not changed: the outputs that are committed stay as they are.
 notebooks: install

@@ -36,7 +36,7 @@ def extract(
     Parameters
     ----------
     slides
-        CSV (one path a line, or with a column "path" and optionally slide_id, mask, split, mpp ...), folder, or one
+        CSV (one path a line, or with a column "path" and optionally slide_id, slide_region, mask ...), folder, or one
         slide
     output
         patch store to write, such as cohort.zarr

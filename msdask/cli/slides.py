@@ -25,12 +25,14 @@ __all__ = ["info", "mask", "slides_with_scale"]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class StatedScale:
-    """The scale of a slide, where the file's own is not to be used."""
+    """Which image of a file is opened, and its scale, where the file's own is not to be used."""
 
     mpp: Mpp = None
     """um/px of level 0, overrides the file; "estimate" asks the scale detector"""
     slide_magnification: float | None = None
     """the same as 10 / mpp"""
+    region: str | None = None
+    """which of several images in the file, by name or number from 0 on; `msdask info` lists them"""
 
     def open(self, path: Path, *, strict: bool = False) -> Slide:
         """The slide, with the scale that was given; an estimate is printed."""
@@ -38,12 +40,12 @@ class StatedScale:
 
         mpp = self.mpp
         if mpp == "estimate":
-            found = _estimate(path)
-            stated = Slide(path).mpp
+            found = _estimate(path, self.region)
+            stated = Slide(path, region=self.region).mpp
             beside = f"; the file states {stated:g} um/px" if stated is not None else ""
             err.print(f"{os.fspath(path)}: {_said(found)}{beside}", markup=False)
             mpp = found.mpp
-        return open_slide(path, mpp=mpp, magnification=self.slide_magnification, strict=strict)
+        return open_slide(path, mpp=mpp, magnification=self.slide_magnification, strict=strict, region=self.region)
 
 
 def info(
@@ -91,7 +93,8 @@ def _facts(slide: Slide) -> list[tuple[str, str]]:
     for i, level in enumerate(slide.level_infos):
         size = f"{level.shape[1]} x {level.shape[0]} px"
         facts.append((f"level {i}", f"{size}, 1/{level.downsample:g}, tiles {level.tile[1]} x {level.tile[0]}"))
-    return [*facts, ("associated", ", ".join(slide.associated) or "none")]
+    regions = [(key.replace(".", " "), text) for key, text in slide.properties.items() if key.startswith("region.")]
+    return [*facts, *regions, ("associated", ", ".join(slide.associated) or "none")]
 
 
 def mask(
@@ -152,20 +155,22 @@ def slides_with_scale(slides: str, mpp: float | Literal["estimate"] | None) -> l
 def _with_scale(row: SlideRow, mpp: float | Literal["estimate"]) -> SlideRow:
     from msdask.slides.slide import Slide
 
-    if row.mpp is not None or row.magnification is not None or Slide(row.path).mpp is not None:
+    is_given = row.mpp is not None or row.magnification is not None
+    if is_given or Slide(row.path, region=row.slide_region).mpp is not None:
         return row
     if mpp != "estimate":
         return replace(row, mpp=mpp)
-    found = _estimate(row.path)
+    found = _estimate(row.path, row.slide_region)
     err.print(f"{row.path}: {_said(found)}", markup=False)
     # kept with the slide: whoever reads the store must be able to tell an estimate from a scale that was stated
     return replace(row, mpp=found.mpp, cohort={**row.cohort, "scale_estimate": _said(found)})
 
 
-def _estimate(path: str | Path) -> ScaleEstimate:
+def _estimate(path: str | Path, region: str | None) -> ScaleEstimate:
     from msdask.inference.scale import estimate_scale
+    from msdask.slides.slide import Slide
 
-    return estimate_scale(path)
+    return estimate_scale(path) if region is None else estimate_scale(Slide(path, region=region))
 
 
 def _said(found: ScaleEstimate) -> str:

@@ -159,6 +159,8 @@ def planned(
         "reads": [plan.attrs() for plan in plans],
         "fingerprint": slide.fingerprint(),
     }
+    if slide.region is not None:
+        facts["slide_region"] = str(slide.region)
     return Cutter(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
 
 

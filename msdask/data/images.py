@@ -80,4 +80,4 @@ def image_lattice(
 
 
 def _open(row: SlideRow) -> Slide:
-    return Slide(row.path, mpp=row.mpp, magnification=row.magnification)
+    return Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)

@@ -165,7 +165,8 @@ class VirtualSet:
             attrs, path = patch_set.attrs(slide_id), places.join(patch_set.path, slide_id)
             digests = attrs.get("digests", {})
             source = (slides or {}).get(slide_id, attrs["source"])
-            slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance)
+            region = attrs.get("slide_region")
+            slide = Slide(source, mpp=attrs["mpp"], tolerance=patch_set.spec.tolerance, region=region)
             otherwise = "give the right one as slides={...}, or extract it again with overwrite"
             stored = f"slide '{slide_id}' of '{patch_set.name}'"
             check_same_file(stored, attrs, slide.fingerprint(), slide.path, otherwise=otherwise)

@@ -12,7 +12,8 @@ import xarray as xr
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import SlideError, StoreError
 from msdask.extraction.slide_job import BlockJob, commit_slide, run_block
-from msdask.slides.slide import Slide, file_state
+from msdask.slides.opened import file_state
+from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.store import documents, layout, shards, writing
@@ -62,7 +63,7 @@ def same_slide(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> Slid
         It is another file.
     """
     try:
-        slide = Slide(source, mpp=attrs["mpp"], tolerance=spec.tolerance)
+        slide = Slide(source, mpp=attrs["mpp"], tolerance=spec.tolerance, region=attrs.get("slide_region"))
         fingerprint = slide.fingerprint()
     except OSError as error:
         raise SlideError(f"slide '{source}' cannot be opened: {error}") from error

@@ -300,6 +300,7 @@ def _row(place: SlidePlace, attrs: dict[str, Any], run: _Run) -> SlideRow:
         mask=mask,
         mpp=attrs["mpp"] if attrs.get("mpp_source") == "user" else None,
         magnification=10 / attrs["mpp"] if attrs.get("mpp_source") == "user magnification" else None,
+        slide_region=attrs.get("slide_region"),
         cohort=cohort if given is None else {**cohort, **given.cohort},
     )
 

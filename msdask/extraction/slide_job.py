@@ -29,7 +29,9 @@ from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
-from msdask.slides.slide import Slide, file_state
+from msdask.slides.darkness import darkness_warning
+from msdask.slides.opened import file_state
+from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
 from msdask.store import documents, layout, writing
 from msdask.store.blocks import BlockWriter, block_writer
@@ -311,12 +313,18 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
-    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, tolerance=specs[0].tolerance)
+    slide = Slide(
+        row.path,
+        mpp=row.mpp,
+        magnification=row.magnification,
+        tolerance=specs[0].tolerance,
+        region=row.slide_region,
+    )
     readable = slide.with_bad_tiles(on_bad_tile)
     mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), spec=specs[0])
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
-    notes = slide.warnings
+    notes = slide.warnings + darkness_warning(slide)
     if mask is not None and not mask.values.any():
         notes = (*notes, f"mask '{mask.attrs.get('source')}' is empty")
     for table in tables:
@@ -339,7 +347,7 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
     """
     stored = documents.read_slide(path)
     try:
-        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification)
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)
         fingerprint = slide.fingerprint()
     except (SlideError, UnreachableError) as error:
         return (f"complete, but its file cannot be opened now: {error}",)

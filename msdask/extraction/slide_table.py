@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import pandas as pd
 from msdask.errors import SlideError, SpecError
 from msdask.extraction.facts import CellReader, Fact, known_names, nearest_name, warn_of_misspelt
 from msdask.readers.listing import is_slide, slides_in
+from msdask.readers.quantities import read_number
 from msdask.storage.places import is_url, local_path
 from msdask.storage.tables import Table, read_table
 from msdask.store.layout import check_slide_id
@@ -25,7 +25,7 @@ Slides: TypeAlias = (
     str | os.PathLike[str] | pd.DataFrame | Sequence["str | os.PathLike[str] | Mapping[str, Any] | SlideRow"]
 )
 
-_OWN = ("path", "slide_id", "mask", "mpp", "magnification")
+_OWN = ("path", "slide_id", "slide_region", "mask", "mpp", "magnification")
 _KNOWN = (*_OWN, "split", "patient", "label")
 
 
@@ -40,6 +40,7 @@ class SlideRow:
     mask : path of its mask, or None
     mpp, magnification : override what the file says
     cohort : every other column of the table (split, patient, label ...): its fact, None where the cell is empty
+    slide_region : which of several images in the file, by name or number; None lets `open_slide` choose
     """
 
     path: str
@@ -48,6 +49,7 @@ class SlideRow:
     mpp: float | None = None
     magnification: float | None = None
     cohort: Mapping[str, Fact | None] = field(default_factory=dict)
+    slide_region: str | None = None
 
     @property
     def facts(self) -> dict[str, Fact]:
@@ -60,9 +62,10 @@ def read_slides(slides: Slides) -> list[SlideRow]:
 
     Parameters
     ----------
-    slides : a CSV file (one path a line without a header, or with a column `path` and optionally slide_id, mask, mpp,
-        magnification, split, patient, label ...; relative paths are relative to the CSV), a folder of slides (see
-        `msdask.readers.slides_in`), a single slide, a DataFrame with such columns, or a list of paths or mappings
+    slides : a CSV file (one path a line without a header, or with a column `path` and optionally slide_id,
+        slide_region, mask, mpp, magnification, split, patient, label ...; relative paths are relative to the CSV), a
+        folder of slides (see `msdask.readers.slides_in`), a single slide, a DataFrame with such columns, or a list of
+        paths or mappings
 
     Raises
     ------
@@ -178,20 +181,26 @@ def _row(record: Mapping[str, Any], base: Path, cells: CellReader) -> SlideRow:
     def number(name: str) -> float | None:
         if name not in own:
             return None
-        try:
-            value = float(own[name])
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
+        value = read_number(own[name])
+        if value is None:
             raise SpecError(f"{where}: {name} is {own[name]!r}, expected a number, or nothing where it is not known")
         return value
 
     path = located(own["path"])
+    region = _cell_text(own["slide_region"]) if "slide_region" in own else None
+    # two regions of one file are two slides
+    name = os.path.basename(path.rstrip("/")) + (f"#{region}" if region is not None else "")
     return SlideRow(
         path=path,
-        slide_id=str(own.get("slide_id", os.path.basename(path.rstrip("/")))),
+        slide_id=str(own.get("slide_id", name)),
         mask=located(own["mask"]) if "mask" in own else None,
         mpp=number("mpp"),
         magnification=number("magnification"),
+        slide_region=region,
         cohort={name: cells.read(name, value, where) for name, value in record.items() if name not in _OWN},
     )
+
+
+def _cell_text(value: Any) -> str:
+    """A cell as text; whole numbers without the ".0" that a column with gaps gives them."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -80,6 +80,8 @@ class SlideMetadata:
     objective_power : as stored, or None
     vendor : "aperio", "hamamatsu", "leica", "philips", "ome", "generic" ...
     properties : every other fact that the file states, as text
+    unread : what the file says of its scale that could not be read or used, quoted: "MPP = 'about 0.5' (aperio)"
+    warnings : sentences for a person about what was found and is not as usual
     """
 
     mpp: tuple[float, float] | None = None
@@ -87,6 +89,8 @@ class SlideMetadata:
     objective_power: float | None = None
     vendor: str = "generic"
     properties: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -1,9 +1,9 @@
 """Plain images (PNG, JPEG, BMP, WebP) as slides of one level.
 
-The header decides whether the image may be decoded; it is decoded once, at the first tile, and kept with the reader.
-EXIF orientation is ignored (coordinates are those of the stored pixels), and so are print densities (pHYs, JFIF): they
-are defaults of the writing program, not scales. Pixels become RGB by the rules of the TIFF reader; CMYK and float are
-refused.
+The header decides whether the image may be decoded, by the memory that this takes at its peak; it is decoded once, at
+the first tile, and kept with the reader. EXIF orientation is ignored (coordinates are those of the stored pixels), and
+so are print densities (pHYs, JFIF): they are defaults of the writing program, not scales. Pixels become RGB by the
+rules of the TIFF reader; CMYK and float are refused.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.readers.base import LevelInfo, SlideMetadata
+from msdask.readers.coded_size import MAX_JPEG_SCANS, scan_count
+from msdask.readers.jpeg_header import read_header
+from msdask.readers.jpeg_tiles import decode_rgb
 from msdask.readers.place import Place
 from msdask.readers.to_rgb import by_rows, gray_to_rgb, over_background, to_uint8
 from msdask.storage.source import ByteSource, SourceFile, fingerprint
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 MAX_DECODED_BYTES = 512 << 20
+"""Of memory at once: what the decoder holds beside the picture counts, too."""
 _TILE = 512
 
 IMAGE_ERRORS: tuple[type[Exception], ...] = (
@@ -60,7 +63,10 @@ IMAGE_ERRORS: tuple[type[Exception], ...] = (
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column and row, and steps, of an interlaced PNG's passes."""
-_MODE_CHANNELS = {"I;16": 1, "I;16B": 1, "I": 1, "L": 1, "LA": 2, "RGBA": 4}
+_HEADER = 1 << 20
+"""Bytes in which a JPEG's frame is looked for, behind colour profiles and thumbnails."""
+_ROWS = 64
+"""That Pillow's picture is copied by: all at once would be two copies more."""
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "I;16", "I;16B", "I"}
 
 
@@ -136,9 +142,10 @@ class ImageReader:
                     f"slide {source.path!r}: not a PNG, JPEG, BMP or WebP image; give one of these, or a TIFF"
                 )
             self._kind = kind
-            bits = source.read(24, 1) if kind == "PNG" else b""
+            header = source.read(24, 2) if kind == "PNG" else b""
             with open_image(source, kind=kind) as image:
                 width, height, mode = *image.size, image.mode
+                self._is_direct = _is_direct(kind, header, "transparency" in image.info, getattr(image, "n_frames", 1))
                 properties = {
                     f"image.{key}": str(value)
                     for key, value in image.info.items()
@@ -156,7 +163,7 @@ class ImageReader:
                 "damaged or was cut short: copy it again"
             ) from error
         try:
-            self._check(width, height, mode, is_deep=bits == b"\x10")
+            self._check(width, height, mode, bytes_per_sample=2 if header[:1] == b"\x10" else 1)
         except SlideError:
             source.close()
             raise
@@ -164,17 +171,33 @@ class ImageReader:
         properties |= {"image.format": kind, "image.mode": mode}
         self.metadata = SlideMetadata(vendor="generic", properties=properties)
 
-    def _check(self, width: int, height: int, mode: str, *, is_deep: bool) -> None:
+    def _check(self, width: int, height: int, mode: str, *, bytes_per_sample: int) -> None:
         if width < 1 or height < 1:
             raise SlideError(f"slide {self._source.path!r}: claims {width} x {height} px; it is damaged: copy it again")
-        stored = 2 * _MODE_CHANNELS.get(mode, 3) if is_deep else 4 if "A" in mode or mode == "P" else 3
-        if width * height * stored > MAX_DECODED_BYTES:
-            raise SlideError(self._too_large(f"{width} x {height} px"))
+        peak = width * height * self._bytes_a_pixel(mode, bytes_per_sample) + self._source.size
+        if self._kind == "JPEG" and 3 * peak > MAX_DECODED_BYTES and not self._is_baseline():
+            peak = 3 * peak - 2 * self._source.size  # of several scans the coefficients are kept, 2 bytes each
+        if peak > MAX_DECODED_BYTES:
+            raise SlideError(self._too_large(f"{width} x {height} px take {peak >> 20} MiB of memory and"))
         if mode not in _MODES:
             raise SlideError(
                 f"slide {self._source.path!r}: pixels of mode {mode} in a {self._kind}; expected RGB, RGBA, gray or a "
                 "palette of 8 or 16 bits: convert it to RGB"
             )
+
+    def _is_baseline(self) -> bool:
+        return read_header(self._source.read(0, _HEADER)).process in (0, 1)
+
+    def _bytes_a_pixel(self, mode: str, bytes_per_sample: int) -> int:
+        """Memory at the peak: the decoded picture, and the RGB made of it where that is another array."""
+        if not self._is_direct:
+            inside = 4 if mode in ("RGB", "RGBA", "RGBX", "LA", "PA") else 1
+            return 3 + (16 if self._kind == "WEBP" else inside)  # of an animation, two frames and two copies
+        if self._kind == "JPEG":
+            return 3
+        channels = {"L": 1, "1": 1, "LA": 2, "RGBA": 4}.get(mode, 1 if mode.startswith("I") else 3)
+        inside = 4 if self._kind == "WEBP" else 0  # a lossless one is decoded to four channels before
+        return channels * bytes_per_sample + inside + (0 if (channels, bytes_per_sample) == (3, 1) else 3)
 
     def _too_large(self, found: str) -> str:
         return (
@@ -228,21 +251,44 @@ class ImageReader:
     def _decode(self) -> NDArray[np.uint8]:
         height, width = self.levels[0].shape
         data = self._source.read(0, self._source.size)
+        if self._kind == "PNG":
+            check_png_rows(data)
         with open_image(self._source, kind=self._kind) as image:
             if image.size != (width, height):
                 raise ValueError(f"now {image.size[0]} x {image.size[1]} px, {width} x {height} when it was opened")
-            if self._kind == "JPEG":
-                # strict, where Pillow fills what a damaged stream leaves out
-                pixels: NDArray[np.uint8] = np.empty((height, width, 3), np.uint8)
-                simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
-                return pixels
-            if self._kind == "PNG":
-                check_png_rows(data)
-            if self._kind == "PNG" and data[24] == 16:
-                return _rgb(imagecodecs.png_decode(data))  # Pillow keeps 8 of 16 bits, by cutting
-            if image.mode in ("P", "PA") or (image.mode in ("1", "L", "RGB") and "transparency" in image.info):
-                return _rgb(np.asarray(image.convert("RGBA")))
-            return _rgb(np.asarray(image))
+            if not self._is_direct:
+                return _by_bands(image)
+        if self._kind == "JPEG":
+            if (scans := scan_count(data)) > MAX_JPEG_SCANS:
+                raise ValueError(f"{scans} scans, the limit is {MAX_JPEG_SCANS}")
+            # strict, where Pillow fills what a damaged stream leaves out
+            return decode_rgb(data, np.empty((height, width, 3), np.uint8))
+        # of 16 bits Pillow keeps 8, by cutting
+        return _rgb(imagecodecs.png_decode(data) if self._kind == "PNG" else imagecodecs.webp_decode(data))
+
+
+def _is_direct(kind: str, png_header: bytes, has_transparency: bool, frames: int) -> bool:
+    """Whether a decoder gives the picture's samples at once, without Pillow's own copy of them."""
+    if kind == "PNG":
+        bits, color = png_header
+        return bits == 16 or (bits == 8 and color != 3 and not has_transparency)
+    return kind == "JPEG" or (kind == "WEBP" and frames == 1)
+
+
+def _by_bands(image: Image.Image) -> NDArray[np.uint8]:
+    """Pillow's picture as RGB."""
+    width, height = image.size
+    image.load()
+    target = image.mode
+    if "transparency" in image.info or image.mode == "PA":
+        target = "RGBA"
+    elif image.mode == "P":
+        target = "RGB"
+    colors = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _ROWS):
+        band = image.crop((0, top, width, min(top + _ROWS, height)))
+        colors[top : top + _ROWS] = _rgb(np.asarray(band if target == band.mode else band.convert(target)))
+    return colors
 
 
 def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -22,7 +22,9 @@ from msdask.errors import SlideError, SpecError, TileError, UnreachableError
 from msdask.extras import MissingExtraError
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
+from msdask.readers.quantities import read_number
 from msdask.readers.tiff import is_tiff
+from msdask.readers.tiff_metadata import FLUORESCENT, says_fluorescence
 from msdask.readers.tiff_page import MAX_STRIP_BYTES
 from msdask.readers.to_rgb import over_background
 from msdask.storage.source import fingerprint
@@ -36,6 +38,7 @@ _KEY_FILES = (b"[Virtual Microscope Specimen]", b"[Uncompressed Virtual Microsco
 """First lines of Hamamatsu's VMS and VMU."""
 _BOM = b"\xef\xbb\xbf"
 _ASSOCIATED = ("label", "macro", "thumbnail")
+_LIGHT = ("SLIDE_TYPE", "illumination-source")
 _SIDES = ("width", "height")
 _VENDORS = {"generic-tiff": "generic"}
 _SMALLEST_TILE, _LARGEST_TILE, _TILE = 128, 2048, 512
@@ -213,7 +216,7 @@ class OpenSlideReader:
         if name not in self.associated:
             raise SpecError(f"associated image {name!r}: slide {self._place.path!r} has {list(self.associated)}")
         stated = self.metadata.properties
-        width, height = (_number(stated.get(f"openslide.associated.{name}.{side}")) or 0 for side in _SIDES)
+        width, height = (read_number(stated.get(f"openslide.associated.{name}.{side}")) or 0 for side in _SIDES)
         if width * height * 4 > MAX_STRIP_BYTES:
             raise SlideError(
                 f"slide {self._place.path!r}: its {name} of {width:g} x {height:g} px is too large to decode as one "
@@ -280,23 +283,22 @@ def _library(place: Place) -> Any:
 def _metadata(facts: dict[str, str]) -> SlideMetadata:
     vendor = facts.get("openslide.vendor", "generic")
     vendor = _VENDORS.get(vendor, vendor)
-    x, y = _number(facts.get("openslide.mpp-x")), _number(facts.get("openslide.mpp-y"))
+    x, y = read_number(facts.get("openslide.mpp-x")), read_number(facts.get("openslide.mpp-y"))
     mpp = (x, y) if x is not None and y is not None else None
     return SlideMetadata(
         mpp=mpp,
         mpp_source=None if mpp is None else "tiff resolution" if vendor == "generic" else vendor,
-        objective_power=_number(facts.get("openslide.objective-power")),
+        objective_power=read_number(facts.get("openslide.objective-power")),
         vendor=vendor,
         properties=facts,
+        warnings=(FLUORESCENT,) if _is_fluorescent(facts) else (),
     )
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
+def _is_fluorescent(facts: dict[str, str]) -> bool:
+    """By MRXS's type of slide, a SCN's light, or the words of another scanner."""
+    stated = " ".join(value for name, value in facts.items() if name.endswith(_LIGHT)).lower()
+    return "fluor" in stated or says_fluorescence(facts.get("openslide.comment", ""))
 
 
 def _tile(facts: dict[str, str], level: int, size: tuple[int, int]) -> tuple[int, int]:

@@ -31,7 +31,8 @@ class Backend:
     ----------
     name : what `backend=` calls it
     module : dotted name of a module with ``accepts(place)`` and ``open_place(place)``, see `ReaderModule`; and, where
-        a slide is several files, ``parts(place)``, the names of the others that lie beside it
+        a slide is several files, ``parts(place)``, the names of the others that lie beside it; and, where a file holds
+        several slides, ``open_region(place, region)``, the reader of one of them by its name or number
     formats : what it reads, in words
     endings : of files that are meant to be such slides, lower case with a dot: one that cannot be opened is an error
         in a folder of slides, not something else that lies there
@@ -64,20 +65,27 @@ class Backend:
         """Whether the place looks like a slide of its formats."""
         return bool(self._loaded().accepts(place))
 
-    def open(self, place: Place) -> Reader:
-        """The reader of a place.
+    def open(self, place: Place, region: str | int | None = None) -> Reader:
+        """The reader of a place; of one `region` of it.
 
         Raises
         ------
         MissingExtraError
             What it needs is not installed.
+        SpecError
+            It opens no regions, or there is none of that name or number.
         """
         if not self.is_available:
             raise MissingExtraError(
                 f"slide {place.path!r}: the reader {self.name!r} ({', '.join(self.formats)}) needs {self.needs}, which "
                 f"is not installed: {self.remedy}"
             )
-        return self._loaded().open_place(place)
+        if region is None:
+            return self._loaded().open_place(place)
+        find = getattr(self._loaded(), "open_region", None)
+        if find is None:
+            raise SpecError(f"slide {place.path!r}: region {region!r}: the reader {self.name!r} opens no regions apart")
+        return cast(Reader, find(place, region))
 
     def parts(self, place: Place) -> frozenset[str]:
         """Names of the other files beside a place that belong to the same slide."""
@@ -159,13 +167,14 @@ def _register_plug_ins() -> None:
             )
 
 
-def open_reader(path: str | os.PathLike[str], *, backend: str | None = None) -> Reader:
+def open_reader(path: str | os.PathLike[str], *, backend: str | None = None, region: str | int | None = None) -> Reader:
     """Open a slide with the reader for what it is.
 
     Parameters
     ----------
     path : local path, or a URL that fsspec knows; of a file, or of a folder that is one slide
     backend : name of a reader to decide it, see `msdask info --readers`; None asks all of them
+    region : name or number of one of several images in the file; None chooses the finest, then the largest
 
     Returns
     -------
@@ -174,7 +183,7 @@ def open_reader(path: str | os.PathLike[str], *, backend: str | None = None) -> 
     Raises
     ------
     SpecError
-        No reader of that name.
+        No reader of that name, or no such region.
     SlideError
         It is missing, empty, cut short, or of no format that is known; says what was found.
     MissingExtraError
@@ -191,11 +200,11 @@ def open_reader(path: str | os.PathLike[str], *, backend: str | None = None) -> 
                 raise SlideError(
                     f"slide {place.path!r}: {_found(place)}, which backend {backend!r} does not read; leave backend out"
                 )
-            return known[backend].open(place)
-        return _open_with_first(place, known.values())
+            return known[backend].open(place, region)
+        return _open_with_first(place, known.values(), region)
 
 
-def _open_with_first(place: Place, candidates: Collection[Backend]) -> Reader:
+def _open_with_first(place: Place, candidates: Collection[Backend], region: str | int | None) -> Reader:
     """The first reader that accepts a place and reads it."""
     refusals: list[SlideError] = []
     for candidate in candidates:
@@ -204,7 +213,7 @@ def _open_with_first(place: Place, candidates: Collection[Backend]) -> Reader:
         if refusals and not candidate.is_available:
             raise SlideError(f"{refusals[0]}, or have {candidate.name} read it: {candidate.remedy}") from refusals[0]
         try:
-            return candidate.open(place)
+            return candidate.open(place, region)
         except UnsupportedSlideError as error:
             refusals.append(error)
     if refusals:

@@ -9,8 +9,9 @@ is refused.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,25 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError, UnreachableError
-from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
+from msdask.readers.base import LevelInfo, SlideMetadata, stored_downsample
+from msdask.readers.empty_tiles import empty_tile, said_of_empty_tiles
+from msdask.readers.limits import check_text, limited_file
+from msdask.readers.orientation import TurnedImage, is_transposed, orientation_of, page_image
+from msdask.readers.overlaps import refuse_overlaps
 from msdask.readers.place import Place
+from msdask.readers.regions import RegionFacts, choose_region, region_properties, region_warnings
+from msdask.readers.tiff_levels import ASSOCIATED, Pyramid, find_images
 from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
-from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage
+from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage, shrink_tile
+from msdask.readers.tiff_xml import Described
 from msdask.storage.ranges import READ_AHEAD
-from msdask.storage.source import ByteSource, fingerprint, parser_file
+from msdask.storage.source import ByteSource, fingerprint
 
-__all__ = ["TiffReader", "accepts", "is_tiff", "open_place"]
+__all__ = ["TiffReader", "accepts", "is_tiff", "open_place", "open_region"]
 
 _NDPI_TAG = 65420
-_ASSOCIATED = ("label", "macro", "thumbnail")
-_TRESTLE = "MedScan"
-"""Begins the Software tag of Trestle's scanners."""
+_SPARSE_VENDORS = {"philips"}
+"""Whose scanners do not store tiles of glass: those are white."""
 _FLAGS = ("is_svs", "is_ndpi", "is_scn", "is_philips", "is_ome")
 
 
@@ -49,6 +56,11 @@ def open_place(place: Place) -> TiffReader:
     return TiffReader(place.open())
 
 
+def open_region(place: Place, region: str | int) -> TiffReader:
+    """See `Backend`: an image of a file of several, by name or number."""
+    return TiffReader(place.open(), region)
+
+
 class TiffReader:
     """A slide in a TIFF file. Thread-safe; opening reads the directories and a few KiB of one tile a level."""
 
@@ -56,12 +68,12 @@ class TiffReader:
     reads_ahead: bool
     """Whether reading is a request to a server, and `prefetch` saves most of them."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, region: str | int | None = None) -> None:
         self._source = source
         self.reads_ahead = source.reads_ahead
         try:
-            self._open()
-        except (SlideError, UnreachableError):
+            self._open(region)
+        except (SlideError, SpecError, UnreachableError):
             source.close()
             raise
         except PARSE_ERRORS as error:
@@ -72,45 +84,53 @@ class TiffReader:
                 "it again"
             ) from error
 
-    def _open(self) -> None:
+    def _open(self, region: str | int | None) -> None:
         source = self._source
         # given a stream and told what it is, tifffile neither follows the file's ending nor opens files that
         # its OME-XML names
-        with parser_file(source) as file, tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
+        with limited_file(source) as file, tifffile.TiffFile(file, is_ndpi=_is_ndpi(source)) as tif:
             if not len(tif.pages):
                 raise SlideError(f"slide {source.path!r}: a TIFF without a single image; it is damaged: copy it again")
             description = str(tif.pages.first.description)
+            check_text(description, source.path, images=len(tif.pages))
             check_xml(description, source.path)
-            software = str(tif.pages.first.tags.valueof(305, ""))
-            if tif.is_bif or software.startswith(_TRESTLE):
-                kind = "a Ventana BIF" if tif.is_bif else "a Trestle TIFF"
-                raise UnsupportedSlideError(
-                    f"slide {source.path!r}: {kind}, whose tiles overlap; convert it to a pyramidal TIFF or OME-TIFF"
-                )
-            series = [s for s in tif.series if _pages(s)]
-            if not series:
-                raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
-            main = max(series, key=lambda s: _area(_pages(s)[0]))  # the first of equals
-            others = [s for s in series if s is not main]
+            refuse_overlaps(tif, tif.pages.first, source.path)
             vendor = vendor_of({flag: bool(getattr(tif, flag)) for flag in _FLAGS})
-            self._skipped: dict[str, str] = {}
-            self._images = self._level_images(main, others, is_grouped=vendor != "generic")
-            page = _pages(main)[0]
-            shape = self._images[0].shape
-            metadata = read_metadata(page.keyframe, description, vendor, shape)
-            self._associated = self._associated_images(others, vendor)
+            described = Described(description)
+            found = find_images(tif, described, vendor)
+            if not found.pyramids:
+                raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")
+            stated = [_metadata(pyramid, described, vendor) for pyramid in found.pyramids]
+            facts = [_facts(pyramid, one) for pyramid, one in zip(found.pyramids, stated, strict=True)]
+            chosen = choose_region(facts, region, source.path)
+            refuse_overlaps(tif, found.pyramids[chosen].levels[0].page.keyframe, source.path)
+            self._skipped: dict[str, str] = dict(found.notes)
+            self._images = self._level_images(found.pyramids[chosen], region_properties(facts, chosen))
+            self._associated = self._associated_images(found.associated)
             self._directories = _directories(tif)
-        self.metadata: SlideMetadata = replace(metadata, properties={**metadata.properties, **self._skipped})
-        self.associated: tuple[str, ...] = tuple(name for name in _ASSOCIATED if name in self._associated)
+        self._leaves_out_glass = vendor in _SPARSE_VENDORS
+        metadata = stated[chosen]
+        empty, counts = said_of_empty_tiles(self._images, leaves_out_glass=self._leaves_out_glass)
+        others = region_warnings(facts, chosen) if region is None else ()
+        self.metadata: SlideMetadata = replace(
+            metadata,
+            properties={**metadata.properties, **self._skipped, **region_properties(facts, chosen), **counts},
+            warnings=(*metadata.warnings, *others, *found.warnings, *empty),
+        )
+        self.associated: tuple[str, ...] = tuple(name for name in ASSOCIATED if name in self._associated)
         self.levels: tuple[LevelInfo, ...] = tuple(
-            LevelInfo(image.shape, image.tile, stored_downsample(shape, image.shape), image.dct_scales)
+            LevelInfo(image.shape, image.tile, stored_downsample(self._images[0].shape, image.shape), image.dct_scales)
             for image in self._images
         )
 
     def read_tile(
         self, level: int, row: int, column: int, scale: int = 1, *, out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """See `Reader.read_tile`. A tile of 0 bytes is white; edge tiles come as stored, cut or padded."""
+        """See `Reader.read_tile`. Edge tiles come as stored, cut or padded.
+
+        A tile of 0 bytes is the area mean of the next finer level. At level 0 it is missing, or white in the files of
+        scanners that leave out glass.
+        """
         if not 0 <= level < len(self._images):
             raise SpecError(f"level {level}: slide {self._source.path!r} has levels 0 to {len(self._images) - 1}")
         image = self._images[level]
@@ -119,6 +139,9 @@ class TiffReader:
                 f"tile (row {row}, column {column}) reduced by {scale}: level {level} of slide {self._source.path!r} "
                 f"has {image.grid[0]} x {image.grid[1]} tiles and reductions {image.dct_scales}"
             )
+        if image.empty_tiles and image.is_empty(row, column) and (level or self._leaves_out_glass):
+            finer = partial(self.read_tile, level - 1)
+            return shrink_tile(empty_tile(self.levels, level, row, column, finer), image.tile, scale)
         return image.read(row, column, scale, out)
 
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:
@@ -158,76 +181,53 @@ class TiffReader:
         """See `Reader.close`."""
         self._source.close()
 
-    def _level_images(self, main: Any, others: list[Any], *, is_grouped: bool) -> list[TiffImage]:
+    def _level_images(self, pyramid: Pyramid, regions: Mapping[str, str]) -> list[TiffImage | TurnedImage]:
         """Level 0 and every smaller level that can be read, finest first."""
-        self._refuse_stack(main)
-        first = _pages(main)[0]
-        images = [TiffImage(self._source, first, "level 0")]
-        pages = [pages[0] for level in main.levels[1:] if len(pages := _pages(level)) == 1]
-        if not is_grouped:
-            # pyramids as plain pages, whose factors tifffile does not know (it tries 2, 3 and 4)
-            alone = [_pages(s)[0] for s in others if len(_pages(s)) == 1]
-            pages += [page for page in alone if _is_reduction(page.keyframe, first.keyframe)]
-        for page in sorted(pages, key=_area, reverse=True):
-            if _area(page) >= images[-1].shape[0] * images[-1].shape[1]:
+        full = pyramid.levels[0]
+        if full.planes > 1:
+            others = f"; or open another of its images with region=... ({len(regions) - 1})" if regions else ""
+            raise SlideError(
+                f"slide {self._source.path!r}: a stack of {full.planes} planes, {full.stack}; expected one RGB or gray "
+                f"plane: export the plane or channels wanted as RGB{others}"
+            )
+        images = [page_image(self._source, full.page, "level 0")]
+        orientation = orientation_of(full.page.keyframe)
+        for level in sorted(pyramid.levels[1:], key=lambda level: level.area, reverse=True):
+            if level.planes > 1 or level.area >= images[-1].shape[0] * images[-1].shape[1]:
+                continue
+            name = f"skipped level {level.size[1]} x {level.size[0]}"
+            if (other := orientation_of(level.page.keyframe)) != orientation:
+                self._skipped[name] = f"its orientation tag says {other}, level 0's {orientation}"
                 continue
             try:
-                images.append(TiffImage(self._source, page, f"level {len(images)}"))
+                images.append(page_image(self._source, level.page, f"level {len(images)}"))
             except SlideError as error:  # a finer level serves in its place
-                self._skipped[f"skipped level {page.keyframe.imagewidth} x {page.keyframe.imagelength}"] = str(error)
+                self._skipped[name] = str(error)
         return images
 
-    def _refuse_stack(self, main: Any) -> None:
-        pages = _pages(main)
-        planes = int(np.prod(main.shape, dtype=np.int64)) // max(
-            1, int(np.prod(pages[0].keyframe.shape, dtype=np.int64))
-        )
-        if len(main.pages) > 1 or planes > 1:
-            raise SlideError(
-                f"slide {self._source.path!r}: a stack of {max(len(main.pages), planes)} planes, axes {main.axes}, "
-                f"shape {tuple(main.shape)}; expected one RGB or gray plane: export the plane or channels wanted as RGB"
-            )
-
-    def _associated_images(self, others: list[Any], vendor: str) -> dict[str, TiffImage]:
-        found: dict[str, TiffImage] = {}
-        for series in others:
-            pages = _pages(series)
-            text = f"{series.name} {str(pages[0].keyframe.description)[:200]}".lower()
-            name = next((name for name in _ASSOCIATED if name in series.name.lower()), None)
-            name = name or next((name for name in _ASSOCIATED if name in text), None)
-            if name is None and vendor == "leica":
-                name = "macro"  # an SCN's other image is the overview of the glass
-            if name is None or name in found:
-                continue
+    def _associated_images(self, pages: Mapping[str, Any]) -> dict[str, TiffImage | TurnedImage]:
+        found: dict[str, TiffImage | TurnedImage] = {}
+        for name, page in pages.items():
             try:
-                found[name] = TiffImage(self._source, pages[0], f"associated image {name!r}")
+                found[name] = page_image(self._source, page, f"associated image {name!r}")
             except SlideError as error:
                 self._skipped[f"skipped {name}"] = str(error)
         return found
 
 
-def _pages(series: Any) -> list[Any]:
-    """A series' pages that exist and have pixels."""
-    return [
-        page for page in series.pages if page is not None and page.keyframe.imagewidth and page.keyframe.imagelength
-    ]
+def _metadata(pyramid: Pyramid, described: Described, vendor: str) -> SlideMetadata:
+    full = pyramid.levels[0]
+    stated = read_metadata(full.page.keyframe, described, vendor, full.size, pyramid.image)
+    if stated.mpp is not None and is_transposed(orientation_of(full.page.keyframe)):
+        return replace(stated, mpp=stated.mpp[::-1])
+    return stated
 
 
-def _area(page: Any) -> int:
-    return int(page.keyframe.imagewidth) * int(page.keyframe.imagelength)
-
-
-def _is_reduction(page: Any, full: Any) -> bool:
-    """Whether a page is the whole slide again, smaller: of one proportion, tiled alike, not named as something else."""
-    text = str(page.description)[:200].lower()
-    if any(name in text for name in _ASSOCIATED) or page.is_tiled != full.is_tiled:
-        return False
-    if page.samplesperpixel != full.samplesperpixel or page.photometric != full.photometric:
-        return False
-    x, y = full.imagewidth / page.imagewidth, full.imagelength / page.imagelength
-    # what one px of rounding on each side of the small page can do to the proportion
-    slack = 1 / page.imagewidth + 1 / page.imagelength
-    return bool(min(x, y) >= 1.5 and abs(x / y - 1) <= slack)
+def _facts(pyramid: Pyramid, stated: SlideMetadata) -> RegionFacts:
+    full = pyramid.levels[0]
+    shape = full.size[::-1] if is_transposed(orientation_of(full.page.keyframe)) else full.size
+    mpp = sum(stated.mpp) / 2 if stated.mpp else None
+    return RegionFacts(pyramid.name, shape, mpp, pyramid.is_alike)
 
 
 def _is_ndpi(source: ByteSource) -> bool:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from msdask.errors import MsdaskError, SlideError
 from msdask.readers.base import SlideMetadata
+from msdask.readers.quantities import micrometres_of, read_length, read_number
+from msdask.readers.tiff_xml import Described, LeicaImage, OmeImage, pair
 
-__all__ = ["check_xml", "read_metadata", "vendor_of"]
+__all__ = ["FLUORESCENT", "check_xml", "read_metadata", "says_fluorescence", "vendor_of"]
 
-_MICROMETRES = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "nm": 1e-3,
-    "Å": 1e-4,
-    "in": 25400.0,
-}
-_CM, _INCH = 3, 2
+_UNITS = {2: ("inch", 25400.0), 3: ("cm", 1e4), 4: ("mm", 1e3), 5: ("um", 1.0)}
+"""Name and um of a ResolutionUnit. 4 and 5 are no part of the standard, but written."""
+_INCH = 2
 _COARSEST_TAG = 20.0
 """um/px; resolution tags above it are printing defaults (72, 96, 300 dpi are 353, 265, 85), not a microscope."""
 _TEXT_LIMIT = 20_000
+FLUORESCENT = (
+    "the file says that it is a fluorescence image: masks, measures and models of msdask are made for brightfield, "
+    "where the glass is bright"
+)
+_Image = TypeVar("_Image", LeicaImage, OmeImage)
 
-_Found = tuple[tuple[float, float] | None, float | None, dict[str, str]]
-"""(mpp x, y), objective power, properties"""
+_FLUORESCENCE = re.compile(r"fluorescen|(?<!plan )(?<!plan-)\bfluor\b", re.I)
+"""As a scanner calls it; a Plan Fluor is an objective."""
+_IMAGEJ_UNIT = re.compile(r"^unit=([^\r\n]*)", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a vendor's own fields say; `unread` is what they say of the scale that could not be read."""
+
+    mpp: tuple[float, float] | None = None
+    power: float | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    is_fluorescent: bool = False
 
 
 def check_xml(text: str, path: str, *, kind: str = "slide", error: type[MsdaskError] = SlideError) -> None:
@@ -54,111 +64,135 @@ def check_xml(text: str, path: str, *, kind: str = "slide", error: type[MsdaskEr
         pass  # not XML, or cut: that metadata is then absent
 
 
-def read_metadata(page: Any, description: str, vendor: str, shape: tuple[int, int]) -> SlideMetadata:
+def read_metadata(
+    page: Any, described: Described, vendor: str, shape: tuple[int, int], image: int | None = None
+) -> SlideMetadata:
     """Facts of a slide from its tags and description.
 
     Parameters
     ----------
     page : tifffile's page of level 0
-    description : of the file's first page, where vendors put their XML
+    described : of the file's first page, where vendors put their XML
     vendor : "aperio", "ome", "hamamatsu", "leica", "philips" or "generic"
-    shape : (height, width) of level 0, px: which of several images in the XML is meant
+    shape : (height, width) of level 0, px
+    image : which of several images in the XML is meant; None for the first of this shape
 
     Returns
     -------
     metadata : mpp as stored; the plain resolution tags serve where the vendor's own fields are absent
     """
-    vendors = {"aperio": _aperio, "ome": _ome, "leica": _leica, "philips": _philips, "hamamatsu": _hamamatsu}
-    mpp, power, properties = vendors[vendor](page, description, shape) if vendor in vendors else (None, None, {})
-    origin = vendor if mpp else None
+    found = _of_vendor(page, described, vendor, shape, image)
+    mpp, origin, unread = found.mpp, vendor if found.mpp else None, found.unread
     if mpp is None:
-        mpp = _from_resolution(page)
-        origin = "tiff resolution" if mpp else None
+        mpp, origin, more = _from_tags(page)
+        unread += more
+    warnings = (FLUORESCENT,) if found.is_fluorescent else ()
     return SlideMetadata(
         mpp=mpp,
         mpp_source=origin,
-        objective_power=power,
+        objective_power=found.power,
         vendor=vendor,
-        properties={**_tag_properties(page), **properties},
+        properties={**_tag_properties(page), **found.properties},
+        unread=unread,
+        warnings=warnings,
     )
 
 
-def _aperio(page: Any, description: str, shape: tuple[int, int]) -> _Found:
-    pairs = (field.partition("=") for field in description.split("|")[1:])
+def _of_vendor(page: Any, described: Described, vendor: str, shape: tuple[int, int], image: int | None) -> _Found:
+    """What the fields of the vendor's own say."""
+    if vendor == "leica":
+        return _leica(_described(described.leica_images, shape, image))
+    if vendor == "ome":
+        return _ome(_described(described.ome_images, shape, image))
+    if vendor == "philips":
+        scan = described.philips
+        return _Found() if scan is None else _Found(scan.mpp, None, scan.properties, scan.unread)
+    if vendor == "hamamatsu":
+        return _hamamatsu(page)
+    found = _aperio(described.text) if vendor == "aperio" else _Found()
+    return replace(found, is_fluorescent=says_fluorescence(described.text))
+
+
+def says_fluorescence(text: str) -> bool:
+    """Whether a description says in its own words that the image is one of fluorescence."""
+    return _FLUORESCENCE.search(text[:_TEXT_LIMIT]) is not None
+
+
+def _described(images: Sequence[_Image], shape: tuple[int, int], number: int | None) -> _Image | None:
+    """The image of a number, else the first of a shape."""
+    if number is not None:
+        return images[number]
+    return next((image for image in images if image.size == shape), None)
+
+
+def _aperio(description: str) -> _Found:
+    pairs = (part.partition("=") for part in description.split("|")[1:])
     facts = {key.strip(): value.strip() for key, _, value in pairs}
-    size = _number(facts.get("MPP"))
-    return _square(size), _number(facts.get("AppMag")), {f"aperio.{key}": value for key, value in facts.items()}
+    size, power = read_length(facts.get("MPP")), read_number(facts.get("AppMag"))
+    unread = tuple(
+        f"{key} = {facts[key]!r} (aperio)"
+        for key, value in (("MPP", size), ("AppMag", power))
+        if facts.get(key) and value is None
+    )
+    properties = {f"aperio.{key}": value for key, value in facts.items()}
+    return _Found(None if size is None else (size, size), power, properties, unread)
 
 
-def _ome(page: Any, description: str, shape: tuple[int, int]) -> _Found:
-    root = _parse(description)
-    if root is None:
-        return None, None, {}
-    pixels = [(image, child) for image in _named(root, "Image") for child in _named(image, "Pixels")]
-    size = {"SizeX": str(shape[1]), "SizeY": str(shape[0])}
-    matching = [pair for pair in pixels if size.items() <= pair[1].attrib.items()]
-    if not matching:
-        return None, None, {}
-    image, found = matching[0]
-    mpp = tuple(_length(found.get(f"PhysicalSize{a}"), found.get(f"PhysicalSize{a}Unit", "µm")) for a in "XY")
-    properties = {f"ome.{key}": value for key, value in found.attrib.items()}
-    if image.get("Name"):
-        properties["ome.Name"] = image.attrib["Name"]
-    powers = (_number(objective.get("NominalMagnification")) for objective in _named(root, "Objective"))
-    return _pair(mpp[0], mpp[1]), next((power for power in powers if power), None), properties
+def _ome(image: OmeImage | None) -> _Found:
+    if image is None:
+        return _Found()
+    properties = {f"ome.{key}": value for key, value in image.pixels.items()}
+    if image.name:
+        properties["ome.Name"] = image.name
+    return _Found(image.mpp, image.objective_power, properties, image.unread, image.is_fluorescent)
 
 
-def _leica(page: Any, description: str, shape: tuple[int, int]) -> _Found:
-    root = _parse(description)
-    for image in _named(root, "image") if root is not None else ():
-        pixels = next(_named(image, "pixels"), None)
-        view = next(_named(image, "view"), None)
-        if (
-            pixels is None
-            or view is None
-            or (pixels.get("sizeY"), pixels.get("sizeX")) != (str(shape[0]), str(shape[1]))
-        ):
-            continue
-        nanometres = _number(view.get("sizeX")), _number(view.get("sizeY"))
-        mpp = _pair(*(n / 1000 / px if n else None for n, px in zip(nanometres, (shape[1], shape[0]), strict=True)))
-        objective = next(_named(image, "objective"), None)
-        power = _number(objective.text) if objective is not None else None
-        device = next(_named(image, "device"), None)
-        properties = {f"leica.{key}": value for key, value in device.attrib.items()} if device is not None else {}
-        return mpp, power, properties
-    return None, None, {}
+def _leica(image: LeicaImage | None) -> _Found:
+    if image is None:
+        return _Found()
+    properties = dict(image.device)
+    if image.illumination:
+        properties["leica.illuminationSource"] = image.illumination
+    is_fluorescent = "fluor" in image.illumination
+    return _Found(image.mpp, image.objective_power, properties, image.unread, is_fluorescent)
 
 
-def _philips(page: Any, description: str, shape: tuple[int, int]) -> _Found:
-    root = _parse(description)
-    if root is None:
-        return None, None, {}
-    spacings = [e.text or "" for e in _named(root, "Attribute") if e.get("Name") == "DICOM_PIXEL_SPACING"]
-    values = [_number(value) for value in spacings[0].replace('"', " ").split()] if spacings else []
-    # DICOM order: between rows (y) first; in millimetres by the standard
-    y, x = (value * 1000 if value else None for value in values) if len(values) == 2 else (None, None)
-    simple = ("DICOM_MANUFACTURER", "DICOM_SOFTWARE_VERSIONS", "DICOM_ACQUISITION_DATETIME")
-    properties = {
-        f"philips.{e.get('Name')}": (e.text or "").strip() for e in _named(root, "Attribute") if e.get("Name") in simple
-    }
-    return _pair(x, y), None, properties
+def _hamamatsu(page: Any) -> _Found:
+    power = read_number(page.tags.valueof(65421))
+    scale = _UNITS.get(_unit(page), ("", None))[1]
+    resolution = _resolution(page)
+    mpp = pair(*(scale / r if scale and r else None for r in resolution))
+    filters = page.tags.valueof(65434)
+    properties = {"hamamatsu.Fluorescence": str(filters)} if filters else {}
+    return _Found(mpp, power if power and power > 0 else None, properties, (), bool(filters))
 
 
-def _hamamatsu(page: Any, description: str, shape: tuple[int, int]) -> _Found:
-    power = _number(page.tags.valueof(65421))
-    scale = {_CM: 1e4, _INCH: 25400.0}.get(_unit(page))
-    resolution = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
-    mpp = _pair(*(scale / r if scale and r else None for r in resolution))
-    return mpp, power if power and power > 0 else None, {}
-
-
-def _from_resolution(page: Any) -> tuple[float, float] | None:
-    scale = {_CM: 1e4, _INCH: 25400.0}.get(_unit(page))
-    x, y = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
-    if not (scale and x and y):
-        return None
+def _from_tags(page: Any) -> tuple[tuple[float, float] | None, str | None, tuple[str, ...]]:
+    """Scale of ImageJ's unit, else of the resolution tags; where it was read; and what could not be used."""
+    x, y = _resolution(page)
+    if not (x and y):
+        return None, None, ()
+    stated = f"a resolution of {x:g} x {y:g} px"
+    text = str(page.description)
+    match = _IMAGEJ_UNIT.search(text) if text.startswith("ImageJ=") else None
+    if match is not None and match[1].strip():
+        size = micrometres_of(match[1])
+        if size is not None:
+            return (size / x, size / y), "imagej", ()
+        return None, None, (f"{stated} per {match[1].strip()!r} (imagej)",)
+    name, scale = _UNITS.get(_unit(page), ("", None))
+    if scale is None and x == y == 1:  # what writers put where they know nothing
+        return None, None, ()
+    if scale is None:
+        return None, None, (f"{stated} without a unit (tiff resolution)",)
     mpp = (scale / x, scale / y)
-    return mpp if max(mpp) < _COARSEST_TAG else None
+    if max(mpp) < _COARSEST_TAG:
+        return mpp, "tiff resolution", ()
+    return None, None, (f"{stated} per {name} (tiff resolution; {max(mpp):.4g} um/px is a printer's, no microscope's)",)
+
+
+def _resolution(page: Any) -> tuple[float | None, float | None]:
+    return _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
 
 
 def _tag_properties(page: Any) -> dict[str, str]:
@@ -197,51 +231,8 @@ def _unit(page: Any) -> int:
 def _ratio(value: Any) -> float | None:
     """A RATIONAL tag as a number above 0, or None."""
     if isinstance(value, tuple) and len(value) == 2 and value[1]:
-        return _number(value[0] / value[1])
-    return _number(value) if isinstance(value, int | float) else None
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None where there is none to be read."""
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _length(value: str | None, unit: str) -> float | None:
-    """A length with its unit in um."""
-    number, scale = _number(value), _MICROMETRES.get(unit.strip())
-    return number * scale if number is not None and scale is not None else None
-
-
-def _square(size: float | None) -> tuple[float, float] | None:
-    return None if size is None else (size, size)
-
-
-def _pair(x: float | None, y: float | None) -> tuple[float, float] | None:
-    """Both sizes, or the one that is there twice."""
-    if x is None and y is None:
-        return None
-    return (x if x is not None else y, y if y is not None else x)  # type: ignore[return-value]
-
-
-def _parse(text: str) -> Element | None:
-    try:
-        root: Element = fromstring(text, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError):
-        return None
-    return root
-
-
-def _named(root: Element, name: str) -> Iterator[Element]:
-    """Every element of a name below `root`, whatever its namespace."""
-    return (
-        element for element in root.iter() if isinstance(element.tag, str) and element.tag.rpartition("}")[2] == name
-    )
+        return read_number(value[0] / value[1])
+    return read_number(value) if isinstance(value, int | float) else None
 
 
 def vendor_of(flags: Mapping[str, bool]) -> str:

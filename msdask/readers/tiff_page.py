@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -13,11 +12,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, TileError, UnreachableError
-from msdask.readers.jpeg_tiles import DCT_SCALES, JpegTiles, coded_size
-from msdask.readers.to_rgb import by_rows, from_palette, gray_to_rgb, over_background, shrink, to_uint8
+from msdask.readers.coded_size import MAX_JPEG_SCANS, claimed_size, scan_count
+from msdask.readers.jpeg2000 import J2K_COMPRESSIONS, holds_ycbcr
+from msdask.readers.jpeg_tiles import DCT_SCALES, JpegTiles
+from msdask.readers.tiff_colors import JPEG_COMPRESSIONS, conversion
+from msdask.readers.to_rgb import by_rows, from_ycbcr, shrink, to_uint8
 from msdask.storage.source import ByteSource
 
-__all__ = ["MAX_SIDE", "MAX_STRIP_BYTES", "MAX_TILE_BYTES", "PARSE_ERRORS", "TiffImage"]
+__all__ = ["MAX_SIDE", "MAX_STRIP_BYTES", "MAX_TILE_BYTES", "PARSE_ERRORS", "TiffImage", "shrink_tile"]
 
 MAX_SIDE = 1_000_000
 """px; no scanner makes more, and a size is a claim until the segments are there."""
@@ -43,7 +45,12 @@ PARSE_ERRORS: tuple[type[Exception], ...] = (
 )
 """What tifffile and imagecodecs raise on damaged files, found by mutating good ones."""
 
-_JPEG_COMPRESSIONS = {6, 7, 34892, 33007}
+_SMALL_PICTURE = 1 << 22
+"""px; up to this much a tile's own header may claim more than the tile has, up to four times."""
+_BARE_COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
+"""Uncompressed, CCITT, LZW, deflate, PackBits, LZMA, zstd: samples alone, without a picture's header."""
+_WIDE_COMPRESSIONS = J2K_COMPRESSIONS | {50002, 52546}
+"""JPEG 2000 and JPEG XL, whose decoders hold 4 bytes a sample beside the picture."""
 _SAMPLE_BYTES = 4096
 _STRIP_ROWS = 256
 
@@ -88,7 +95,8 @@ class TiffImage:
         self.tile = (min(self.tile[0] * self._stack, max(self.tile[0], self.shape[0])), self.tile[1])
         self.grid = (-(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1]))
         self._columns = self.grid[1]
-        self._to_rgb = self._conversion(key)
+        self._to_rgb = conversion(key, self._where)
+        self._compression, self._photometric = int(key.compression), int(key.photometric)
         self._samples = int(key.samplesperpixel)
         self._planes = key.samplesperpixel if key.planarconfig == 2 else 1
         self._offsets = _integers(page.dataoffsets)
@@ -101,9 +109,9 @@ class TiffImage:
             )
         raw = self._segment_height * self.tile[1] * key.samplesperpixel * key.dtype.itemsize
         self._max_count = 2 * raw + (1 << 20)  # no sane encoder doubles its input
-        self._may_claim_size = key.compression != 1
+        self.empty_tiles = self._count_empty()
         self._decode = key.decode  # built here: building it is not thread-safe and may read the file
-        if key.compression in _JPEG_COMPRESSIONS:
+        if key.compression in JPEG_COMPRESSIONS:
             self._decode = partial(key.decode, jpegtables=page.jpegtables, jpegheader=key.jpegheader)
         self._jpeg = self._fast_decoder(page)
         self.dct_scales: tuple[int, ...] = (1,)
@@ -113,35 +121,33 @@ class TiffImage:
     def read(self, row: int, column: int, scale: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Decode one tile: (height, width, 3) uint8, reduced by `scale`.
 
-        A tile that was never stored (0 bytes) is white. A tile at the edge comes as it is stored, cut or padded. `out`
-        is memory that may be used for it.
+        A tile at the edge comes as it is stored, cut or padded. `out` is memory that may be used for it.
 
         Raises
         ------
         TileError
-            The tile lies outside the file or cannot be decoded.
+            The tile was never stored (see `is_empty`), lies outside the file or cannot be decoded.
         """
         index = row * self._columns + column
         jpeg = self._jpeg
         if jpeg is not None:
-            count = self._counts[index]
-            if count:
-                data = self._segment(index, row, column)
-                try:
-                    pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale, out)
-                except (ValueError, MemoryError) as error:
-                    raise self._tile_error(row, column, f"cannot be decoded ({error})") from error
-                if pixels is not None:
-                    return pixels
+            data = self._segment(index, row, column)
+            try:
+                pixels = jpeg.decode(data, self.tile[0], self.tile[1], scale, out)
+            except (ValueError, MemoryError) as error:
+                raise self._tile_error(row, column, f"cannot be decoded ({error})") from error
+            if pixels is not None:
+                return pixels
         full = self._read_general(row, column)
-        if scale == 1:
-            return full
-        height, width = self.tile
-        full = full[:height, :width]
-        if full.shape[:2] != self.tile:
-            edge = ((0, height - full.shape[0]), (0, width - full.shape[1]), (0, 0))
-            full = np.pad(full, edge, mode="edge")
-        return shrink(full, scale)
+        return shrink_tile(full, self.tile, scale)
+
+    def is_empty(self, row: int, column: int) -> bool:
+        """Whether a tile, or a strip of it, was never stored: its table says 0 bytes."""
+        if not self.empty_tiles:
+            return False
+        first = row * self._stack
+        rows = range(first, min(first + self._stack, self._segment_rows))
+        return any(not any(self._counts[i] for i in self._indexes(r, column)) for r in rows)
 
     def read_all(self) -> NDArray[np.uint8]:
         """The whole image, for small ones: (height, width, 3) uint8.
@@ -158,7 +164,7 @@ class TiffImage:
             raise SlideError(
                 f"{self._where}: {width} x {height} px are too many to decode as one picture (limit 512 MiB)"
             )
-        whole = np.full((height, width, 3), 255, np.uint8)
+        whole = np.empty((height, width, 3), np.uint8)
         for row in range(self.grid[0]):
             for column in range(self.grid[1]):
                 y, x = row * self.tile[0], column * self.tile[1]
@@ -170,16 +176,30 @@ class TiffImage:
         """(offset, size) of what one tile is decoded from; what `read` would refuse is left out."""
         first = row * self._stack
         rows = range(first, min(first + self._stack, self._segment_rows))
-        step = self._segment_rows * self._columns
-        indexes = [r * self._columns + column + plane * step for r in rows for plane in range(self._planes)]
+        indexes = [i for r in rows for i in self._indexes(r, column)]
         return [(self._offsets[i], self._counts[i]) for i in indexes if 0 < self._counts[i] <= self._max_count]
 
     def segment_table(self) -> bytes:
         """Offsets and byte counts of the tiles as bytes, for a fingerprint."""
         return np.asarray([self._offsets, self._counts], dtype="<u8").tobytes()
 
+    def _indexes(self, segment_row: int, column: int) -> range:
+        """Where a stored tile or strip is in the tables, once for every plane."""
+        step = self._segment_rows * self._columns
+        first = segment_row * self._columns + column
+        return range(first, first + self._planes * step, step)
+
+    def _count_empty(self) -> int:
+        """How many tiles `is_empty` is true of."""
+        if 0 not in self._counts:
+            return 0
+        is_stored = np.asarray(self._counts).reshape(self._planes, self._segment_rows, self._columns).any(axis=0)
+        return int(np.logical_or.reduceat(~is_stored, range(0, self._segment_rows, self._stack), axis=0).sum())
+
     def _segment(self, index: int, row: int, column: int) -> bytes:
         offset, count = self._offsets[index], self._counts[index]
+        if not count:
+            raise self._tile_error(row, column, "was never stored, or a part of it (0 bytes in the file's table)")
         if count > self._max_count:
             raise self._tile_error(
                 row, column, f"claims {count} bytes, more than its pixels can take ({self._max_count})"
@@ -203,17 +223,7 @@ class TiffImage:
 
     def _read_segment(self, segment_row: int, row: int, column: int) -> NDArray[np.uint8]:
         """One stored tile or strip, its planes put together."""
-        index = segment_row * self._columns + column
-        step = self._segment_rows * self._columns
-        planes = [self._decode_segment(index + plane * step, row, column) for plane in range(self._planes)]
-        stored = [plane for plane in planes if plane is not None]
-        if len(stored) < len(planes):
-            if stored:
-                raise self._tile_error(row, column, f"has {len(stored)} of {len(planes)} colour planes")
-            height = self._segment_height
-            if self._stack > 1:
-                height = min(height, self.shape[0] - segment_row * height)
-            return np.full((height, self.tile[1], 3), 255, np.uint8)
+        stored = [self._decode_segment(index, row, column) for index in self._indexes(segment_row, column)]
         if len({plane.shape for plane in stored}) > 1:
             raise self._tile_error(row, column, f"has planes of different sizes {[plane.shape for plane in stored]}")
         pixels = stored[0] if len(stored) == 1 else np.concatenate(stored, axis=2)
@@ -221,14 +231,9 @@ class TiffImage:
             raise self._tile_error(row, column, f"was decoded to {pixels.shape[2]} of {self._samples} channels")
         return by_rows(self._to_rgb, pixels)
 
-    def _decode_segment(self, index: int, row: int, column: int) -> NDArray[Any] | None:
-        if self._counts[index] == 0:
-            return None
+    def _decode_segment(self, index: int, row: int, column: int) -> NDArray[Any]:
         data = self._segment(index, row, column)
-        claimed = coded_size(data) if self._may_claim_size else None
-        if claimed is not None and claimed[0] * claimed[1] > 4 * self._segment_height * self.tile[1]:
-            found = f"claims {claimed[1]} x {claimed[0]} px in a page of {self.tile[1]} x {self.tile[0]} px tiles"
-            raise self._tile_error(row, column, found)
+        self._check_claims(data, row, column)
         try:
             decoded = self._decode(data, index)[0]
         except PARSE_ERRORS as error:
@@ -236,7 +241,24 @@ class TiffImage:
         if decoded is None or decoded.ndim != 4 or decoded.shape[0] != 1:
             raise self._tile_error(row, column, "was decoded to nothing")
         pixels: NDArray[Any] = decoded[0]
+        if self._compression in J2K_COMPRESSIONS and holds_ycbcr(
+            data, compression=self._compression, photometric=self._photometric
+        ):
+            return from_ycbcr(to_uint8(pixels))
         return pixels
+
+    def _check_claims(self, data: bytes, row: int, column: int) -> None:
+        """Refuse what would cost far more than a tile: by the picture's own header, nothing is decoded for it."""
+        if self._compression in _BARE_COMPRESSIONS:
+            return
+        claimed = claimed_size(data)
+        tile = self._segment_height * self.tile[1]
+        if claimed is not None and not 0 < claimed[0] * claimed[1] <= max(tile, min(4 * tile, _SMALL_PICTURE)):
+            found = f"claims {claimed[1]} x {claimed[0]} px in a page of {self.tile[1]} x {self._segment_height} px"
+            raise self._tile_error(row, column, f"{found} tiles")
+        scans = scan_count(data) if self._compression in JPEG_COMPRESSIONS else 0
+        if scans > MAX_JPEG_SCANS:
+            raise self._tile_error(row, column, f"is a JPEG of {scans} scans, the limit is {MAX_JPEG_SCANS}")
 
     def _tile_error(self, row: int, column: int, found: str) -> TileError:
         return TileError(
@@ -262,6 +284,8 @@ class TiffImage:
             )
         # what is decoded, or what it becomes as RGB
         decoded = self.tile[0] * self.tile[1] * max(3, int(key.samplesperpixel) * key.dtype.itemsize)
+        if not key.is_tiled and int(key.compression) in _WIDE_COMPRESSIONS:
+            decoded *= 5
         kind, limit = ("tile", MAX_TILE_BYTES) if key.is_tiled else ("strip", MAX_STRIP_BYTES)
         if decoded > limit:
             raise SlideError(
@@ -272,34 +296,6 @@ class TiffImage:
             raise SlideError(
                 f"{self._where} is a volume of {key.imagedepth} planes; expected one plane: export the plane in focus"
             )
-
-    def _conversion(self, key: Any) -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
-        """How the page's samples become RGB."""
-        photometric, samples, bits = int(key.photometric), int(key.samplesperpixel), key.bitspersample
-        allowed = {1, 8, 16} if samples == 1 and photometric in (0, 1) else {8, 16}
-        if isinstance(bits, tuple) or bits not in allowed or key.dtype.kind not in "ub":
-            raise SlideError(
-                f"{self._where} has {key.dtype} samples of {bits} bits; expected 8 or 16 bits unsigned: convert it to "
-                "8-bit RGB"
-            )
-        alpha = int(key.extrasamples[0]) if key.extrasamples and len(key.extrasamples) == 1 else 0
-        if photometric == 3 and samples == 1:
-            if key.colormap is None:
-                raise SlideError(f"{self._where} is a palette image without a colour map; convert it to 8-bit RGB")
-            # 16-bit entries are 257 or 256 times the 8-bit value, depending on the writer: the high byte serves both
-            return partial(_palette_rgb, palette=(key.colormap >> 8).astype(np.uint8).T)
-        if photometric in (0, 1) and samples == 1:
-            return partial(_gray_rgb, is_inverted=photometric == 0)
-        if photometric in (0, 1) and samples == 2 and alpha in (1, 2):
-            return partial(_gray_rgb, is_inverted=photometric == 0, premultiplied=alpha == 1)
-        is_jpeg = int(key.compression) in _JPEG_COMPRESSIONS
-        is_color = photometric == 2 or (photometric == 6 and (is_jpeg or int(key.compression) in _J2K_COMPRESSIONS))
-        if is_color and samples in (3, 4) and not (photometric == 6 and key.planarconfig == 2):
-            return partial(_color_rgb, alpha=alpha if samples == 4 else 0)
-        raise SlideError(
-            f"{self._where} has {samples} channel(s) of photometric interpretation {photometric}; expected RGB, YCbCr "
-            "JPEG, gray or palette: convert it to 8-bit RGB"
-        )
 
     def _fast_decoder(self, page: Any) -> JpegTiles | None:
         key = page.keyframe
@@ -317,32 +313,17 @@ class TiffImage:
         return JpegTiles.for_page(sample, photometric=photometric, tables=page.jpegtables, header=key.jpegheader)
 
 
-_J2K_COMPRESSIONS = {33003, 33004, 33005, 34712}
-"""Aperio's JPEG 2000 with YCbCr (33003): the decoder converts."""
+def shrink_tile(pixels: NDArray[np.uint8], tile: tuple[int, int], scale: int) -> NDArray[np.uint8]:
+    """A tile reduced by `scale` as area means; one cut at the edge is first padded to (height, width) `tile`."""
+    if scale == 1:
+        return pixels
+    pixels = pixels[: tile[0], : tile[1]]
+    if pixels.shape[:2] != tile:
+        edge = ((0, tile[0] - pixels.shape[0]), (0, tile[1] - pixels.shape[1]), (0, 0))
+        pixels = np.pad(pixels, edge, mode="edge")
+    return shrink(pixels, scale)
 
 
 def _integers(values: Any) -> list[int]:
     """A table of segments as plain ints: indexing a list costs a third of indexing an array."""
     return np.asarray(values, dtype=np.uint64).tolist() if len(values) else []
-
-
-def _palette_rgb(pixels: NDArray[Any], *, palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return from_palette(pixels[:, :, 0], palette)
-
-
-def _gray_rgb(pixels: NDArray[Any], *, is_inverted: bool, premultiplied: bool | None = None) -> NDArray[np.uint8]:
-    samples = to_uint8(pixels)
-    gray = samples[:, :, :1]
-    if is_inverted:
-        gray = 255 - gray
-    if premultiplied is not None:
-        gray = over_background(gray, samples[:, :, 1], premultiplied=premultiplied)
-    return gray_to_rgb(gray[:, :, 0])
-
-
-def _color_rgb(pixels: NDArray[Any], *, alpha: int) -> NDArray[np.uint8]:
-    """`alpha` is TIFF's ExtraSamples: 1 associated, 2 unassociated; 0 has no stated meaning and is left out."""
-    samples = to_uint8(pixels)
-    if alpha in (1, 2):
-        return over_background(samples[:, :, :3], samples[:, :, 3], premultiplied=alpha == 1)
-    return samples[:, :, :3]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_rows", "from_palette", "gray_to_rgb", "over_background", "shrink", "to_uint8"]
+__all__ = ["by_rows", "from_palette", "from_ycbcr", "gray_to_rgb", "over_background", "shrink", "to_uint8"]
 
 
-_PIXELS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 18
 
 
 def by_rows(convert: Callable[[NDArray[Any]], NDArray[np.uint8]], pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -82,6 +82,22 @@ def from_palette(indices: NDArray[np.integer], palette: NDArray[np.uint8]) -> ND
     table[: len(palette)] = palette[: len(table)]
     colors: NDArray[np.uint8] = table[indices]
     return colors
+
+
+def from_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(height, width, 3) full-range YCbCr of BT.601, as in JPEG, to RGB.
+
+    >>> from_ycbcr(np.array([[[81, 90, 240], [200, 128, 128]]], np.uint8)).tolist()
+    [[[238, 14, 14], [200, 200, 200]]]
+    """
+    chroma = np.arange(256) - 128
+    luma, blue, red = (pixels[:, :, i] for i in range(3))
+    light = luma.astype(np.int32)
+    shifts = np.rint(1.402 * chroma).astype(np.int32), np.rint(1.772 * chroma).astype(np.int32)
+    green = np.rint((-0.344136 * chroma)[blue] + (-0.714136 * chroma)[red]).astype(np.int32)
+    return (
+        np.stack([light + shifts[0][red], light + green, light + shifts[1][blue]], axis=2).clip(0, 255).astype(np.uint8)
+    )
 
 
 def shrink(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

@@ -106,7 +106,8 @@ def _slide_report(patch_set: PatchSet, outcome: SlideOutcome, with_pictures: boo
 
 def _pictures(patch_set: PatchSet, outcome: SlideOutcome) -> tuple[Picture, ...]:
     data = patch_set.open(outcome.slide_id)
-    slide = Slide(outcome.path, mpp=float(data.attrs["mpp"]), tolerance=patch_set.spec.tolerance)
+    mpp, region = float(data.attrs["mpp"]), data.attrs.get("slide_region")
+    slide = Slide(outcome.path, mpp=mpp, tolerance=patch_set.spec.tolerance, region=region)
     mask = data.get("mask")
     selected = figures.selection(slide, data, mask=mask, max_size=1200)
     kept = np.flatnonzero(data["keep"].values)

@@ -6,7 +6,6 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from msdask.computing import in_process
 from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, Reader
-from msdask.readers.registry import open_reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
+from msdask.slides.opened import file_state, shared_reader
 from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
 from msdask.storage.source import object_version
 
-__all__ = ["Slide", "file_state", "open_slide"]
+__all__ = ["Slide", "open_slide"]
 
 _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
@@ -45,6 +44,7 @@ def open_slide(
     tolerance: float = 0.05,
     strict: bool = False,
     backend: str | None = None,
+    region: str | int | None = None,
 ) -> Slide:
     """Open a slide: reads metadata only.
 
@@ -58,6 +58,8 @@ def open_slide(
         it off
     strict : raise MissingScaleError where the scale is doubtful, instead of warning
     backend : name of the reader to use ("tiff", "openslide", "image", or a plug-in's); None chooses
+    region : which of several images in the file (SCN, OME-TIFF), by name or number from 0 on, see `Slide.properties`;
+        None takes the finest, and of several the largest, and warns of the others
 
     Raises
     ------
@@ -70,7 +72,15 @@ def open_slide(
     MissingScaleError
         With `strict`, for a doubtful scale. Without, only when a physical scale is asked of a slide that has none.
     """
-    slide = Slide(path, mpp=mpp, magnification=magnification, tolerance=tolerance, strict=strict, backend=backend)
+    slide = Slide(
+        path,
+        mpp=mpp,
+        magnification=magnification,
+        tolerance=tolerance,
+        strict=strict,
+        backend=backend,
+        region=region,
+    )
     for sentence in slide.warnings:
         warnings.warn(f"slide '{slide.path}': {sentence}", UserWarning, stacklevel=2)
     return slide
@@ -85,6 +95,7 @@ class Slide:
     Attributes
     ----------
     path : as given
+    region : name or number of the image of the file that was asked for, or None
     shape : (height, width) of level 0, px
     level_infos : shape, tile and downsample of each stored level
     mpp, mpp_used : um/px of level 0 as stored or given, and as planned with; None where unknown
@@ -99,10 +110,12 @@ class Slide:
         tolerance: float = 0.05,
         strict: bool = False,
         backend: str | None = None,
+        region: str | int | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.tolerance = tolerance
         self._backend = backend
+        self.region = region
         self._version = object_version(self.path)
         self._on_bad_tile: OnBadTile = "raise"
         self._associated: tuple[str, ...]
@@ -112,14 +125,15 @@ class Slide:
         self._associated = reader.associated
         self.vendor: str = reader.metadata.vendor
         self.objective_power: float | None = reader.metadata.objective_power
+        self._found: tuple[str, ...] = reader.metadata.warnings
         self.scale: SlideScale = resolve_scale(
             reader.metadata, name=self.path, mpp=mpp, magnification=magnification, tolerance=tolerance, strict=strict
         )
 
     @property
     def reader(self) -> Reader:
-        """The open reader of this process; shared by all slides of one path."""
-        return _shared_reader(self.path, self._backend, self._version or file_state(self.path))
+        """The open reader of this process; shared by all slides of one path and region."""
+        return shared_reader(self.path, self._backend, self.region, self._version or file_state(self.path))
 
     @property
     def name(self) -> str:
@@ -159,8 +173,8 @@ class Slide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful about the scale, in sentences."""
-        return self.scale.warnings
+        """What is doubtful about the scale, and what else was found that is not as usual, in sentences."""
+        return self.scale.warnings + self._found
 
     @property
     def magnification(self) -> float:
@@ -318,6 +332,7 @@ class Slide:
             "msdask.Slide",
             self.path,
             self._backend,
+            self.region,
             self._version or file_state(self.path),
             self._on_bad_tile,
             self.scale,
@@ -366,21 +381,6 @@ class Slide:
             return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
         except (SlideError, UnreachableError):  # a damaged or moved file still has facts to show
             return None
-
-
-def file_state(path: str) -> tuple[int, int, int] | None:
-    """Size, time and inode of a local file, which change when it is replaced or written; None for a URL."""
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return state.st_size, state.st_mtime_ns, state.st_ino
-
-
-@lru_cache(maxsize=32)
-def _shared_reader(path: str, backend: str | None, state: tuple[int, int, int] | None) -> Reader:
-    """One reader a path in a process, so that a worker's hundred blocks of a slide parse its metadata once."""
-    return open_reader(path, backend=backend)
 
 
 def _read_level(slide: Slide, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:

@@ -19,6 +19,9 @@ MILLIMETRES_BELOW = 0.01
 """No microscope resolves 0.01 um/px: a smaller value is in millimetres."""
 MAX_ANISOTROPY = 0.05
 FAR_FROM_NOMINAL = 0.2
+FINEST_USUAL, COARSEST_USUAL, COARSEST_TAG = 0.04, 10.0, 6.0
+"""um/px; microscopes give 0.06 (100x, small pixels) to 5 (2x) and 8 (1.25x). Plain resolution tags may as well be those
+of a flatbed scanner or a printer."""
 CONTRADICTION = 0.3
 
 _WAYS_OUT = "pass mpp=... (um/px) or magnification=..., or estimate it with the scale detector"
@@ -107,13 +110,17 @@ def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:
     power = power if power is not None and 10 / MAX_MPP <= power <= 10 / MILLIMETRES_BELOW else None
     if metadata.mpp is None:
         if power is None:
-            return SlideScale(None, None, None, "missing", problem="no resolution in the file")
+            return SlideScale(None, None, None, "missing", problem=_nothing_read(metadata))
         mpp = magnification_to_mpp(power)
-        note = f"no mpp in the file: {mpp:g} um/px is taken from its objective power of {power:g}"
+        unread = f" that can be read ({', '.join(metadata.unread)})" if metadata.unread else ""
+        note = f"no mpp in the file{unread}: {mpp:g} um/px is taken from its objective power of {power:g}"
         return SlideScale(mpp, snap_mpp(mpp, tolerance=tolerance), "objective power", "objective", (note,))
     x, y = metadata.mpp
     stated = f"mpp of {x:g} x {y:g} um/px ({metadata.mpp_source})"
-    warnings: list[str] = []
+    # what the vendor's own fields say comes first: if other fields had to serve in their place, that is told
+    warnings = (
+        [f"the file's {', '.join(metadata.unread)} cannot be read: its {stated} counts"] if metadata.unread else []
+    )
     quality: Quality = "stated"
     if not (math.isfinite(x) and math.isfinite(y)) or min(x, y) <= 0:
         return SlideScale(None, None, metadata.mpp_source, "missing", problem=f"absurd {stated}")
@@ -132,13 +139,27 @@ def _from_file(metadata: SlideMetadata, tolerance: float) -> SlideScale:
         quality = "anisotropic" if quality == "stated" else quality
         warnings.append(f"{stated}: x and y differ by {apart:.1%}, the mean of {mpp:g} is used")
     # Nominal values lie a factor of 2 apart, so the distance is judged on the octave of the value itself.
+    coarsest = COARSEST_TAG if metadata.mpp_source == "tiff resolution" else COARSEST_USUAL
     octave = 0.25 * 2 ** round(math.log2(mpp / 0.25))
     if abs(mpp / octave - 1) > FAR_FROM_NOMINAL:
         quality = "off-nominal"
         warnings.append(f"{mpp:g} um/px ({metadata.mpp_source}) is far from every nominal scale (nearest {octave:g})")
+    elif not FINEST_USUAL <= mpp <= coarsest:
+        quality = "off-nominal"
+        warnings.append(
+            f"{mpp:g} um/px ({metadata.mpp_source}) is far from any microscope, which gives {FINEST_USUAL:g} to "
+            f"{coarsest:g}: is it a printing resolution, or a picture of a whole glass?"
+        )
     if power is not None and abs(mpp * power / 10 - 1) > CONTRADICTION:
         quality = "contradictory"
         warnings.append(
             f"{mpp:g} um/px ({metadata.mpp_source}) contradicts the objective power of {power:g} ({10 / power:g} um/px)"
         )
     return SlideScale(mpp, snap_mpp(mpp, tolerance=tolerance), metadata.mpp_source, quality, tuple(warnings))
+
+
+def _nothing_read(metadata: SlideMetadata) -> str:
+    """Why there is no scale: what the file says, word for word."""
+    if not metadata.unread:
+        return "no resolution in the file"
+    return f"no resolution in the file that can be used: it says {', '.join(metadata.unread)}"

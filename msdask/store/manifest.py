@@ -35,7 +35,10 @@ __all__ = [
 ]
 
 MANIFEST_GROUP = "_manifest"
-_KEPT = ("checksum", "spec_hash", "source", "fingerprint", "mask_source", "mpp", "mpp_source", "cohort", "classes")
+_KEPT = (
+    *("checksum", "spec_hash", "source", "slide_region", "fingerprint"),
+    *("mask_source", "mpp", "mpp_source", "cohort", "classes"),
+)
 """Attributes of a slide that are kept apart from it: what it takes to make it again."""
 
 

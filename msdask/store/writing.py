@@ -142,9 +142,8 @@ def _identity(tables: xr.Dataset) -> dict[str, Any]:
             digest.update(values.tobytes())
     keys = ("fingerprint", "shape", "mpp", "mpp_used", "mpp_source", "mpp_quality", "reads", "tissue_mean")
     facts = {key: attrs.get(key) for key in keys}
-    grid = {
-        key: attrs[key] for key in ("start", "step", "footprint", "grid_shape", "candidates", "classes") if key in attrs
-    }
+    optional = ("slide_region", "start", "step", "footprint", "grid_shape", "candidates", "classes")
+    grid = {key: attrs[key] for key in optional if key in attrs}
     facts["reads"] = [dict(zip(r, map(_plain, r.values()), strict=True)) for r in attrs["reads"]]
     # Its file's name, not where it lies: a store is the same wherever its slides are.
     facts["source"] = os.path.basename(str(attrs["source"]).rstrip("/"))

@@ -42,6 +42,7 @@ PROMISED = {
 --slide = None
 --mpp = None
 --slide-magnification = None
+--region = None
 --strict --no-strict = False
 --readers = False
 """,
@@ -53,6 +54,7 @@ PROMISED = {
 --max-hole-um2 = 7500.0
 --mpp = None
 --slide-magnification = None
+--region = None
 """,
     "extract": f"""
 --slides -i

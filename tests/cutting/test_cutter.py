@@ -409,9 +409,9 @@ def test_a_tile_that_cannot_be_read_now_is_an_error_and_never_filled(on_bad_tile
     table = grid(slide, magnification=40, patch_size=128)
     message = r"damaged\.svs.*level 0, tile \(row 3, column 4\).*(cannot be read now|cut short)"
     with pytest.raises(UnreachableError, match=message):
-        patches(slide, table, on_bad_tile=on_bad_tile)["image"].compute()
+        patches(slide, table, on_bad_tile=on_bad_tile)["image"].compute(scheduler="synchronous")
     with pytest.raises(UnreachableError):
-        slide.with_bad_tiles(on_bad_tile).levels[0].compute()
+        slide.with_bad_tiles(on_bad_tile).levels[0].compute(scheduler="synchronous")
 
 
 # --- laziness ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import struct
 import zlib
@@ -233,3 +234,14 @@ def test_monuseg_nuclei_are_zero_and_one(data_dir: Path) -> None:
         values = read_content(str(path)).values
         assert values.shape == (1000, 1000)
         assert np.unique(values).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("layout", [{}, {"tile": (16, 32), "compression": "deflate"}])
+def test_a_turned_tiff_is_as_pillow_turns_it(tmp_path: Path, orientation: int, layout: dict[str, Any]) -> None:
+    path = tmp_path / "a.tif"
+    values = np.random.default_rng(0).integers(0, 9, (40, 60), np.uint8)
+    tifffile.imwrite(path, values, extratags=[(274, 3, 1, orientation, True)], metadata=None, **layout)
+    # from memory: from a path Pillow maps uncompressed pixels with the sides in the wrong order
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        np.testing.assert_array_equal(read_content(str(path)).values, np.asarray(picture))

@@ -164,20 +164,6 @@ def test_tile_outside_the_level_is_refused(tmp_path: Path) -> None:
             reader.read_tile(*request)
 
 
-def test_sparse_tiles_are_white(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    image = smooth_image(64, 96)
-    tifffile.imwrite(path, image, tile=(32, 32), photometric="ycbcr", compression="jpeg")
-    with tifffile.TiffFile(path, mode="r+") as tif:
-        counts = list(tif.pages[0].databytecounts)
-        counts[4] = 0
-        tif.pages[0].tags["TileByteCounts"].overwrite(counts)
-    reader = open_reader(path)
-    assert (reader.read_tile(0, 1, 1) == 255).all()
-    assert reader.read_tile(0, 1, 1, 4).shape == (8, 8, 3)
-    assert (reader.read_tile(0, 1, 0) < 255).any()
-
-
 # Kinds of pixels
 
 

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,6 +20,17 @@ def smooth_image(height: int, width: int) -> NDArray[np.uint8]:
         150 + 70 * np.sin(x / 41 + phase) * np.cos(y / 33) + 20 * np.sin((x + y) / 9) + noise for phase in (0, 1, 2.2)
     ]
     return np.clip(np.dstack(channels), 0, 255).astype(np.uint8)
+
+
+def empty_tiles(path: Path, page: int, *tiles: int) -> None:
+    """Let a page's table say that some tiles have 0 bytes."""
+    with tifffile.TiffFile(path, mode="r+") as tif:
+        tags = tif.pages[page].tags  # type: ignore[union-attr]
+        for name in ("TileOffsets", "TileByteCounts"):
+            values = list(tags[name].value)
+            for tile in tiles:
+                values[tile] = 0
+            tags[name].overwrite(values)
 
 
 def _segments(stream: bytes) -> tuple[dict[int, bytes], bytes]:
@@ -115,6 +127,7 @@ def write_ndpi(path: Path, image: NDArray[np.uint8], *, blocks: int) -> NDArray[
         (530, 3, struct.pack("<2H", 1, 1)),
         (65420, 4, struct.pack("<I", 1)),
         (65421, 11, struct.pack("<f", 20.0)),
+        (65424, 9, struct.pack("<i", 0)),
         (65426, 4, struct.pack(f"<{len(starts)}I", *starts)),
     ]
     position = 16 + len(stream)
@@ -125,7 +138,7 @@ def write_ndpi(path: Path, image: NDArray[np.uint8], *, blocks: int) -> NDArray[
 
 def _directory(entries: list[tuple[int, int, bytes]], position: int, *, is_ndpi: bool = False) -> bytes:
     """A TIFF directory at `position`, values behind it; NDPI's keeps the high halves of its 64-bit offsets apart."""
-    sizes = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 11: 4}
+    sizes = {2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 11: 4}
     values = position + 2 + 12 * len(entries) + (8 + 4 * len(entries) if is_ndpi else 4)
     table, tail = struct.pack("<H", len(entries)), b""
     for tag, kind, value in entries:

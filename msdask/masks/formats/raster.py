@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from msdask.errors import MaskError
 from msdask.masks.formats.base import Canvas, MaskContent
 from msdask.readers.image import IMAGE_ERRORS, check_png_rows, image_format, open_image
+from msdask.readers.limits import check_text, limited_file
+from msdask.readers.orientation import orientation_of, turned
 from msdask.readers.tiff import is_tiff
 from msdask.readers.tiff_metadata import check_xml
 from msdask.readers.tiff_page import PARSE_ERRORS
-from msdask.storage.source import ByteSource, parser_file
+from msdask.storage.source import ByteSource
 
 __all__ = ["MAX_MASK_PIXELS", "Raster", "read_raster"]
 
@@ -54,8 +56,8 @@ def read_raster(source: ByteSource) -> NDArray[Any]:
     """Read a PNG or TIFF: its values as stored.
 
     PNG: gray of 1, 2, 4, 8 or 16 bits; a palette gives its indices, not its colours. TIFF: one channel of 1, 8, 16 or
-    32 bits, integer, lossless; MINISWHITE is undone for 1 bit only. Both: RGB whose channels are equal, alpha only if
-    it is constant.
+    32 bits, integer, lossless; MINISWHITE is undone for 1 bit only, and the orientation tag turns
+    it. Both: RGB whose channels are equal, alpha only if it is constant.
 
     Returns
     -------
@@ -110,11 +112,16 @@ def _read_png(source: ByteSource) -> NDArray[Any]:
 
 
 def _read_tiff(source: ByteSource) -> NDArray[Any]:
-    with parser_file(source) as file, tifffile.TiffFile(file, is_ndpi=False) as tif:
+    with (
+        limited_file(source, kind="mask", error=MaskError) as file,
+        tifffile.TiffFile(file, is_ndpi=False) as tif,
+    ):
         if not len(tif.pages):
             raise ValueError("no image in it")
         page: Any = tif.pages.first
-        check_xml(str(page.description), source.path, kind="mask", error=MaskError)
+        description = str(page.description)
+        check_text(description, source.path, images=len(tif.pages), kind="mask", error=MaskError)
+        check_xml(description, source.path, kind="mask", error=MaskError)
         _check_size(source, int(page.imagewidth), int(page.imagelength))
         if int(page.imagedepth) != 1:
             raise MaskError(f"mask {source.path!r}: a volume of {page.imagedepth} planes; expected one plane")
@@ -141,12 +148,14 @@ def _read_tiff(source: ByteSource) -> NDArray[Any]:
                 f"mask {source.path!r}: {twins} pages of {page.imagewidth} x {page.imagelength} px; expected one: "
                 "export the one that is meant"
             )
+        file.is_limited = False
         pixels = page.asarray()
+        orientation = orientation_of(page)
     if samples > 1 and int(page.planarconfig) == 2:
         pixels = np.moveaxis(pixels, 0, -1)
     if int(page.photometric) == 0:  # MINISWHITE says how to show the values; 1-bit masks mean what is shown
         pixels = ~pixels if pixels.dtype == np.bool_ else pixels
-    return _single_channel(source, pixels, has_alpha=samples in (2, 4))
+    return _single_channel(source, turned(pixels, orientation), has_alpha=samples in (2, 4))
 
 
 def _check_segments(source: ByteSource, page: Any) -> None:
