@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
@@ -114,7 +114,9 @@ def patches(
     if labels is not None:
         data["label_map"] = (dims[:4], _lazy_label_maps(slide, cutter, labels, origins, lengths))
     if "tissue_mean" not in data.attrs:
-        mean = delayed(mean_of_tissue)(slide, data["mask"].values if "mask" in data else None, on_bad_tile)
+        mean = delayed(mean_of_tissue)(
+            slide.with_bad_tiles(on_bad_tile), data["mask"].values if "mask" in data else None
+        )
         data["tissue_mean"] = ((), da.from_delayed(mean, shape=(), dtype=np.float64))
     return data
 
@@ -164,12 +166,15 @@ def planned(
     return Cutter(plans, footprints, spec.patch_size, spec.pad, on_bad_tile), selection.assign_attrs(facts)
 
 
-def mean_of_tissue(
-    slide: Slide, mask: NDArray[np.integer[Any]] | None, on_bad_tile: OnBadTile = "raise"
-) -> NDArray[np.float64]:
+class _Viewable(Protocol):
+    """What has whole images: a slide, or its overview."""
+
+    def at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray: ...
+
+
+def mean_of_tissue(slide: _Viewable, mask: NDArray[np.integer[Any]] | None) -> NDArray[np.float64]:
     """Mean of the slide's 1.25x image inside the mask: () float64, the `t` that decides the white threshold."""
-    lazy = slide.with_bad_tiles(on_bad_tile).at(mpp=THUMBNAIL_MPP, allow_upsampling=True)
-    image = lazy.data.compute(scheduler=in_process())
+    image = slide.at(mpp=THUMBNAIL_MPP, allow_upsampling=True).compute(scheduler=in_process()).to_numpy()
     inside = np.ones(image.shape[:2], bool) if mask is None else mask > 0
     return np.asarray(tissue_mean(image, inside))
 

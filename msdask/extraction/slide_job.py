@@ -31,6 +31,7 @@ from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
 from msdask.slides.darkness import darkness_warning
 from msdask.slides.opened import file_state
+from msdask.slides.overview import Overview
 from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec, format_magnification
 from msdask.store import documents, layout, writing
@@ -118,7 +119,7 @@ def begin_slide(
     MsdaskError
         The slide, its scale or its mask is not usable, or the store cannot be written.
     """
-    slide, tables, notes = plan_slide(row, specs, masks, on_bad_tile=on_bad_tile)
+    slide, tables, notes, overview = _plan(row, specs, masks, on_bad_tile)
     jobs: list[BlockJob | None] = []
     for table, target in zip(tables, targets, strict=True):
         if target is None:
@@ -126,7 +127,10 @@ def begin_slide(
             continue
         own = {name: dict(link) for name, link in links.items() if name in table}
         attrs = {"cohort": row.facts} | ({"links": own} if own else {})
-        jobs.append(begin_set(slide, table, target, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes))
+        job = begin_set(
+            slide, table, target, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes, overview=overview
+        )
+        jobs.append(job)
     return jobs
 
 
@@ -139,6 +143,7 @@ def begin_set(
     attrs: Mapping[str, Any] | None = None,
     on_bad_tile: OnBadTile = "raise",
     notes: tuple[str, ...] = (),
+    overview: Overview | None = None,
 ) -> BlockJob:
     """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
     state = file_state(slide.path)
@@ -154,7 +159,7 @@ def begin_set(
         codec,
         facts,
         rows=block_rows(count, magnifications, cutter.patch_size),
-        tissue_mean=lambda: float(mean_of_tissue(slide, mask, on_bad_tile)),
+        tissue_mean=lambda: float(mean_of_tissue(overview or slide.with_bad_tiles(on_bad_tile), mask)),
         attrs=attrs,
     )
     todo, done = tuple(np.flatnonzero(~written).tolist()), writing.patches_in(arrays, written)
@@ -313,6 +318,14 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
+    slide, tables, notes, _ = _plan(row, specs, masks, on_bad_tile)
+    return slide, tables, notes
+
+
+def _plan(
+    row: SlideRow, specs: Sequence[ExtractionSpec], masks: MaskChoice | None, on_bad_tile: OnBadTile
+) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...], Overview]:
+    """What `plan_slide` gives, and the images that it has read for it."""
     slide = Slide(
         row.path,
         mpp=row.mpp,
@@ -320,8 +333,8 @@ def plan_slide(
         tolerance=specs[0].tolerance,
         region=row.slide_region,
     )
-    readable = slide.with_bad_tiles(on_bad_tile)
-    mask, labels = masks_of_slide(readable, row.mask, masks or MaskChoice(), spec=specs[0])
+    overview = Overview(slide.with_bad_tiles(on_bad_tile))
+    mask, labels = masks_of_slide(overview, row.mask, masks or MaskChoice(), spec=specs[0])
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
     notes = slide.warnings + darkness_warning(slide)
@@ -334,7 +347,7 @@ def plan_slide(
             if finer.attrs["footprint"][0] < coarse.attrs["footprint"][0]:
                 parent = link_upper_regions(finer, coarse)
                 finer[f"parent_{format_magnification(spec.magnifications[0])}"] = ("patch", parent)
-    return slide, tuple(tables), notes
+    return slide, tuple(tables), notes, overview
 
 
 def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoice) -> tuple[str, ...]:

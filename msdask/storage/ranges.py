@@ -118,6 +118,10 @@ class RemoteSource:
         for offset, size in ranges:
             self._take((offset, min(size, self.size - offset)))
 
+    def state(self) -> tuple[int, ...] | None:
+        """See `ByteSource.state`: a server is asked only for bytes."""
+        return None
+
     def close(self) -> None:
         """See `ByteSource.close`."""
         self._is_closed = True

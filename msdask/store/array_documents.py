@@ -59,7 +59,7 @@ def array_document(
             "index_location": "end",
         }
         codecs = [{"name": "sharding_indexed", "configuration": sharding}]
-    fill = kind.type(0 if fill_value is None else fill_value).item()
+    fill = np.asarray(fill_value or 0, kind).item()
     document = {
         "shape": list(shape),
         "data_type": kind.name,

@@ -1,0 +1,81 @@
+"""What is read once of a slide: its overview, and its fingerprint while its file stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import msdask as ms
+from msdask.cutting.lazy_patches import mean_of_tissue
+from msdask.readers.tiff import TiffReader
+from msdask.sample.slides import SampleSlide
+from msdask.slides.overview import Overview
+from msdask.slides.slide import Slide
+from msdask.storage.source import LocalSource, fingerprint
+
+
+def test_an_overview_gives_what_the_slide_gives_and_decodes_it_once(
+    small_slide: SampleSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = Slide(small_slide.path)
+    mask = ms.tissue_mask(slide)
+    mean = mean_of_tissue(slide, mask.values)
+    original, read = TiffReader.read_tile, []
+
+    def counting(self: TiffReader, level: int, row: int, column: int, scale: int = 1) -> np.ndarray:
+        read.append((level, row, column))
+        return original(self, level, row, column, scale)
+
+    monkeypatch.setattr(TiffReader, "read_tile", counting)
+    overview = Overview(slide)
+    np.testing.assert_array_equal(ms.tissue_mask(overview).values, mask.values)
+    assert mean_of_tissue(overview, mask.values) == mean
+    assert read
+    assert len(read) == len(set(read))
+    assert overview.at(mpp=16.0).shape[0] < overview.at(mpp=8.0).shape[0]
+
+
+def test_a_fingerprint_is_computed_again_when_bytes_were_written_and_the_time_set_back(
+    small_slide: SampleSlide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.svs"
+    shutil.copy(small_slide.path, path)
+    slide = Slide(path)
+    first = slide.fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalSource, "read", None)
+        assert slide.fingerprint() == first
+    before, reader = os.stat(path), slide.reader
+    with open(path, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert slide.reader is reader
+    assert slide.fingerprint() != first
+
+
+def test_the_fingerprint_of_a_small_file_is_that_of_its_ranges(small_slide: SampleSlide) -> None:
+    """Read whole, or range by range: the digest is the same."""
+    whole = fingerprint(LocalSource(small_slide.path))
+    assert whole == _slow_fingerprint(LocalSource(small_slide.path))
+
+
+def _slow_fingerprint(source: LocalSource) -> str:
+    """What docs say: size, first KiB, first and last MiB, 64 ranges of 64 KiB."""
+    size, mib, sample = source.size, 1 << 20, 64 << 10
+    ranges = [(0, 1024), (0, mib), (max(0, size - mib), mib)]
+    for index in range(64):
+        draw = hashlib.sha256(f"msdask fingerprint 1 {size} {index}".encode()).digest()
+        ranges.append((int.from_bytes(draw[:8], "big") % max(1, size - sample + 1), sample))
+    digest = hashlib.sha256(f"{size}".encode())
+    for offset, length in ranges:
+        part = source.read(offset, length)
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
