@@ -107,6 +107,34 @@ def test_an_empty_tile_of_level_0_is_a_bad_tile(tmp_path: Path) -> None:
         ms.patches(slide, table).compute()
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_only_the_part_over_a_bad_tile_is_filled(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "a.tif"
+    image = smooth_image(512, 768)
+    levels = [image, shrink(image, 4), shrink(shrink(image, 4), 2)]
+    tags = [(274, 3, 1, orientation, True)]
+    with tifffile.TiffWriter(path) as writer:
+        for level in levels:
+            writer.write(level, tile=(64, 64), photometric="rgb", extratags=tags, metadata=None)
+    empty_tiles(path, 0, 13)  # row 1, column 1 of 64 px
+    empty_tiles(path, 1, 0)
+    empty_tiles(path, 2, 0)
+    with pytest.raises(TileError, match=r"level 0, tile .* was never stored"):
+        open_reader(path).read_tile(1, 0, int(orientation == 6))
+    with pytest.warns(UserWarning, match="tiles of level"):
+        slide = ms.open_slide(path, mpp=0.5).with_bad_tiles("fill")
+    for number, step in ((1, 4), (2, 8)):
+        expected = levels[number]
+        expected[64 // step : 128 // step, 64 // step : 128 // step] = 255
+        expected = np.rot90(expected, -1) if orientation == 6 else expected
+        np.testing.assert_array_equal(slide.levels[number].compute(), expected)
+    table = ms.grid(slide, magnification=5, patch_size=32, min_tissue=0)
+    cut = ms.patches(slide, table, on_bad_tile="fill").compute()
+    filled = cut["filled"].values.ravel()
+    assert sorted(filled.tolist())[-2:] == [0, (16 / 32) ** 2]
+    np.testing.assert_array_equal((cut["image"].values == 255).all(axis=-1).mean(axis=(1, 2, 3)), filled)
+
+
 def test_glass_that_philips_leaves_out_is_white_and_said(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
     xml = '<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"></DataObject>'
