@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,53 @@ def test_stray_bytes_change_no_pixel(tmp_path: Path, kind: str, is_progressive: 
     np.testing.assert_array_equal(whole(open_reader(picture)), expected)
     write_one_tile(tiled, strange, compression=7, photometric="ycbcr")
     np.testing.assert_array_equal(open_reader(tiled).read_tile(0, 0, 0), expected)
+
+
+def _with_restarts(pixels: NDArray[np.uint8], strays: dict[int, bytes], **options: Any) -> tuple[bytes, bytes]:
+    """A JPEG with restart markers, and the same with bytes put before some of them, by their place; -1 is the end."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90, **options)
+    stream = file.getvalue()
+    scan = stream.index(b"\xff\xda")
+    marks = [scan + found.start() for found in re.finditer(b"\xff[\xd0-\xd7]", stream[scan:])] + [len(stream) - 2]
+    strange = stream
+    for at, stray in sorted(((marks[place], stray) for place, stray in strays.items()), reverse=True):
+        strange = strange[:at] + stray + strange[at:]
+    return stream, strange
+
+
+@pytest.mark.parametrize(
+    "strays",
+    [
+        {1: b"\0" * 7},
+        {2: b"\0" * 700},
+        {0: b"\x12\x34\x56", 9: b"\x12\x34", 10: b"\0" * 3, -1: b"\0" * 9},
+        dict.fromkeys(range(15), b"\0\0"),
+    ],
+    ids=["one", "many", "several", "all"],
+)
+@pytest.mark.parametrize("options", [{"restart_marker_rows": 1}, {"restart_marker_blocks": 5}, {"subsampling": 0}])
+@pytest.mark.parametrize("is_gray", [False, True])
+def test_stray_bytes_before_restart_markers_change_no_pixel(
+    tmp_path: Path, strays: dict[int, bytes], options: dict[str, Any], is_gray: bool
+) -> None:
+    image = smooth_image(256, 256)
+    options = {"restart_marker_rows": 1, **options} if "restart_marker_blocks" not in options else options
+    stream, strange = _with_restarts(image[:, :, 0] if is_gray else image, strays, **options)
+    expected = np.asarray(Image.open(io.BytesIO(stream)).convert("RGB"))
+    (tmp_path / "a.jpg").write_bytes(strange)
+    np.testing.assert_array_equal(whole(open_reader(tmp_path / "a.jpg")), expected)
+    if not is_gray:
+        write_one_tile(tmp_path / "a.svs", strange, compression=7, photometric="ycbcr")
+        np.testing.assert_array_equal(open_reader(tmp_path / "a.svs").read_tile(0, 0, 0), expected)
+
+
+def test_a_damaged_interval_is_no_stray_byte(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, 700, np.uint8) >> 1  # no 0xFF among them
+    _, strange = _with_restarts(smooth_image(256, 256), {1: b"\0" * 7, 3: noise.tobytes()}, restart_marker_rows=1)
+    write_one_tile(tmp_path / "a.svs", strange, compression=7, photometric="ycbcr")
+    with pytest.raises(TileError, match="extraneous bytes"):
+        open_reader(tmp_path / "a.svs").read_tile(0, 0, 0)
 
 
 def test_other_tiles_are_found_when_the_first_has_strays(tmp_path: Path) -> None:
