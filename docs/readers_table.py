@@ -43,9 +43,8 @@ def rows() -> Iterator[str]:
             written = kind.write(path)
             reader = open_reader(path)
             facts, first = reader.metadata.properties, reader.levels[0]
-            is_strip = any(
-                side == whole for side, whole in zip(first.tile, first.shape, strict=True)
-            )  # turned ones stand
+            # a strip is as wide as the picture, or as high where the orientation turns it
+            is_strip = first.tile[1] == first.shape[1] or first.tile[0] == first.shape[0]
             layout = "strips" if is_strip and reader.format == "tiff" else f"tiles of {first.tile[1]} x {first.tile[0]}"
             checks = ["the pixels that were written"] * (written is not None)
             checks += [OPENSLIDE[kind.agrees]] if kind.agrees != "none" else [] if checks else ["tifffile or Pillow"]

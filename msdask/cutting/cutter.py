@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from msdask.cutting.tile_cache import TileCache, thread_memory
 from msdask.errors import TileError
-from msdask.readers.base import LevelInfo, Reader, ReadsAhead
+from msdask.readers.base import LevelInfo, PartTileError, Reader, ReadsAhead
 from msdask.scale import ReadPlan
 from msdask.slides.region import WHITE, OnBadTile
 
@@ -53,7 +53,7 @@ class Cutter:
     footprints : level-0 px of a patch's side, for each magnification
     patch_size : px
     pad : value outside the slide
-    on_bad_tile : "raise" a TileError, or "fill" the tile white and count its pixels
+    on_bad_tile : "raise" a TileError, or "fill" the tile, or its bad part, white and count its pixels
     """
 
     plans: tuple[ReadPlan, ...]
@@ -150,7 +150,7 @@ class _Level:
         self.tiles: dict[tuple[int, int], NDArray[np.uint8]] = {}
         self._memory = thread_memory()
         self._own: set[tuple[int, int]] = set()
-        self.bad: set[tuple[int, int]] = set()
+        self.bad: dict[tuple[int, int], NDArray[np.bool_]] = {}
         self._ends: dict[int, list[tuple[int, int]]] = {}
         self._shared: SharedTiles | None = None
         self._needed: NDArray[np.bool_] | None = None
@@ -199,11 +199,14 @@ class _Level:
         memory = self._memory.take((self.tile_height, self.tile_width, 3))
         try:
             tile = self.reader.read_tile(self.plan.level, row, column, self.plan.dct_scale, out=memory)
-        except TileError:
+        except TileError as error:
             if self.on_bad_tile == "raise":
                 raise
-            self.bad.add((row, column))
-            tile = np.full((self.tile_height, self.tile_width, 3), WHITE, np.uint8)
+            if isinstance(error, PartTileError):
+                tile, self.bad[row, column] = error.pixels, error.is_bad
+            else:
+                tile = np.full((self.tile_height, self.tile_width, 3), WHITE, np.uint8)
+                self.bad[row, column] = np.ones(tile.shape[:2], np.bool_)
             key = None
         if key is not None and self._shared is not None:
             self._shared.cache.put(key, tile)
@@ -304,10 +307,15 @@ class _Cut:
             patch[:] = reduced[: self.size, : self.size]
 
     def bad_fraction(self, i: int) -> float:
-        """Fraction of what is read for patch `i` that stands for a bad tile."""
+        """Fraction of what is read for patch `i` that stands for a bad tile, or for the bad part of one."""
         bad = self.level.bad
-        px = sum((r[2] - r[1]) * (c[2] - c[1]) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad)
-        return px / self.extent**2
+        parts = (
+            bad[r[0], c[0]][r[3] : r[4], c[3] : c[4]]
+            for r in self.rows[i]
+            for c in self.columns[i]
+            if (r[0], c[0]) in bad
+        )
+        return sum(int(np.count_nonzero(part)) for part in parts) / self.extent**2
 
     def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(first, last) tile row and column of each patch."""

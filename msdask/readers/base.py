@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msdask.errors import SlideError
+from msdask.errors import SlideError, TileError
 
 if TYPE_CHECKING:
     from msdask.readers.place import Place
 
 __all__ = [
     "LevelInfo",
+    "PartTileError",
     "Reader",
     "ReaderModule",
     "ReadsAhead",
@@ -27,6 +28,33 @@ __all__ = [
 
 class UnsupportedSlideError(SlideError):
     """A slide that may be whole, but of a kind that this reader does not read: the next reader is asked."""
+
+
+class PartTileError(TileError):
+    """A part of a tile cannot be read, such as where it is made from tiles of a finer level of which one is damaged.
+
+    Parameters
+    ----------
+    message : as of any error
+    pixels : (height, width, 3) uint8, the tile; white where it cannot be read
+    is_bad : (height, width) bool, where that is
+    """
+
+    def __init__(self, message: str, pixels: NDArray[np.uint8], is_bad: NDArray[np.bool_]) -> None:
+        super().__init__(message)
+        self.pixels = pixels
+        self.is_bad = is_bad
+
+    def __reduce__(self) -> tuple[type[PartTileError], tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
+        return type(self), (str(self), self.pixels, self.is_bad)
+
+    def changed(self, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> PartTileError:
+        """The same of the tile turned, cut or reduced by `change`; px to which the bad part adds anything are bad."""
+        white = np.where(self.is_bad[..., None], np.full(3, 255, np.uint8), np.uint8(0))
+        is_bad: NDArray[np.bool_] = np.any(change(white), axis=2)
+        pixels = change(self.pixels).copy()
+        pixels[is_bad] = 255
+        return PartTileError(str(self), pixels, is_bad)
 
 
 @dataclass(frozen=True, slots=True)

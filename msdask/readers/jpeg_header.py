@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["EOI", "SOI", "JpegHeader", "read_header", "tables_only", "without_strays"]
+__all__ = ["EOI", "RST0", "SOI", "JpegHeader", "read_header", "tables_only", "without_strays"]
 
 SOI = b"\xff\xd8"
 EOI = b"\xff\xd9"
+RST0 = b"\xff\xd0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from msdask.readers.coded_size import MAX_JPEG_SCANS, is_baseline, scan_count
 from msdask.readers.jpeg_header import EOI, SOI, JpegHeader, read_header, tables_only, without_strays
+from msdask.readers.jpeg_restarts import PADDING, without_interval_strays
 
 __all__ = ["DCT_SCALES", "JpegTiles", "decode_rgb"]
 
@@ -20,7 +21,7 @@ DCT_SCALES = (1, 2, 4, 8)
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 """APP14 without its last byte, the colour transform: 0 = RGB, 1 = YCbCr."""
 _SUBSAMPLINGS = {(1, 1), (2, 1), (2, 2), (1, 2), (4, 1)}
-_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd([0-79])")
 _MAX_LEFT_OVER = 16
 """Bytes of any value that may follow the last pixel; a damaged stream leaves over more, mostly."""
 _HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "Warning: unknown JFIF revision")
@@ -31,8 +32,8 @@ def decode_rgb(stream: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode a JPEG stream into `pixels`, (height, width, 3): strictly, but for bytes that belong to nothing.
 
     What libjpeg only warns of (bytes missing or senseless) is an error here. Bytes between the segments of the header,
-    after the end, and before the end marker (a run of one value, or up to 16 of any) are left out, as other decoders
-    do: then what is left must be whole. A reduction by 2, 4 or 8 follows from the size of `pixels`.
+    after the end, and before restart markers and the end marker (a run of one value, or up to 16 of any) are left out,
+    as other decoders do: then what is left must be whole. A reduction by 2, 4 or 8 follows from the size of `pixels`.
 
     Raises
     ------
@@ -46,17 +47,47 @@ def decode_rgb(stream: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     except ValueError:
         tidy = without_strays(stream)
     try:
-        return _decode(tidy, pixels)
+        return _decode_end(tidy, pixels)
     except ValueError as error:
-        left_over = _LEFT_OVER.search(str(error))
+        found = _LEFT_OVER.search(str(error))
+        if found is None or found[2] == "9":
+            raise
+        whole = without_interval_strays(tidy, _stray_bytes)
+        if whole is None:
+            raise
+    return _decode_end(whole, pixels)
+
+
+def _decode_end(stream: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Decode a stream that may have stray bytes before its end marker."""
+    try:
+        return _decode(stream, pixels)
+    except ValueError as error:
         if str(error).startswith(_HARMLESS):
-            return _decode(tidy, pixels, is_strict=False)  # it is the last warning: none came after
-        if left_over is None:
+            return _decode(stream, pixels, is_strict=False)  # it is the last warning: none came after
+        found = _LEFT_OVER.search(str(error))
+        count = int(found[1]) if found is not None else 0
+        if found is None or found[2] != "9" or not _may_be_left_out(stream[:-2], count):
             raise
-        count = int(left_over[1])
-        if count > _MAX_LEFT_OVER and len(set(tidy[-2 - count : -2])) > 1:
+    return _decode(stream[: -2 - count] + EOI, pixels)
+
+
+def _stray_bytes(picture: bytes, interval: bytes) -> int:
+    """How many bytes at the end of an interval belong to nothing, in a picture of it; or a ValueError."""
+    try:
+        simplejpeg.decode_jpeg(picture, "RGB", strict=True)
+    except ValueError as error:
+        found = _LEFT_OVER.search(str(error))
+        count = int(found[1]) - PADDING if found is not None and found[2] == "0" else -1
+        if count < 0 or not _may_be_left_out(interval, count):
             raise
-    return _decode(tidy[: -2 - count] + EOI, pixels)
+        return count
+    raise ValueError("a restart interval of too few bytes")
+
+
+def _may_be_left_out(coded: bytes, count: int) -> bool:
+    """Whether bytes at the end of what was coded may be strays: a few, or a run of one value."""
+    return count <= _MAX_LEFT_OVER or len(set(coded[-count:])) == 1
 
 
 def _decode(stream: bytes, pixels: NDArray[np.uint8], *, is_strict: bool = True) -> NDArray[np.uint8]:

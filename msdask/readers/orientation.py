@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.readers.base import PartTileError
 from msdask.readers.rectangle import read_rectangle
 from msdask.readers.tiff_page import TiffImage
 from msdask.storage.source import ByteSource
@@ -77,7 +79,10 @@ class TurnedImage:
     def read(self, row: int, column: int, scale: int = 1, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """See `TiffImage.read`; edge tiles come cut."""
         rows, columns = self._stored(row, column)
-        pixels = read_rectangle(lambda r, c: self._image.read(r, c), self._image.tile, rows, columns)
+        try:
+            pixels = read_rectangle(lambda r, c: self._image.read(r, c), self._image.tile, rows, columns)
+        except PartTileError as error:
+            raise error.changed(partial(turned, orientation=self._orientation)) from error
         return np.ascontiguousarray(turned(pixels, self._orientation))
 
     def is_empty(self, row: int, column: int) -> bool:

@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError, UnreachableError
-from msdask.readers.base import LevelInfo, SlideMetadata, stored_downsample
+from msdask.readers.base import LevelInfo, PartTileError, SlideMetadata, stored_downsample
 from msdask.readers.empty_tiles import empty_tile, said_of_empty_tiles
 from msdask.readers.limits import check_text, limited_file
 from msdask.readers.orientation import TurnedImage, is_transposed, orientation_of, page_image
@@ -141,7 +141,11 @@ class TiffReader:
             )
         if image.empty_tiles and image.is_empty(row, column) and (level or self._leaves_out_glass):
             finer = partial(self.read_tile, level - 1)
-            return shrink_tile(empty_tile(self.levels, level, row, column, finer), image.tile, scale)
+            shrunk = partial(shrink_tile, tile=image.tile, scale=scale)
+            try:
+                return shrunk(empty_tile(self.levels, level, row, column, finer))
+            except PartTileError as error:
+                raise error.changed(shrunk) from error
         return image.read(row, column, scale, out)
 
     def prefetch(self, level: int, tiles: Sequence[tuple[int, int]]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import TileError
-from msdask.readers.base import Reader, ReadsAhead
+from msdask.readers.base import PartTileError, Reader, ReadsAhead
 
 __all__ = ["WHITE", "OnBadTile", "read_region"]
 
@@ -51,6 +51,10 @@ def read_region(
             x_from, x_to = max(x0, left), min(x1, left + tile_width)
             try:
                 tile = reader.read_tile(level, r, c, scale)
+            except PartTileError as error:
+                if on_bad_tile == "raise":
+                    raise
+                tile = error.pixels
             except TileError:
                 if on_bad_tile == "raise":
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,34 @@ def test_an_empty_tile_of_level_0_is_a_bad_tile(tmp_path: Path) -> None:
     assert sorted(filled.tolist())[-2:] == [0, 0.25]
     with pytest.raises(TileError, match="never stored"):
         ms.patches(slide, table).compute()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_only_the_part_over_a_bad_tile_is_filled(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "a.tif"
+    image = smooth_image(512, 768)
+    levels = [image, shrink(image, 4), shrink(shrink(image, 4), 2)]
+    tags = [(274, 3, 1, orientation, True)]
+    with tifffile.TiffWriter(path) as writer:
+        for level in levels:
+            writer.write(level, tile=(64, 64), photometric="rgb", extratags=tags, metadata=None)
+    empty_tiles(path, 0, 13)  # row 1, column 1 of 64 px
+    empty_tiles(path, 1, 0)
+    empty_tiles(path, 2, 0)
+    with pytest.raises(TileError, match=r"level 0, tile .* was never stored"):
+        open_reader(path).read_tile(1, 0, int(orientation == 6))
+    with pytest.warns(UserWarning, match="tiles of level"):
+        slide = ms.open_slide(path, mpp=0.5).with_bad_tiles("fill")
+    for number, step in ((1, 4), (2, 8)):
+        expected = levels[number]
+        expected[64 // step : 128 // step, 64 // step : 128 // step] = 255
+        expected = np.rot90(expected, -1) if orientation == 6 else expected
+        np.testing.assert_array_equal(slide.levels[number].compute(), expected)
+    table = ms.grid(slide, magnification=5, patch_size=32, min_tissue=0)
+    cut = ms.patches(slide, table, on_bad_tile="fill").compute()
+    filled = cut["filled"].values.ravel()
+    assert sorted(filled.tolist())[-2:] == [0, (16 / 32) ** 2]
+    np.testing.assert_array_equal((cut["image"].values == 255).all(axis=-1).mean(axis=(1, 2, 3)), filled)
 
 
 def test_glass_that_philips_leaves_out_is_white_and_said(tmp_path: Path) -> None:
@@ -351,6 +380,53 @@ def test_stray_bytes_change_no_pixel(tmp_path: Path, kind: str, is_progressive: 
     np.testing.assert_array_equal(whole(open_reader(picture)), expected)
     write_one_tile(tiled, strange, compression=7, photometric="ycbcr")
     np.testing.assert_array_equal(open_reader(tiled).read_tile(0, 0, 0), expected)
+
+
+def _with_restarts(pixels: NDArray[np.uint8], strays: dict[int, bytes], **options: Any) -> tuple[bytes, bytes]:
+    """A JPEG with restart markers, and the same with bytes put before some of them, by their place; -1 is the end."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90, **options)
+    stream = file.getvalue()
+    scan = stream.index(b"\xff\xda")
+    marks = [scan + found.start() for found in re.finditer(b"\xff[\xd0-\xd7]", stream[scan:])] + [len(stream) - 2]
+    strange = stream
+    for at, stray in sorted(((marks[place], stray) for place, stray in strays.items()), reverse=True):
+        strange = strange[:at] + stray + strange[at:]
+    return stream, strange
+
+
+@pytest.mark.parametrize(
+    "strays",
+    [
+        {1: b"\0" * 7},
+        {2: b"\0" * 700},
+        {0: b"\x12\x34\x56", 9: b"\x12\x34", 10: b"\0" * 3, -1: b"\0" * 9},
+        dict.fromkeys(range(15), b"\0\0"),
+    ],
+    ids=["one", "many", "several", "all"],
+)
+@pytest.mark.parametrize("options", [{"restart_marker_rows": 1}, {"restart_marker_blocks": 5}, {"subsampling": 0}])
+@pytest.mark.parametrize("is_gray", [False, True])
+def test_stray_bytes_before_restart_markers_change_no_pixel(
+    tmp_path: Path, strays: dict[int, bytes], options: dict[str, Any], is_gray: bool
+) -> None:
+    image = smooth_image(256, 256)
+    options = {"restart_marker_rows": 1, **options} if "restart_marker_blocks" not in options else options
+    stream, strange = _with_restarts(image[:, :, 0] if is_gray else image, strays, **options)
+    expected = np.asarray(Image.open(io.BytesIO(stream)).convert("RGB"))
+    (tmp_path / "a.jpg").write_bytes(strange)
+    np.testing.assert_array_equal(whole(open_reader(tmp_path / "a.jpg")), expected)
+    if not is_gray:
+        write_one_tile(tmp_path / "a.svs", strange, compression=7, photometric="ycbcr")
+        np.testing.assert_array_equal(open_reader(tmp_path / "a.svs").read_tile(0, 0, 0), expected)
+
+
+def test_a_damaged_interval_is_no_stray_byte(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, 700, np.uint8) >> 1  # no 0xFF among them
+    _, strange = _with_restarts(smooth_image(256, 256), {1: b"\0" * 7, 3: noise.tobytes()}, restart_marker_rows=1)
+    write_one_tile(tmp_path / "a.svs", strange, compression=7, photometric="ycbcr")
+    with pytest.raises(TileError, match="extraneous bytes"):
+        open_reader(tmp_path / "a.svs").read_tile(0, 0, 0)
 
 
 def test_other_tiles_are_found_when_the_first_has_strays(tmp_path: Path) -> None:
