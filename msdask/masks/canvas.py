@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.masks.planes import extremes, largest_channel
+
 __all__ = ["find_canvas"]
 
 _WORK_SIDE: Final = 512
@@ -72,8 +74,9 @@ def _square(side: int) -> NDArray[np.uint8]:
 def _even_colors(small: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """The most frequent colors of nearly neutral pixels whose neighbours are all of the same color."""
     kernel = np.ones((3, 3), np.uint8)
-    even = (cv2.dilate(small, kernel) == cv2.erode(small, kernel)).all(axis=2)
-    even &= small.max(axis=2) - small.min(axis=2) <= _MAX_CHROMA
+    even = largest_channel(cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel))) == 0
+    darkest, largest = extremes(small)
+    even &= largest - darkest <= _MAX_CHROMA
     if even.mean() < _MIN_SHARE:
         return []
     packed = small[even].astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)

@@ -13,11 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.masks.planes import extremes, largest_channel
+
 __all__ = ["Glass", "PixelClasses", "classify_pixels", "estimate_glass"]
 
 _WORK_MPP: Final = 8.0
 """Glass is looked for at this scale (um/px) or a coarser one: there glass is smooth and tissue is not."""
 _WORK_SIDE: Final = 512
+_FIT_PIXELS: Final = 1 << 17
+"""About as many pixels as the light is fitted to."""
 _STRIP: Final = 256
 """Rows classified at once, so that the OD planes stay in the processor's cache and memory does not grow with the
 image."""
@@ -111,7 +115,8 @@ def estimate_glass(image: NDArray[np.uint8], *, mpp: float, canvas: NDArray[np.b
         level, glass_like = _glass_level(small, scanned)
     seen = level is not None
     rgb = level if level is not None else _ASSUMED_GLASS
-    is_gray = bool((small.max(axis=2).astype(np.int16) - small.min(axis=2) <= 2).all())
+    darkest, largest = extremes(small)
+    is_gray = bool((largest - darkest <= 2).all())
     illumination = _fit_illumination(small, glass_like, rgb) if seen else None
     glass = Glass(rgb, seen, illumination, is_gray, _MIN_THRESHOLD, _MIN_THRESHOLD)
     if not seen:
@@ -195,17 +200,17 @@ def _glass_level(
 ) -> tuple[tuple[float, float, float] | None, NDArray[np.bool_]]:
     """Gray values of the glass (None where there is none), and the pixels that look like glass."""
     kernel = np.ones((3, 3), np.uint8)
-    local_range = cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel)).max(axis=2)
-    values = small.astype(np.float32)
-    lack = np.log10(values.max(axis=2, keepdims=True) + 1) - np.log10(values + 1)
-    red, green, blue = lack[..., 0], lack[..., 1], lack[..., 2]
+    local_range = largest_channel(cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel)))
+    darkest, largest = extremes(small)
+    light = np.log10(np.arange(256, dtype=np.float32) + 1)
+    red, green, blue = (light[largest] - light[plane] for plane in cv2.split(small))
     # Warm glass lacks blue. Eosin takes green out of the light, haematoxylin red: such a tint is pale, smooth tissue.
-    unstained = (lack.max(axis=2) <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
-    glass_like = scanned & (local_range <= _MAX_RANGE) & (small.min(axis=2) >= _MIN_GLASS) & unstained
+    unstained = (light[largest] - light[darkest] <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
+    glass_like = scanned & (local_range <= _MAX_RANGE) & (darkest >= _MIN_GLASS) & unstained
     size = int(scanned.sum())
     if size == 0 or glass_like.sum() < max(min(16, 0.5 * size), 0.005 * size):
         return None, glass_like
-    brightness = values.mean(axis=2)
+    brightness = _brightness(small)
     counts = np.bincount(np.rint(brightness[glass_like]).astype(np.intp), minlength=256)
     smooth = np.convolve(counts, np.ones(5), mode="same")
     peak = int(np.flatnonzero(smooth >= 0.25 * smooth.max())[-1])
@@ -215,8 +220,14 @@ def _glass_level(
     if np.percentile(brightness[scanned], 99) > peak + _MAX_BRIGHTER:
         return None, glass_like
     chosen = glass_like & (np.abs(brightness - peak) <= 3)
-    level = np.median(values[chosen], axis=0)
+    level = [np.median(plane[chosen]) for plane in cv2.split(small)]
     return (float(level[0]), float(level[1]), float(level[2])), glass_like
+
+
+def _brightness(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean of the channels of each pixel."""
+    red, green, blue = (plane.astype(np.float32) for plane in cv2.split(image))
+    return (red + green + blue) / np.float32(3)
 
 
 def _basis(height: int, width: int, rows: slice | None = None) -> NDArray[np.float32]:
@@ -231,17 +242,18 @@ def _fit_illumination(
     small: NDArray[np.uint8], glass_like: NDArray[np.bool_], rgb: tuple[float, float, float]
 ) -> tuple[float, ...] | None:
     """Fit how the light varies over the glass; None where it is even, or where glass is too rare to tell."""
-    height, width = glass_like.shape
-    od = np.log10(np.mean(rgb) + 1) - np.log10(small.mean(axis=2) + 1)
-    used = glass_like & (np.abs(od) <= 0.06)
+    step = max(1, round((glass_like.size / _FIT_PIXELS) ** 0.5))
+    basis, few = _basis(*glass_like.shape)[::step, ::step], glass_like[::step, ::step]
+    od = np.log10(np.float32(np.mean(rgb)) + 1) - np.log10(_brightness(small[::step, ::step]) + 1)
+    used = few & (np.abs(od) <= 0.06)
     spread = [np.ptp(axis) if axis.size else 0 for axis in np.nonzero(used)]
-    if used.sum() < max(64, 0.1 * used.size) or spread[0] < height / 2 or spread[1] < width / 2:
+    if used.sum() < max(64, 0.1 * used.size) or any(s < side / 2 for s, side in zip(spread, used.shape, strict=True)):
         return None
-    basis = _basis(height, width)
     for _ in range(3):
-        coefficients = np.linalg.lstsq(basis[used], od[used], rcond=None)[0]
+        chosen = basis[used].astype(np.float64)  # six columns of size 1: the normal equations are well conditioned
+        coefficients = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ od[used], rcond=None)[0].astype(np.float32)
         residual = np.abs(od - basis @ coefficients)
-        used = glass_like & (residual <= max(0.004, 2.5 * float(np.median(residual[used]))))
+        used = few & (residual <= max(0.004, 2.5 * float(np.median(residual[used]))))
     surface = basis @ coefficients
     if np.median(residual[used]) > 0.004 or np.ptp(surface) < 0.006 or np.abs(surface).max() > 0.08:
         return None
