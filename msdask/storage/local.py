@@ -153,9 +153,10 @@ class LocalFolders:
 
     def remove_leftovers(self, path: str) -> None:
         """See `Storage.remove_leftovers`; TensorStore, which wrote in older versions, renames `<name>.__lock`."""
-        for pattern in ("**/*.__lock", "**/*.part"):
-            for file in Path(path).glob(pattern):
-                file.unlink(missing_ok=True)
+        for folder, _, files in os.walk(path):
+            for name in files:
+                if name.endswith((".__lock", ".part")):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def state(self, path: str) -> tuple[int, int]:
         """See `Storage.state`: time of the last change, ns, and inode."""
