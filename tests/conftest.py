@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 
 from msdask.sample.slides import SampleSlide, make_slide
@@ -13,6 +15,13 @@ collect_ignore = ["tools"]
 """What tests use; among it programs of the fuzz suite, which run as processes of their own."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_scheduler_is_left() -> Iterator[None]:
+    """Dask's clients put back the default that they found: one that closes after a later one leaves what is gone."""
+    yield
+    dask.config.config.pop("scheduler", None)
 
 
 @pytest.fixture(scope="session")

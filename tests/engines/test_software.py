@@ -37,7 +37,7 @@ def client() -> Iterator[Client]:
     loopback = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": ":0"}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **loopback) as cluster,
-        Client(cluster) as found,
+        Client(cluster, set_as_default=False) as found,
     ):
         yield found
 

@@ -120,7 +120,7 @@ def workers(count: int) -> Iterator[tuple[LocalCluster, Client]]:
     loopback = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": ":0"}
     with (
         LocalCluster(n_workers=count, threads_per_worker=1, processes=False, memory_limit=0, **loopback) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield cluster, client
 

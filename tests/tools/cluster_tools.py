@@ -104,7 +104,7 @@ class Processes:
         self.scheduler = self._start("scheduler", *_flat(options), "--scheduler-file", str(file))
         wait_until(lambda: file.exists() and file.stat().st_size > 0)
         self.scheduler_file = str(file)
-        self.client = self._stack.enter_context(Client(scheduler_file=self.scheduler_file))
+        self.client = self._stack.enter_context(Client(scheduler_file=self.scheduler_file, set_as_default=False))
         self.address = self.client.scheduler.address
 
     def _start(self, *arguments: str, source: Path = REPOSITORY) -> subprocess.Popen[bytes]:

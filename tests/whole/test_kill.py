@@ -81,7 +81,7 @@ def run_in_process(slides: Path, store: Path, address: str | None) -> None:
     if address is None:
         run(slides, store)
     else:
-        with Client(address) as client:
+        with Client(address, set_as_default=False) as client:
             run(slides, store, client)
 
 

@@ -74,8 +74,8 @@ class StoreModel(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.slides = _Slides.get()
         self.folder = Path(tempfile.mkdtemp(prefix="msdask-model-"))
+        self.slides = _Slides.get()
         self.store = self.folder / "s.zarr"
         self.spec: int | None = None
         self.model: dict[str, set[str]] = {}
