@@ -10,7 +10,11 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
+from msdask.training.class_metrics import ClassPredictions, class_metrics
+from msdask.training.classify_source import ClassifySource
+from msdask.training.classify_task import ClassifyTask
 from msdask.training.fit import FitResult, evaluate, fit
+from msdask.training.predictions import PredictionTable
 from msdask.training.recipe import Recipe
 from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
 from msdask.training.scale_source import ScaleSource
@@ -20,12 +24,17 @@ from msdask.training.task import Task
 
 __all__ = [
     "SCALE_CLASSES",
+    "ClassPredictions",
+    "ClassifySource",
+    "ClassifyTask",
     "FitResult",
+    "PredictionTable",
     "Recipe",
     "ScaleSource",
     "ScaleTask",
     "Split",
     "Task",
+    "class_metrics",
     "evaluate",
     "fit",
     "scale_metrics",
