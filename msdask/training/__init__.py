@@ -13,6 +13,7 @@ require("msdask.training", module="pytorch_lightning")
 from msdask.training.class_metrics import ClassPredictions, class_metrics
 from msdask.training.classify_source import ClassifySource
 from msdask.training.classify_task import ClassifyTask
+from msdask.training.comparison import bootstrap_patients, compare, corrected_t_test, holm
 from msdask.training.fit import FitResult, evaluate, fit
 from msdask.training.predictions import PredictionTable
 from msdask.training.recipe import Recipe
@@ -34,9 +35,13 @@ __all__ = [
     "ScaleTask",
     "Split",
     "Task",
+    "bootstrap_patients",
     "class_metrics",
+    "compare",
+    "corrected_t_test",
     "evaluate",
     "fit",
+    "holm",
     "scale_metrics",
     "splits",
 ]

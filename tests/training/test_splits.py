@@ -144,7 +144,5 @@ def test_a_patient_has_the_class_of_most_of_its_slides():
 
 def test_lists_with_a_patient_in_two_parts_are_refused():
     lists = {"train": ["s00.svs", "s01.svs"], "valid": ["s02.svs"], "test": ["s03.svs"]}
-    with pytest.raises(
-        SpecError, match="patient 'p' is in two parts: slide 's01.svs' is in 'train' and slide 's03.svs'"
-    ):
+    with pytest.raises(SpecError, match=r"patient 'p' is in two parts: slide 's01.svs' is in 'train' and"):
         splits(SLIDES, lists=lists, patients={"s01.svs": "p", "s03.svs": "p"})
