@@ -9,15 +9,29 @@ require("msdask.models")
 
 from msdask.models.backbones import make_backbone
 from msdask.models.files import Released, load_model, load_released, released, save_model
+from msdask.models.fusion import (
+    AttentionFusion,
+    FeatureFusion,
+    FusionOutput,
+    MultiScaleClassifier,
+    PredictionFusion,
+    SingleScale,
+)
 from msdask.models.registry import create, register
 from msdask.models.registry import names as list
 from msdask.models.regressor import ScaleRegressor, Target
 from msdask.models.scalenet import ScaleNet
 
 __all__ = [
+    "AttentionFusion",
+    "FeatureFusion",
+    "FusionOutput",
+    "MultiScaleClassifier",
+    "PredictionFusion",
     "Released",
     "ScaleNet",
     "ScaleRegressor",
+    "SingleScale",
     "Target",
     "create",
     "list",

@@ -16,10 +16,34 @@ from torch import Tensor, nn
 from msdask.errors import MsdaskError, SpecError
 from msdask.models.scalenet import ScaleNet
 
-__all__ = ["SCALENET", "Backbone", "Weights", "make_backbone"]
+__all__ = ["SCALENET", "Backbone", "Normalization", "Weights", "make_backbone"]
 
 SCALENET = "scalenet"
 Weights = str | os.PathLike[str] | None
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_TISSUE = ((0.7, 0.7, 0.7), (0.2, 0.2, 0.2))
+
+
+class Normalization(nn.Module):
+    """From images to what a backbone takes: ImageNet's mean and deviation for torchvision's, tissue's for ScaleNet.
+
+    Its constants follow from the name of the backbone: they are no part of a model's weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        mean, std = _TISSUE if backbone == SCALENET else _IMAGENET
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images, channels last in memory, of (B, 3, H, W) uint8, or float from 0 to 1."""
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 class Backbone(nn.Module):

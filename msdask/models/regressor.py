@@ -9,17 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from msdask.errors import SpecError
-from msdask.models.backbones import SCALENET, Weights, make_backbone
+from msdask.models.backbones import Normalization, Weights, make_backbone
 from msdask.models.registry import register
 
 __all__ = ["ScaleRegressor", "Target"]
 
 Target = Literal["linear", "log2"]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_TISSUE_MEAN = (0.7, 0.7, 0.7)
-_TISSUE_STD = (0.2, 0.2, 0.2)
 _CENTER = 14.0
 """Magnification that an untrained network says, about the middle of 5x to 40x."""
 
@@ -49,8 +45,6 @@ class ScaleRegressor(nn.Module):
     """
 
     calibration: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -84,9 +78,7 @@ class ScaleRegressor(nn.Module):
         output = nn.Linear(features, 1)
         nn.init.constant_(output.bias, float(self.to_target(torch.tensor(_CENTER, device="cpu"))))
         self.head = nn.Sequential(*layers, output)
-        mean, std = (_TISSUE_MEAN, _TISSUE_STD) if backbone == SCALENET else (_IMAGENET_MEAN, _IMAGENET_STD)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.normalize = Normalization(backbone)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -100,9 +92,7 @@ class ScaleRegressor(nn.Module):
         -------
         output : (B,) float32
         """
-        x = images.float() / 255 if images.dtype == torch.uint8 else images
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        output: Tensor = self.head(self.backbone(x)).squeeze(1)
+        output: Tensor = self.head(self.backbone(self.normalize(images))).squeeze(1)
         return output.float()
 
     def magnification(self, images: Tensor) -> Tensor:

@@ -10,7 +10,12 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
+from msdask.training.class_metrics import ClassPredictions, class_metrics
+from msdask.training.classify_source import ClassifySource
+from msdask.training.classify_task import ClassifyTask
+from msdask.training.comparison import bootstrap_patients, compare, corrected_t_test, holm
 from msdask.training.fit import FitResult, evaluate, fit
+from msdask.training.predictions import PredictionTable
 from msdask.training.recipe import Recipe
 from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
 from msdask.training.scale_source import ScaleSource
@@ -20,14 +25,23 @@ from msdask.training.task import Task
 
 __all__ = [
     "SCALE_CLASSES",
+    "ClassPredictions",
+    "ClassifySource",
+    "ClassifyTask",
     "FitResult",
+    "PredictionTable",
     "Recipe",
     "ScaleSource",
     "ScaleTask",
     "Split",
     "Task",
+    "bootstrap_patients",
+    "class_metrics",
+    "compare",
+    "corrected_t_test",
     "evaluate",
     "fit",
+    "holm",
     "scale_metrics",
     "splits",
 ]

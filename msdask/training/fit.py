@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EarlyStopping
-from torch import nn
+from torch import Tensor, nn
 
 from msdask.errors import MsdaskError, SpecError
 from msdask.models.files import save_model
@@ -29,9 +29,12 @@ from msdask.training.run_folder import (
     read_checkpoint,
 )
 from msdask.training.shares import check_share
-from msdask.training.task import Batch, Task
+from msdask.training.task import Batch, PreparesModel, Task
 
-__all__ = ["FitResult", "evaluate", "fit"]
+__all__ = ["FitResult", "Listener", "evaluate", "fit"]
+
+Listener = Callable[[Batch, Any, Tensor], None]
+"""Called with a batch, and the predictions and targets of it."""
 
 _PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -109,6 +112,8 @@ def fit(
     best = _monitored(task) if recipe.keep == "best" else None
     checkpoint = run.resumed(best=best) if resume and run.last.exists() else None
     seed_everything(recipe.seed, workers=True, verbose=False)
+    if isinstance(task, PreparesModel):
+        task.prepare(model)
     module = TaskModule(model, task, recipe)
     log = EpochLog(run.log)
     with _quiet():
@@ -145,6 +150,7 @@ def evaluate(
     name: str = "test",
     recipe: Recipe | None = None,
     progress: bool = False,
+    listener: Listener | None = None,
 ) -> dict[str, float]:
     """Measure a model: its task's metrics and its loss on a loader.
 
@@ -155,6 +161,7 @@ def evaluate(
     loader : batches
     folder : run folder whose metrics.json gets the result under `name`
     recipe : device and precision
+    listener : hears of every batch of this process what was predicted, such as a `PredictionTable`
 
     Raises
     ------
@@ -166,7 +173,8 @@ def evaluate(
     recipe = recipe or Recipe()
     module = TaskModule(model, task, Recipe(precision=recipe.precision))
     with _quiet():
-        trainer = Trainer(**_engine(recipe, progress=progress))
+        heard: list[Callback] = [_Heard(listener)] if listener is not None else []
+        trainer = Trainer(**_engine(recipe, progress=progress), callbacks=heard)
         check_share(loader, trainer.global_rank, trainer.world_size)
         trainer.test(module, _one_loader(loader), verbose=False)
     if not module.results:
@@ -251,6 +259,18 @@ class _Batches:
 
 def _one_loader(loader: Iterable[Batch]) -> Iterable[Batch]:
     return _Batches(loader) if isinstance(loader, (list, tuple)) else loader
+
+
+class _Heard(Callback):
+    """Tells a listener what was predicted."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.listener(batch, outputs["predictions"], outputs["targets"])
 
 
 class _Epochs(Callback):

@@ -90,9 +90,10 @@ class TaskModule(LightningModule):
         """Take a batch into the metrics."""
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Take a batch into the metrics."""
-        self._evaluate(batch)
+    def test_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
+        """Take a batch into the metrics; gives what they took to whoever listens."""
+        predictions, targets = self._evaluate(batch)
+        return {"predictions": predictions, "targets": targets}
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew."""
@@ -133,12 +134,13 @@ class TaskModule(LightningModule):
         for metric in _metrics(self.measures):
             metric.reset()
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> tuple[Any, Tensor]:
         loss, (predictions, targets) = self.task.loss(self.evaluated, batch)
         self._loss_sum += loss.item() * len(targets)
         self._images += len(targets)
         for metric in _metrics(self.measures):
             metric.update(predictions, targets)
+        return predictions, targets
 
     def _finish(self) -> dict[str, float]:
         totals = torch.tensor([self._loss_sum, self._images], dtype=torch.float64)

@@ -18,7 +18,7 @@ from msdask.scale import SCALE_CLASSES
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.store.splits import PARTS, parts_of
-from msdask.training.splits import Split, splits
+from msdask.training.splits import Split, chosen_split
 
 __all__ = ["ScaleDraws", "ScaleSource"]
 
@@ -76,22 +76,7 @@ class ScaleSource:
 
     def split(self, *, lists: Path | None = None, ratios: Sequence[float] | None = None, seed: int = 0) -> Split:
         """Training, validation and test slides: by lists, by ratios, or as the cohort's table says."""
-        if lists is not None and ratios is not None:
-            raise SpecError(f"--lists {lists} and --ratios: each says which slides are for training; give one of them")
-        if lists is not None:
-            given = splits(self.slides, lists=lists)
-            if len(given) > 1:
-                raise SpecError(f"--lists {lists}: lists of {len(given)} repeats; give the folder of one of them")
-            return given[0]
-        if ratios is not None:
-            return splits(self.slides, ratios=ratios, seed=seed)[0]
-        stored = self.stored_split()
-        if not stored["train"] or not stored["valid"]:
-            raise SpecError(
-                "the slides have no split, or none for training or validation: extract from a table with a column "
-                "'split' (train, valid, test), or give --lists or --ratios"
-            )
-        return splits(self.slides, lists=stored)[0]
+        return chosen_split(self.slides, self.stored_split(), lists=lists, ratios=ratios, seed=seed)
 
     def stored_split(self) -> dict[str, list[str]]:
         """Slides of each part, as the cohort's table says."""

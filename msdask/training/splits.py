@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from msdask.errors import SpecError
 from msdask.storage.tables import write_table
 from msdask.store.splits import EXTERNAL, PARTS, Lists, check_disjoint, read_partitions
 
-__all__ = ["Split", "splits"]
+__all__ = ["Split", "check_patients", "chosen_split", "splits"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def splits(
     repeats: int = 1,
     seed: int = 0,
     stratify: Mapping[str, object] | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> list[Split]:
     """Split slides into training, validation and test.
 
@@ -64,11 +66,13 @@ def splits(
     repeats : how many splits are drawn, each with other random numbers
     seed : the same seed gives the same splits
     stratify : class of each slide: every class is spread over the three parts as the ratios say
+    patients : patient of each slide: all slides of one go into the same part, and ratios count patients; the class of
+        a patient is that of most of its slides. A slide without one is a patient of its own
 
     Raises
     ------
     SpecError
-        A slide would be in two parts, is not known, or a part with a ratio above 0 would be empty.
+        A slide or patient would be in two parts, is not known, or a part with a ratio above 0 would be empty.
 
     Examples
     --------
@@ -79,16 +83,93 @@ def splits(
     if not known:
         raise SpecError("splits: no slides given")
     if lists is not None:
-        return _from_lists(lists, known)
+        found = _from_lists(lists, known)
+        for split in found:
+            check_patients(split, patients or {})
+        return found
     if repeats < 1:
         raise SpecError(f"repeats={repeats!r}: expected at least 1")
     shares = _shares(ratios)
     if stratify is not None and (missing := [s for s in known if s not in stratify]):
         raise SpecError(f"stratify: no class for {len(missing)} slides, such as '{missing[0]}'")
-    classes: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for slide in known:
-        classes.setdefault(str(stratify[slide]) if stratify is not None else "", []).append(slide)
-    return [_draw(classes, shares, repeat, seed) for repeat in range(repeats)]
+        members.setdefault((patients or {}).get(slide, slide), []).append(slide)
+    classes: dict[str, list[str]] = {}
+    for patient, slides_of in members.items():
+        of_each = Counter(str(stratify[slide]) if stratify is not None else "" for slide in slides_of)
+        classes.setdefault(min(of_each, key=lambda name: (-of_each[name], name)), []).append(patient)
+    drawn = [_draw({k: sorted(v) for k, v in classes.items()}, shares, repeat, seed) for repeat in range(repeats)]
+    return [
+        Split(repeat, *(tuple(sorted(s for patient in part for s in members[patient])) for part in parts))
+        for repeat, parts in enumerate(drawn)
+    ]
+
+
+def check_patients(split: Split, patients: Mapping[str, str]) -> None:
+    """Refuse a patient whose slides are in two parts.
+
+    Parameters
+    ----------
+    patients : patient of each slide; slides that have none are not looked at
+
+    Raises
+    ------
+    SpecError
+        Names the patient, the slides and the parts.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for part in PARTS:
+        for slide in getattr(split, part):
+            if slide not in patients:
+                continue
+            other, before = first.setdefault(patients[slide], (slide, part))
+            if before != part:
+                raise SpecError(
+                    f"split {split.repeat}: patient '{patients[slide]}' is in two parts: slide '{other}' is in "
+                    f"'{before}' and slide '{slide}' in '{part}': put all slides of a patient into one part"
+                )
+
+
+def chosen_split(
+    slides: Sequence[str],
+    stored: Mapping[str, Sequence[str]],
+    *,
+    lists: Path | None = None,
+    ratios: Sequence[float] | None = None,
+    seed: int = 0,
+    stratify: Mapping[str, object] | None = None,
+    patients: Mapping[str, str] | None = None,
+) -> Split:
+    """One split: by lists, by ratios, or as the cohort's table says.
+
+    Parameters
+    ----------
+    slides : ids
+    stored : part -> slides, as the table says
+    lists, ratios : at most one of them
+    seed, stratify, patients : see `splits`
+
+    Raises
+    ------
+    SpecError
+        Both are given, the lists are of several repeats, or none is given and the table says nothing.
+    """
+    if lists is not None and ratios is not None:
+        raise SpecError(f"--lists {lists} and --ratios: each says which slides are for training; give one of them")
+    if lists is not None:
+        given = splits(slides, lists=lists, patients=patients)
+        if len(given) > 1:
+            raise SpecError(f"--lists {lists}: lists of {len(given)} repeats; give the folder of one of them")
+        return given[0]
+    if ratios is not None:
+        return splits(slides, ratios=ratios, seed=seed, stratify=stratify, patients=patients)[0]
+    if not stored["train"] or not stored["valid"]:
+        raise SpecError(
+            "the slides have no split, or none for training or validation: extract from a table with a column "
+            "'split' (train, valid, test), or give --lists or --ratios"
+        )
+    return splits(slides, lists=stored, patients=patients)[0]
 
 
 def _shares(ratios: Sequence[float]) -> tuple[float, ...]:
@@ -104,7 +185,8 @@ def _shares(ratios: Sequence[float]) -> tuple[float, ...]:
     return shares
 
 
-def _draw(classes: Mapping[str, list[str]], shares: Sequence[float], repeat: int, seed: int) -> Split:
+def _draw(classes: Mapping[str, list[str]], shares: Sequence[float], repeat: int, seed: int) -> list[list[str]]:
+    """Members of each part."""
     rng = np.random.default_rng([seed, repeat])
     parts: list[list[str]] = [[], [], []]
     owed = np.zeros(3)  # what rounding in the classes before left open, so that the totals come out right too
@@ -124,8 +206,11 @@ def _draw(classes: Mapping[str, list[str]], shares: Sequence[float], repeat: int
     for part, name, share in zip(parts, PARTS, shares, strict=True):
         if share > 0 and not part:
             total = sum(len(v) for v in classes.values())
-            raise SpecError(f"splits: {total} slides leave none for '{name}' at a share of {share:.1%}")
-    return Split(repeat, *(tuple(sorted(part)) for part in parts))
+            raise SpecError(
+                f"splits: {total} slides (or patients, where they are known) leave none for '{name}' at a share of "
+                f"{share:.1%}"
+            )
+    return parts
 
 
 def _from_lists(lists: Lists, known: Sequence[str]) -> list[Split]:

@@ -14,6 +14,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from msdask.cli.app import app
+from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
 from msdask.cli.options import Cut, Masks, TrainingRecipe, Where
 from msdask.errors import SpecError
 
@@ -33,6 +34,16 @@ MASKS = """
 PARTS = """
 --magnification -m = None
 --batch-size -b = 128
+--lists = None
+--ratios = None
+--seed = 0
+"""
+TUPLES = """
+--relation -r = 'multicenter'
+--magnification -m = None
+--set = None
+--classes -n = None
+--batch-size -b = 64
 --lists = None
 --ratios = None
 --seed = 0
@@ -136,6 +147,44 @@ PROMISED = {
 --resume = False
 --quiet -q = False
 """,
+    "train classifier": f"""
+--input -i
+--output -o
+{TUPLES}
+--combine = 'features'
+--backbone -c = 'resnet34'
+--weights = 'auto'
+--embedding -f = None
+--dropout -d = 0.0
+--fuse = 'logits'
+--losses = None
+--loss-weights = None
+--loss --loss_function = 'cross_entropy'
+--monitor = 'loss'
+--optimizer -optimizer = 'adam'
+--lr -lr = 0.001
+--weight-decay = 0.0
+--schedule = 'step'
+--warmup = 0.0
+--ema = 0.0
+--keep = 'best'
+--epochs -e = 10
+--patience = 5
+--precision = '32'
+--augment = 'original'
+--workers -p = 0
+--resume = False
+--verbose -verbose = 'True'
+--quiet -q = False
+""",
+    "test classifier": f"""
+--input -i
+--model -p
+{TUPLES}
+--output -o = None
+--all = False
+--quiet -q = False
+""",
     "test scale": f"""
 --input -i
 --model -p
@@ -223,6 +272,17 @@ def test_lists_of_numbers_follow_their_option():
     assert given["recipe"] == TrainingRecipe(optimizer="sgd", learning_rate=0.1, epochs=3)
 
 
+def test_the_original_s_line_trains_a_classifier():
+    given = _parsed(
+        "train classifier -n 5 -i store -o run -c resnet34 -verbose True -m 10 5 -e 10 -f True -b 32 -d 0.2 -lr 0.001 "
+        "-optimizer adam --loss_function cross_entropy -r multi_center"
+    )
+    assert given["tuples"] == Tuples(classes=5, magnification=[10, 5], batch_size=32, relation="multi_center")
+    assert given["branches"] == Branches(embedding="True", dropout=0.2)
+    assert given["recipe"] == ClassifierRecipe()
+    assert given["recipe"].recipe(3).schedule == "step"
+
+
 def test_an_unknown_option_is_refused():
     with pytest.raises(CycloptsError, match="--no-quiet"):
         _parsed("extract s.csv -o c.zarr -m 10 --no-quiet")
@@ -257,9 +317,8 @@ def test_any_other_region_is_refused(text):
 
 def test_groups_of_options_can_be_defaults():
     """They are shared between calls: a command must not be able to change them."""
-    assert all(
-        is_dataclass(group) and group.__dataclass_params__.frozen for group in (Cut, Masks, TrainingRecipe, Where)
-    )
+    groups = (Branches, ClassifierRecipe, Cut, Masks, TrainingRecipe, Tuples, Where)
+    assert all(is_dataclass(group) and group.__dataclass_params__.frozen for group in groups)
 
 
 def test_nothing_heavy_is_loaded_before_a_command_runs():

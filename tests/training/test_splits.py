@@ -125,3 +125,24 @@ def test_a_written_split_of_names_with_commas_reads_back(tmp_path):
 def test_a_folder_without_lists_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"none of list_train\.csv"):
         splits(SLIDES, lists=tmp_path)
+
+
+def test_all_slides_of_a_patient_are_in_one_part():
+    patients = {s: f"p{i // 3}" for i, s in enumerate(SLIDES[:24])}  # the last six are patients of their own
+    for split in splits(SLIDES, ratios=(60, 20, 20), repeats=5, patients=patients):
+        parts = [{patients.get(s, s) for s in part} for part in (split.train, split.valid, split.test)]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == 14
+        assert Counter([*split.train, *split.valid, *split.test]) == Counter(SLIDES)
+
+
+def test_a_patient_has_the_class_of_most_of_its_slides():
+    patients = {s: f"p{i // 3}" for i, s in enumerate(SLIDES)}
+    organs = {s: "b" if i % 3 == 0 else "ac"[i // 15] for i, s in enumerate(SLIDES)}
+    for split in splits(SLIDES, ratios=(60, 20, 20), repeats=3, patients=patients, stratify=organs):
+        assert {len({patients[s] for s in split.train if organs[s] == organ}) for organ in "ac"} == {3}
+
+
+def test_lists_with_a_patient_in_two_parts_are_refused():
+    lists = {"train": ["s00.svs", "s01.svs"], "valid": ["s02.svs"], "test": ["s03.svs"]}
+    with pytest.raises(SpecError, match=r"patient 'p' is in two parts: slide 's01.svs' is in 'train' and"):
+        splits(SLIDES, lists=lists, patients={"s01.svs": "p", "s03.svs": "p"})

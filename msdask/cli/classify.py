@@ -1,0 +1,206 @@
+"""`msdask train | test classifier`: classifiers of one magnification or several on the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
+from msdask.cli.options import Output, Quiet
+from msdask.cli.scale import Data, test, train
+from msdask.cli.terminal import out
+from msdask.errors import MsdaskError
+from msdask.extras import require
+
+if TYPE_CHECKING:
+    from msdask.training import ClassifySource, ClassifyTask
+
+__all__ = ["classifier_test", "classifier_train", "test", "train"]
+
+
+@train.command(name="classifier")
+def classifier_train(
+    data: Data,
+    *,
+    output: Output,
+    tuples: Tuples = Tuples(),
+    branches: Branches = Branches(),
+    losses: Literal["one", "n+1"] | None = None,
+    loss_weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    loss: Annotated[Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"])] = "cross_entropy",
+    monitor: str = "loss",
+    recipe: ClassifierRecipe = ClassifierRecipe(),
+    augment: Literal["original", "strong", "none"] = "original",
+    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0,
+    resume: bool = False,
+    verbose: Annotated[Literal["True", "False", "true", "false"], Parameter(name=["--verbose", "-verbose"])] = "True",
+    quiet: Quiet = False,
+) -> int:
+    """Train a classifier of tissue on the labeled tuples of a patch store, and measure it on the test slides.
+
+    Parameters
+    ----------
+    data
+        patch store, extracted with annotated masks: `msdask extract ... --values ... -m 20 10 5` for multicenter, with
+        `--mode grid` too for upper_region
+    output
+        run folder: weights, settings, log, curves, metrics, lists; predictions.parquet and confusion.png of the test
+    losses
+        one: of the whole; n+1: of each magnification too; default as the relation says
+    loss_weights
+        with n+1: of the whole, then of each magnification, the highest first
+    loss
+        there is this one
+    monitor
+        what of the validation says which epoch is the best: loss, kappa, balanced_accuracy, ...
+    augment
+        original: flips, turns, hue, saturation, value; strong: stain, contrast, blur, JPEG too; none
+    workers
+        processes that read and augment; 0 means threads
+    resume
+        go on with the run in the output folder
+    verbose
+        False is the same as --quiet
+    """
+    require("msdask train", module="pytorch_lightning")
+    from msdask.data import Augment, loader
+    from msdask.training import ClassifyTask, fit
+
+    chosen = branches.losses(losses, is_upper_region=tuples.is_upper_region)
+    source = tuples.source(data, losses=chosen)
+    branches.check(source.magnifications)
+    split = tuples.split(source)
+    source.check(split)
+    _print_dropped(source.dropped)
+    settings = recipe.recipe(tuples.seed)
+    settings.seed_weights()
+    model, begins_with = branches.model(source.classes, source.magnifications)
+    scales = source.magnifications if chosen == "n+1" else ()
+    task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
+    changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[augment]
+    is_quiet = quiet or verbose.lower() == "false"
+    about = {"relation": source.relation, "losses": chosen, "initial_weights": begins_with, "dropped": source.dropped}
+    result = fit(
+        model,
+        task,
+        loader(
+            source.dataset(split.train),
+            batch_size=tuples.batch_size,
+            balanced=True,
+            augment=changes,
+            seed=tuples.seed,
+            num_workers=workers,
+        ),
+        source.measured(split.valid, batch_size=tuples.batch_size),
+        output,
+        recipe=settings,
+        resume=resume,
+        progress=not is_quiet,
+        about=about,
+    )
+    split.write(output / "lists")
+    out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
+    if not split.test:
+        _print_metrics(result.valid)
+        return 0
+    trained = result.model
+    _measure(trained, task, source, split.test, output, batch_size=tuples.batch_size, progress=not is_quiet)
+    return 0
+
+
+@test.command(name="classifier")
+def classifier_test(
+    data: Data,
+    *,
+    model: Annotated[str, Parameter(name=["--model", "-p"])],
+    tuples: Tuples = Tuples(),
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    everything: Annotated[bool, Parameter(name="--all")] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure a classifier on the test slides of a patch store: metrics, predictions, confusion matrix.
+
+    Parameters
+    ----------
+    data
+        patch store, as for `msdask train classifier`
+    model
+        run folder of `msdask train classifier` (its lists are taken before the stored split), or a .safetensors file
+    output
+        folder for metrics.json, predictions.parquet and confusion.png; default the run folder
+    everything
+        all slides, whatever the split
+    """
+    require("msdask test", module="pytorch_lightning")
+    from msdask.models import MultiScaleClassifier, load_model
+    from msdask.training import ClassifyTask
+
+    network, about = load_model(model)
+    if not isinstance(network, MultiScaleClassifier):
+        raise MsdaskError(f"model '{model}' is a {type(network).__name__}, no classifier of tissue")
+    losses: Literal["one", "n+1"] = "n+1" if about.get("losses") == "n+1" else "one"
+    scales = list(network.magnifications)
+    if tuples.magnification is not None and sorted(tuples.magnification, reverse=True) != scales:
+        raise MsdaskError(f"model '{model}' is for magnifications {scales}, asked for {tuples.magnification}")
+    tuples = replace(tuples, classes=network.classes)
+    run = Path(model) if os.path.isdir(model) else None
+    if run is not None and not tuples.is_split_given and (run / "lists").is_dir():
+        tuples = replace(tuples, lists=run / "lists")
+    source = tuples.source(data, losses=losses, magnifications=scales)
+    slides: Sequence[str] = source.slides
+    if not everything:
+        slides = tuples.split(source).test if tuples.is_split_given else source.stored_split()["test"]
+    if not slides:
+        raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
+    source.warn_of_missing(slides)
+    _print_dropped(source.dropped)
+    task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
+    folder = output or run
+    _measure(network, task, source, slides, folder, batch_size=tuples.batch_size, progress=not quiet)
+    return 0
+
+
+def _measure(
+    model: Any,
+    task: ClassifyTask,
+    source: ClassifySource,
+    slides: Sequence[str],
+    folder: Path | None,
+    *,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    """Evaluate, print, and leave metrics, predictions and the figure of the confusion matrix in a folder."""
+    from msdask.plots import confusion_matrix
+    from msdask.storage.files import replacing
+    from msdask.training import PredictionTable, evaluate
+
+    batches = source.measured(slides, batch_size=batch_size)
+    table = PredictionTable(
+        batches.dataset.slide_ids,
+        task.classes,
+        views=task.views,
+        magnifications=source.magnifications,
+        patients=source.patients,
+    )
+    found = evaluate(model, task, batches, folder=folder, listener=table, progress=progress)
+    if folder is not None:
+        table.write(folder / "predictions.parquet")
+        with replacing(folder / "confusion.png", what="figure") as part:
+            confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
+    _print_metrics(found)
+
+
+def _print_dropped(dropped: Mapping[str, int]) -> None:
+    said = [f"{reason}: {count}" for reason, count in dropped.items() if count]
+    out.print(f"tuples left out: {', '.join(said) if said else 'none'}", markup=False)
+
+
+def _print_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        out.print(f"{name.replace('_', ' '):<24} {value:.4f}", markup=False)

@@ -1,0 +1,162 @@
+"""Groups of options of the classifiers' commands: what they learn from, what they are made of."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from cyclopts import Parameter
+
+from msdask.cli.options import BatchSize, Magnifications, TrainingRecipe
+from msdask.errors import MsdaskError, SpecError
+
+if TYPE_CHECKING:
+    from msdask.models import MultiScaleClassifier
+    from msdask.training import ClassifySource, Split
+
+__all__ = ["Branches", "ClassifierRecipe", "Combine", "Tuples"]
+
+Combine = Literal["features", "predictions", "attention", "single"]
+_RELATIONS = {"multicenter": "multicenter", "multi_center": "multicenter", "upper_region": "upper_region"}
+_MODELS = {
+    "features": "FeatureFusion",
+    "predictions": "PredictionFusion",
+    "attention": "AttentionFusion",
+    "single": "SingleScale",
+}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Tuples:
+    """Which patches or tuples, and which slides are for what."""
+
+    relation: Annotated[
+        Literal["multicenter", "multi_center", "upper_region"], Parameter(name=["--relation", "-r"])
+    ] = "multicenter"
+    """multicenter: tuples around centroids, one loss; upper_region: linked grids, n + 1 losses"""
+    magnification: Magnifications | None = None
+    """which of the set's, default all"""
+    patch_set: Annotated[str | None, Parameter(name="--set")] = None
+    """set of centroids, or one of the grids, where several would do"""
+    classes: Annotated[int | None, Parameter(name=["--classes", "-n"])] = None
+    """how many; default up to the highest label"""
+    batch_size: BatchSize = 64
+    """tuples a batch"""
+    lists: Path | None = None
+    """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
+    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    """split by these instead, by patient and stratified by class: training, validation, test"""
+    seed: int = 0
+    """decides splits, and in training order, augmentation and initial weights"""
+
+    @property
+    def is_upper_region(self) -> bool:
+        """Whether tuples are linked grids."""
+        return _RELATIONS[self.relation] == "upper_region"
+
+    @property
+    def is_split_given(self) -> bool:
+        """Whether the options say which slides are for what."""
+        return self.lists is not None or self.ratios is not None
+
+    def source(self, place: Path, *, losses: str, magnifications: list[float] | None = None) -> ClassifySource:
+        """The tuples of a store."""
+        from msdask.training import ClassifySource
+
+        return ClassifySource(
+            place,
+            "upper_region" if self.is_upper_region else "multicenter",
+            magnifications=magnifications or self.magnification,
+            losses="n+1" if losses == "n+1" else "one",
+            name=self.patch_set,
+            classes=self.classes,
+        )
+
+    def split(self, source: ClassifySource) -> Split:
+        """Which slides are for what."""
+        return source.split(lists=self.lists, ratios=self.ratios, seed=self.seed)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """What a classifier is made of."""
+
+    combine: Combine = "features"
+    """what of the magnifications is brought together: features, predictions, features by attention; single: one
+    magnification"""
+    backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34"
+    """a classification network of torchvision, or scalenet"""
+    weights: str = "auto"
+    """imagenet, a file, none; auto: imagenet where they can be loaded, else none, which is said and noted"""
+    embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"])] = None
+    """width of the linear layer behind each backbone, True for 128, False for none; default 128, none with single"""
+    dropout: Annotated[float, Parameter(name=["--dropout", "-d"])] = 0.0
+    """probability, before the branches' own classes"""
+    fuse: Literal["logits", "probabilities"] = "logits"
+    """what predictions are"""
+
+    def losses(self, chosen: str | None, *, is_upper_region: bool) -> Literal["one", "n+1"]:
+        """One loss or n + 1: as chosen, else as the tuples say."""
+        if self.combine == "single" and chosen == "n+1":
+            raise SpecError("--losses n+1 with --combine single: one magnification has one loss")
+        if chosen is not None:
+            return "n+1" if chosen == "n+1" else "one"
+        return "n+1" if is_upper_region and self.combine != "single" else "one"
+
+    def check(self, magnifications: tuple[float, ...]) -> None:
+        """Refuse a single classifier of several magnifications, and a fusion of one."""
+        is_one = len(magnifications) == 1
+        if is_one != (self.combine == "single"):
+            expected = "one magnification (-m 10)" if self.combine == "single" else "two or more (-m 20 10 5)"
+            raise SpecError(f"--combine {self.combine} with magnifications {list(magnifications)}: expected {expected}")
+
+    def model(self, classes: int, magnifications: tuple[float, ...]) -> tuple[MultiScaleClassifier, str]:
+        """The network, not trained yet, and what its backbones begin with."""
+        weights = None if self.weights in ("auto", "none") else self.weights
+        if self.weights != "auto" or self.backbone == "scalenet":
+            return self._made(classes, magnifications, weights), weights or "random"
+        try:
+            return self._made(classes, magnifications, "imagenet"), "imagenet"
+        except SpecError:  # of another option: it would be so with any weights
+            raise
+        except MsdaskError as error:
+            warnings.warn(f"training begins with random weights: {error}", UserWarning, stacklevel=2)
+            return self._made(classes, magnifications, None), "random"
+
+    def _made(self, classes: int, magnifications: tuple[float, ...], weights: str | None) -> MultiScaleClassifier:
+        from msdask.models import MultiScaleClassifier, create
+
+        options: dict[str, Any] = {"backbone": self.backbone, "dropout": self.dropout, "weights": weights}
+        if self.embedding is not None:
+            options["embedding"] = _width(self.embedding)
+        if self.combine == "predictions":
+            options["fuse"] = self.fuse
+        made = create(_MODELS[self.combine], classes=classes, magnifications=list(magnifications), **options)
+        assert isinstance(made, MultiScaleClassifier)
+        return made
+
+
+def _width(text: str) -> int | None:
+    """The original's -f is True or False; a width is a number."""
+    named = {"true": 128, "false": None, "none": None, "0": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    if not text.isdecimal():
+        raise SpecError(f"--embedding {text!r}: expected a width, True or False")
+    return int(text)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(TrainingRecipe):
+    """The same, but that the learning rate falls to a tenth every 5 epochs."""
+
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    """of the learning rate; step: a tenth every 5 epochs; cosine falls to 1 % over all epochs"""
+
+
+assert set(_MODELS) == set(get_args(Combine))

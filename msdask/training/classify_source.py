@@ -1,0 +1,260 @@
+"""What a classifier learns from and is measured on: tuples of a patch store, how they are split, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msdask.data.dataset import PatchDataset
+from msdask.data.linked import LinkedSet
+from msdask.data.loader import PatchLoader, loader
+from msdask.errors import MsdaskError, SpecError
+from msdask.spec import format_magnification
+from msdask.store.patch_set import PatchSet
+from msdask.store.patch_store import PatchStore
+from msdask.store.splits import PARTS, parts_of
+from msdask.training.classify_task import Losses
+from msdask.training.splits import Split, chosen_split
+
+__all__ = ["ClassifySource", "Relation"]
+
+Relation = Literal["multicenter", "upper_region"]
+
+
+class ClassifySource:
+    """Labeled patches or tuples of a store.
+
+    Parameters
+    ----------
+    place : patch store
+    relation : "multicenter": tuples around the patches of a set of centroids, with the label of the centroid;
+        "upper_region": patches of the finest grid with the patches that contain them, with a label at each
+    magnifications : which; None means all that the one fitting set, or all grids, have
+    losses : "n+1" takes the labels at every magnification, "one" the first
+    name : of the set of centroids, or of one of the grids, where several would do
+    classes : how many there are; None means up to the highest label
+
+    Attributes
+    ----------
+    slides : ids, sorted
+    magnifications : highest first
+    classes : how many
+    patients : patient of each slide that has one in its table
+    counts : (slides, classes) int, labeled tuples of each slide
+    dropped : reason -> tuples that are left out for it
+
+    Raises
+    ------
+    SpecError
+        The store has no such sets or magnifications, or no labels; a label is out of range; all have one class.
+    """
+
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        relation: Relation = "multicenter",
+        *,
+        magnifications: Sequence[float] | None = None,
+        losses: Losses = "one",
+        name: str | None = None,
+        classes: int | None = None,
+    ) -> None:
+        if relation not in get_args(Relation):
+            raise SpecError(f"relation={relation!r}: expected one of {', '.join(get_args(Relation))}")
+        self.place, self.relation = os.fspath(place), relation
+        store = PatchStore(self.place)
+        if not len(store):
+            raise MsdaskError(f"'{self.place}' is no patch store, or has no patch set yet")
+        self._set: PatchSet | LinkedSet
+        if relation == "multicenter":
+            self._set = _centroids(store, self.place, magnifications, name)
+        else:
+            self._set = _linked(store, self.place, magnifications, name)
+        own = self._set.magnifications if isinstance(self._set, LinkedSet) else self._set.spec.magnifications
+        self.magnifications = tuple(m for m in own if magnifications is None or m in magnifications)
+        self.losses: Losses = losses
+        if losses == "n+1" and self.magnifications[0] != own[0]:
+            raise SpecError(
+                f"n + 1 losses of tuples around {format_magnification(own[0])} patches, without that magnification "
+                f"(asked for {list(self.magnifications)}): take it too, extract tuples of these alone, or take "
+                "relation 'upper_region'"
+            )
+        self.slides = sorted(self._set.slides)
+        self._cohort: dict[str, Mapping[str, Any]] = {s: self._set.attrs(s).get("cohort", {}) for s in self.slides}
+        found = {s: str(facts.get("patient", "")) for s, facts in self._cohort.items()}
+        self.patients = {slide_id: patient for slide_id, patient in found.items() if patient}
+        self.dropped: dict[str, int] = dict(self._set.dropped) if isinstance(self._set, LinkedSet) else {}
+        self._count(classes)
+
+    def _count(self, classes: int | None) -> None:
+        index = self._set.index()
+        label, keep = index["label"].values.astype(np.int64), index["keep"].values
+        if (unlabeled := int((label < 0).sum())) or not isinstance(self._set, LinkedSet):
+            self.dropped[f"no label at {format_magnification(self._highest)}"] = unlabeled
+        self.dropped["white or of low contrast"] = int((~keep & (label >= 0)).sum())
+        if not (label >= 0).any():
+            raise SpecError(
+                f"'{self._set.name}' of '{self.place}' has no labels: extract with annotated masks "
+                "(msdask extract ... -t masks --values 50 100 150, or --labels)"
+            )
+        highest = int(label.max())
+        if self.losses == "n+1":
+            highest = max(highest, *(int(self._labels(s).max(initial=-1)) for s in self.slides))
+        self.classes = highest + 1 if classes is None else classes
+        if highest >= self.classes:
+            raise SpecError(
+                f"'{self._set.name}' of '{self.place}' has label {highest}, out of range for {self.classes} classes "
+                f"(0 to {self.classes - 1}): give --classes {highest + 1}, or extract with the right values"
+            )
+        taken = keep & (label >= 0)
+        names = [str(name) for name in index.attrs["slides"]]
+        place = np.searchsorted(self.slides, names)  # slides without any patch are in the index, too
+        cells = place[index["slide"].values[taken]] * self.classes + label[taken]
+        shape = (len(self.slides), self.classes)
+        self.counts: NDArray[np.int64] = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+        if (self.counts.sum(0) > 0).sum() < 2:
+            what = f"are of one class, {label[taken][0]}" if taken.any() else "are white or of low contrast"
+            raise SpecError(f"'{self._set.name}' of '{self.place}': all labeled patches {what}; expected two classes")
+
+    @property
+    def _highest(self) -> float:
+        return self._set.magnifications[0] if isinstance(self._set, LinkedSet) else self._set.spec.magnifications[0]
+
+    def _labels(self, slide_id: str) -> NDArray[np.int16]:
+        if isinstance(self._set, LinkedSet):
+            return self._set.labels(slide_id)
+        return self._set.columns(slide_id, ["label"])[0]
+
+    def split(
+        self,
+        *,
+        lists: Path | None = None,
+        ratios: Sequence[float] | None = None,
+        seed: int = 0,
+        is_checked: bool = True,
+    ) -> Split:
+        """Training, validation and test slides: by lists, by ratios (stratified, by patient), or as the table says.
+
+        Raises
+        ------
+        SpecError
+            A slide or patient is in two parts.
+        """
+        most = self.counts.argmax(1).tolist()
+        return chosen_split(
+            self.slides,
+            self.stored_split(),
+            lists=lists,
+            ratios=ratios,
+            seed=seed,
+            stratify=dict(zip(self.slides, most, strict=True)),
+            patients=self.patients,
+        )
+
+    def stored_split(self) -> dict[str, list[str]]:
+        """Slides of each part, as the cohort's table says."""
+        found = parts_of({slide_id: str(self._cohort[slide_id].get("split", "")) for slide_id in self.slides})
+        return {part: found[part] for part in PARTS}
+
+    def check(self, split: Split) -> None:
+        """Refuse a split in which a part lacks a class; an empty test part is none.
+
+        Raises
+        ------
+        SpecError
+            Names the class, the part, and the slides that have it.
+        """
+        parts = [part for part in PARTS if getattr(split, part) or part != "test"]
+        has = {part: self.counts[np.isin(self.slides, getattr(split, part))].sum(0) for part in parts}
+        missing = [(part, number) for part in parts for number in np.flatnonzero(has[part] == 0).tolist()]
+        if not missing:
+            return
+        holders = [[s for s, n in zip(self.slides, column, strict=True) if n] for column in self.counts.T]
+        patients = [len({self.patients.get(s, s) for s in slides}) for slides in holders]
+        part, number = min(missing, key=lambda pair: patients[pair[1]])  # a class that no split can do is said first
+        if not holders[number]:
+            why = f"it is on no slide: the labels are 0 to {int(np.flatnonzero(self.counts.sum(0)).max())}"
+        elif patients[number] < len(parts):
+            why = (
+                f"slides with it: {len(holders[number])}, of {patients[number]} patients ({holders[number][:3]}), too "
+                f"few for {len(parts)} parts: add slides with it, or leave it out of the masks' values"
+            )
+        else:
+            why = f"slides with it: {len(holders[number])}, such as {holders[number][:3]}: split them otherwise"
+        raise SpecError(f"split: class {number} is missing from '{part}' ({len(getattr(split, part))} slides): {why}")
+
+    def warn_of_missing(self, slides: Sequence[str]) -> None:
+        """Say which classes the slides do not have: what is measured on them says nothing of these."""
+        has = self.counts[np.isin(self.slides, list(slides))].sum(0)
+        if missing := np.flatnonzero(has == 0).tolist():
+            warnings.warn(
+                f"classes {missing} are on none of the {len(slides)} slides that are measured",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def dataset(self, slides: Sequence[str]) -> PatchDataset:
+        """Labeled tuples of slides."""
+        return PatchDataset(
+            self._set,
+            magnifications=self.magnifications,
+            slides=list(slides),
+            labels="labeled",
+            target="labels" if self.losses == "n+1" else "label",
+        )
+
+    def measured(self, slides: Sequence[str], *, batch_size: int) -> PatchLoader:
+        """Batches in order, each tuple once."""
+        return loader(self.dataset(slides), batch_size=batch_size, shuffle=False)
+
+
+def _centroids(store: PatchStore, place: str, magnifications: Sequence[float] | None, name: str | None) -> PatchSet:
+    """The set of centroids that has these magnifications."""
+    found = [s for s in store.values() if s.spec.mode == "centroids" and (name is None or s.name == name)]
+    there = {s.name: list(s.spec.magnifications) for s in found}
+    if not found:
+        raise SpecError(
+            f"'{place}' has no set of centroids{f' named {name!r}' if name else ''}; it has {sorted(store)}: "
+            "msdask extract SLIDES -o STORE -t MASKS --values ... -m 20 10 5, or take -r upper_region for grids"
+        )
+    wanted = set(magnifications or ())
+    fitting = [s for s in found if wanted <= set(s.spec.magnifications)]
+    if not fitting:
+        raise SpecError(f"magnifications {sorted(wanted, reverse=True)} are in no set of '{place}'; there are {there}")
+    exact = [s for s in fitting if set(s.spec.magnifications) == wanted] or fitting
+    if len(exact) > 1:
+        raise SpecError(f"'{place}': any of {[s.name for s in exact]} would do: name one (--set)")
+    return exact[0]
+
+
+def _linked(
+    store: PatchStore, place: str, magnifications: Sequence[float] | None, name: str | None
+) -> PatchSet | LinkedSet:
+    """Grids at these magnifications, linked; or the one grid."""
+    grids = [s for s in store.values() if s.spec.mode == "grid"]
+    if name is not None:
+        named = [s for s in grids if s.name == name]
+        if not named:
+            raise SpecError(f"'{place}' has no grid named {name!r}; it has {[s.name for s in grids]}")
+        finest, size = named[0].spec.magnifications[0], named[0].spec.patch_size
+        grids = [named[0], *(s for s in grids if s.spec.patch_size == size and s.spec.magnifications[0] != finest)]
+    there = sorted({s.spec.magnifications[0] for s in grids}, reverse=True)
+    wanted = sorted(set(magnifications or there), reverse=True)
+    if not wanted or set(wanted) - set(there):
+        raise SpecError(
+            f"magnifications {wanted} asked for, '{place}' has grid sets at {there}: "
+            "msdask extract SLIDES -o STORE -t MASKS --values ... --mode grid -m 20 10 5"
+        )
+    taken = [s for s in grids if s.spec.magnifications[0] in wanted]
+    if len(taken) > len(wanted):
+        raise SpecError(
+            f"'{place}' has several grids at one magnification, {[s.name for s in taken]}: name one (--set); the "
+            "others are then those of its patch size"
+        )
+    return taken[0] if len(taken) == 1 else LinkedSet(taken)
