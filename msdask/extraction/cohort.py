@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import LockedError, SpecError, StoreError
+from msdask.extraction.cohort_work import bound_here, cohort_work, setup_of_workers
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -138,7 +139,17 @@ def extract(
     )
     recorder = Recorder()
     with (
-        open_engine(client, workers=workers, threads=threads, jobs=len(rows), tries=tries, timeout=timeout) as engine,
+        open_engine(
+            client,
+            workers=workers,
+            threads=threads,
+            jobs=len(rows),
+            tries=tries,
+            timeout=timeout,
+            work=cohort_work(rows, specs),
+            prepare=setup_of_workers(),
+            refusal=bound_here(),
+        ) as engine,
         Progress(enabled=progress) as bar,
     ):
         tell = Listeners((recorder, bar, *listeners))
