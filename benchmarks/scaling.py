@@ -7,8 +7,9 @@
 
 Table 1 counts patches (grid) and tuples (multi-center) for tissue masks and for annotated masks. Table 2 has the
 seconds of the whole job (open, mask, select, read, write, commit) and the speed-up, for threads inside one slide, for
-threads over the slides of the cohort, and for Dask workers. The floor (peers.py) is what decoding each needed tile
-once and writing each patch once takes by itself: no extractor scales better than that on the same machine.
+threads over the slides of the cohort, and for worker processes, whose start is part of it. The floor (peers.py) is what
+decoding each needed tile once and writing each patch once takes by itself: no extractor scales better than that on the
+same machine.
 """
 
 from __future__ import annotations
@@ -202,10 +203,6 @@ def time_row(cohort: Cohort, kind: str, row: str, given: argparse.Namespace, res
     for floor in floors.values():
         if floor is not None:
             floor.close()
-
-
-def _forget_tiles() -> None:
-    process_cache.cache_clear()
 
 
 def commit() -> str:

@@ -14,7 +14,7 @@ MOST_THREADS = 4
 """Threads of one process at most: more of them wait for the interpreter's lock (measured in docs/cluster.md)."""
 FEW_CORES = 4
 """With fewer, one process has as many threads as there are cores, and does not lose by it."""
-SMALL_SECONDS = 5.0
+SMALL_SECONDS = 10.0
 """Work that one thread does in less is done before processes are worth their start."""
 SECONDS_PER_WORKER = 2.0
 """Work that a process must have to be worth its start."""

@@ -223,8 +223,10 @@ class ProcessEngine:
 
     def _lost(self, task: Task, how: str, *, is_memory: bool) -> Answer | BaseException | None:
         """Let a task that was lost wait for another try, or give it up."""
+        if self._queue.is_ended:
+            return Stopped()
         trace = task.batch.trace
-        if task.tries < self._tries and not (task.batch.is_over or self._queue.is_ended):
+        if task.tries < self._tries and not task.batch.is_over:
             task.tries += 1
             task.is_alone = task.is_alone or is_memory
             trace.tries = max(trace.tries, task.tries)

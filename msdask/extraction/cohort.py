@@ -92,12 +92,14 @@ def extract(
     values : the masks are annotated, in whichever folder or column they are: mask value (or name of a class) -> class
         (0-based), or a sequence of them
     mask_magnification : masks that are read must be of this magnification, within 2 %
-    client : Dask client; its workers must see slides and store under the same paths. None: a thread pool here
-    workers : instead of a client, start so many worker processes on this machine for this call
-    threads : size of the thread pool; None means all cores, 0 no pool: one block after another in the caller's thread
+    client : Dask client; its workers must see slides and store under the same paths. Without client, workers and
+        threads, the run has worker processes or threads of this machine, as `msdask.engines.plan.choose_plan` says
+    workers : so many worker processes of this machine, for this call
+    threads : size of a thread pool in this process, 0 for no pool: one block after another in the caller's thread; with
+        `workers`, threads of each at most
     tries : how often work whose worker is lost (crashed, killed, out of memory) is tried before its slide fails
     timeout : seconds that one block, or the beginning of a slide, may take on a worker before its process is ended and
-        that counts as lost; None: any. Needs a client or workers: a thread cannot be ended
+        that counts as lost; None: any. Needs a client or worker processes: a thread cannot be ended
     overwrite : replace slides that are there, and sets that were made with another spec
     on_bad_tile : "raise" makes a slide with an unreadable tile fail; "fill" makes the tile white, counts and records it
     progress : show a progress bar

@@ -20,7 +20,7 @@ __all__ = ["bound_here", "cohort_plan", "cohort_work", "setup_of_workers"]
 
 _SECONDS_PER_SLIDE = 0.05
 """To open a slide, find its tissue, and commit it, however small it is."""
-_BYTES_PER_SECOND = 15e6
+_BYTES_PER_SECOND = 25e6
 """Of a slide's file, that one thread works through at 40x; coarser patches need less."""
 _UNKNOWN_SECONDS = 60.0
 """For a slide of which nobody knows how large it is without opening it."""
