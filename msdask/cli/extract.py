@@ -96,8 +96,8 @@ def _explained(slides: str, specs: Sequence[ExtractionSpec], where: Where) -> st
     if where.scheduler is not None:
         return f"the workers of the Dask scheduler at {where.scheduler}, as said by --scheduler"
     if where.workers is not None:
-        each = f"{where.threads}" if where.threads is not None else "1 to 4, as cores are free"
-        return f"{where.workers} worker processes, as said by --workers, of {each} threads"
+        each = where.threads or "as many as cores are free, 4 at most"
+        return f"{where.workers} worker processes, as said by --workers; threads of each: {each}"
     if where.threads is not None:
         return f"{where.threads} threads of this process, as said by --threads"
     return str(cohort_plan(read_slides(slides), specs, timeout=where.timeout))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from msdask.engines.engine import Engine
 from msdask.engines.machine import this_machine
 from msdask.engines.plain import PlainEngine
 from msdask.engines.plan import Plan, Work, choose_plan
-from msdask.engines.processes import ProcessEngine, nothing
+from msdask.engines.processes import ProcessEngine
 from msdask.engines.threads import ThreadEngine
 from msdask.engines.worker_process import why_none
 from msdask.errors import SpecError
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from distributed import Client as Client
 
 __all__ = ["default_plan", "open_engine"]
+
+
+_SMALL = Work()
+"""Too little for processes."""
 
 
 @contextmanager
@@ -30,9 +34,7 @@ def open_engine(
     jobs: int,
     tries: int = 3,
     timeout: float | None = None,
-    work: Work | None = None,
-    prepare: Callable[[], object] = nothing,
-    refusal: str = "",
+    work: Work = _SMALL,
 ) -> Iterator[Engine]:
     """Open the engine for a run: a client's cluster, worker processes, threads, none of these, or what suits the work.
 
@@ -43,9 +45,7 @@ def open_engine(
     threads : of a pool in this process, 0 means no pool: all in the caller's thread; with `workers`, of each at most
     jobs : how many there will be
     tries, timeout : as for `ClusterEngine`; with a time limit the default are processes
-    work : for the default: see `choose_plan`; None: too little for processes
-    prepare : called in every worker process of this machine before its first task
-    refusal : why the work can be done in this process only; empty where another one can do it
+    work : for the default, see `choose_plan`, and for worker processes of this machine
 
     Raises
     ------
@@ -71,36 +71,35 @@ def open_engine(
         elif threads is not None and workers is None:
             engine = ThreadEngine(threads)
         elif workers is not None:
-            if refusal := refusal or why_none():
+            if refusal := work.refusal or why_none():
                 raise SpecError(f"workers={workers}: {refusal}; leave workers out, or give a client of a Dask cluster")
-            engine = ProcessEngine(workers, threads, tries=tries, timeout=timeout, prepare=prepare)
+            engine = ProcessEngine(workers, threads, tries=tries, timeout=timeout, prepare=work.prepare)
         else:
-            plan = default_plan(work or Work(jobs), timeout=timeout, refusal=refusal)
+            plan = default_plan(work, timeout=timeout)
             if plan.kind == "threads":
                 engine = ThreadEngine(plan.threads, why=plan.reason)
             else:
                 engine = ProcessEngine(
-                    plan.workers, tries=tries, timeout=timeout, prepare=prepare, most=plan.threads, why=plan.reason
+                    plan.workers, tries=tries, timeout=timeout, prepare=work.prepare, most=plan.threads, why=plan.reason
                 )
         stack.callback(engine.close)
         yield engine
 
 
-def default_plan(work: Work, *, timeout: float | None = None, refusal: str = "") -> Plan:
+def default_plan(work: Work, *, timeout: float | None = None) -> Plan:
     """What work is done on here where nobody says it.
 
     Parameters
     ----------
     work : to be done
     timeout : as for `open_engine`
-    refusal : as for `open_engine`
 
     Raises
     ------
     SpecError
         A time limit is set, and this process can start no other that could be held to it.
     """
-    refusal = refusal or why_none()
+    refusal = work.refusal or why_none()
     if refusal and timeout is not None:
         raise SpecError(f"timeout={timeout:g} needs worker processes, and {refusal}: leave it out, or give a client")
     return choose_plan(this_machine(refusal), work, must_end=timeout is not None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from msdask.engines.machine import Machine
 
-__all__ = ["Plan", "Work", "choose_plan", "threads_of_task", "worker_memory"]
+__all__ = ["Plan", "Work", "choose_plan", "nothing", "threads_of_task", "worker_memory"]
 
 MOST_THREADS = 4
 """Threads of one process at most: more of them wait for the interpreter's lock (measured in docs/cluster.md)."""
@@ -26,20 +27,28 @@ _THREAD_MEMORY = 16 * 2**20
 _IN_HAND = 4 * 2**20
 
 
+def nothing() -> None:
+    """What makes a worker process ready that needs nothing."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do, as far as that is known before it begins.
+    """What a run has to do, as far as that is known before it begins, and what worker processes need for it.
 
     Attributes
     ----------
     slides : how many
     seconds : that one thread would need, roughly
     patch_bytes : of one patch, or of one tuple
+    prepare : called in every worker process before its first task; a function that can be pickled
+    refusal : why the work can be done in this process only; empty where another one can do it
     """
 
     slides: int = 1
     seconds: float = 0.0
     patch_bytes: int = 0
+    prepare: Callable[[], object] = nothing
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,8 @@ def choose_plan(machine: Machine, work: Work, *, must_end: bool = False) -> Plan
         f"{machine.cores} cores, {machine.memory / 2**30:.1f} GiB of memory free, {work.slides} slides, "
         f"about {work.seconds:,.0f} s of one thread's work"
     )
-    if machine.refusal:
-        why = machine.refusal
+    if refusal := machine.refusal or work.refusal:
+        why = refusal
     elif must_end:
         workers = max(1, min(machine.cores, fitting, max(wanted, 1)))
         return Plan(

@@ -12,13 +12,13 @@ from typing import Any
 from dask.system import CPU_COUNT
 
 from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
-from msdask.engines.plan import MOST_THREADS
+from msdask.engines.plan import MOST_THREADS, nothing
 from msdask.engines.task_queue import Batch, Task, TaskQueue
 from msdask.engines.worker_main import Answer, Request
 from msdask.engines.worker_process import WorkerGone, WorkerProcess
 from msdask.errors import MsdaskError, WorkerLostError
 
-__all__ = ["ProcessEngine", "nothing"]
+__all__ = ["ProcessEngine"]
 
 MOST_JOBS = 128
 """Jobs in flight at most: each costs the caller a thread."""
@@ -26,10 +26,6 @@ GRACE = 10.0
 """Seconds that running tasks have to end once the run was stopped; then their processes are ended."""
 
 _log = logging.getLogger("msdask.engines")
-
-
-def nothing() -> None:
-    """What makes a process ready that needs nothing."""
 
 
 class ProcessEngine:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import LockedError, SpecError, StoreError
-from msdask.extraction.cohort_work import bound_here, cohort_work, setup_of_workers
+from msdask.extraction.cohort_work import cohort_work
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -118,13 +118,7 @@ def extract(
         After running blocks are written; the store can be resumed.
     """
     rows = read_slides(slides)
-    specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
-    if not specs:
-        raise SpecError("extract: no spec given")
-    if len(specs) > 1 and (name is not None or any(s.mode != "grid" for s in specs)):
-        raise SpecError(
-            "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
-        )
+    specs = _in_order(spec, name)
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
@@ -149,8 +143,6 @@ def extract(
             tries=tries,
             timeout=timeout,
             work=cohort_work(rows, specs),
-            prepare=setup_of_workers(),
-            refusal=bound_here(),
         ) as engine,
         Progress(enabled=progress) as bar,
     ):
@@ -167,6 +159,18 @@ def extract(
     make_indexes(opened, names)
     tell(RunDone(facts))
     return ExtractionReport(**recorder.facts())
+
+
+def _in_order(spec: ExtractionSpec | Sequence[ExtractionSpec], name: str | None) -> tuple[ExtractionSpec, ...]:
+    """The specs of a run, coarsest first."""
+    specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
+    if not specs:
+        raise SpecError("extract: no spec given")
+    if len(specs) > 1 and (name is not None or any(s.mode != "grid" for s in specs)):
+        raise SpecError(
+            "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
+        )
+    return specs
 
 
 def make_indexes(store: PatchStore, names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from msdask.readers.registry import Backend, backends, register
 from msdask.spec import ExtractionSpec
 from msdask.storage import places
 
-__all__ = ["bound_here", "cohort_plan", "cohort_work", "setup_of_workers"]
+__all__ = ["bound_here", "cohort_plan", "cohort_work", "repair_work", "setup_of_workers"]
 
 _SECONDS_PER_SLIDE = 0.05
 """To open a slide, find its tissue, and commit it, however small it is."""
@@ -29,13 +29,18 @@ _LOADED_BY_BLOCKS = ("msdask.extraction.slide_job", "msdask.readers.tiff")
 
 def cohort_plan(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec], *, timeout: float | None = None) -> Plan:
     """What `extract` runs on where nothing is said of workers, threads or a client, and why."""
-    return default_plan(cohort_work(rows, specs), timeout=timeout, refusal=bound_here())
+    return default_plan(cohort_work(rows, specs), timeout=timeout)
 
 
 def cohort_work(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec]) -> Work:
     """The work on the slides of a cohort: from the sizes of their files alone, so that it takes no time."""
     patch = max(len(spec.magnifications) * 3 * spec.patch_size**2 for spec in specs)
-    return Work(len(rows), sum(_seconds(row.path) for row in rows), patch)
+    return Work(len(rows), sum(_seconds(row.path) for row in rows), patch, setup_of_workers(), bound_here())
+
+
+def repair_work(slides: int) -> Work:
+    """The work of a repair: reading what is stored, which threads do well."""
+    return Work(slides, prepare=setup_of_workers(), refusal=bound_here())
 
 
 def _seconds(path: str) -> float:

@@ -11,7 +11,7 @@ from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import MaskError, StoreError, UnreachableError
 from msdask.extraction.cohort import make_indexes
-from msdask.extraction.cohort_work import bound_here, setup_of_workers
+from msdask.extraction.cohort_work import repair_work
 from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
 from msdask.extraction.slide_job import Target, begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -174,8 +174,7 @@ def repair(
             jobs=len(todo),
             tries=tries,
             timeout=timeout,
-            prepare=setup_of_workers(),
-            refusal=bound_here(),
+            work=repair_work(len(todo)),
         ) as engine,
         Progress(enabled=progress) as bar,
     ):

@@ -73,6 +73,7 @@ PROMISED = {
 --overwrite = False
 --resume = True
 --report = None
+--explain = False
 {MASKS}{WHERE}""",
     "verify": f"""
 --store

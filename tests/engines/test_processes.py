@@ -19,6 +19,7 @@ import pytest
 from msdask.engines import in_flight, processes
 from msdask.engines.engine import Stopped
 from msdask.engines.open_engine import open_engine
+from msdask.engines.plan import Work
 from msdask.engines.processes import ProcessEngine
 from msdask.errors import MsdaskError, SpecError, WorkerLostError
 from msdask.extraction.cohort import extract
@@ -107,7 +108,7 @@ def refuse() -> None:
 
 def test_processes_that_cannot_be_made_ready_end_the_run_with_the_reason() -> None:
     with (
-        open_engine(workers=2, jobs=1, prepare=refuse) as engine,
+        open_engine(workers=2, jobs=1, work=Work(prepare=refuse)) as engine,
         engine.job(0) as trace,
         pytest.raises(ModuleNotFoundError, match="absent"),
     ):
@@ -116,7 +117,7 @@ def test_processes_that_cannot_be_made_ready_end_the_run_with_the_reason() -> No
 
 def test_processes_that_die_at_their_start_end_the_run_with_the_reason() -> None:
     with (
-        open_engine(workers=2, jobs=1, prepare=os.abort) as engine,
+        open_engine(workers=2, jobs=1, work=Work(prepare=os.abort)) as engine,
         engine.job(0) as trace,
         pytest.raises(MsdaskError, match="could not be started: it was ended by SIGABRT"),
     ):

@@ -14,8 +14,7 @@ __all__ = ["use_faulty_processes"]
 
 def use_faulty_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the worker processes of `extract` and `repair` their faults, and blocks of at most 16 images."""
-    for module in ("cohort", "repair"):
-        monkeypatch.setattr(f"msdask.extraction.{module}.setup_of_workers", faulty_setup)
+    monkeypatch.setattr("msdask.extraction.cohort_work.setup_of_workers", faulty_setup)
 
 
 def faulty_setup() -> Callable[[], None]:
