@@ -15,7 +15,7 @@ from msdask.engines.engine import BlockFunction, J, JobTrace, P, Stopped, T
 from msdask.engines.plan import MOST_THREADS, nothing
 from msdask.engines.task_queue import Batch, Task, TaskQueue
 from msdask.engines.worker_main import Answer, Request
-from msdask.engines.worker_process import WorkerGone, WorkerProcess
+from msdask.engines.worker_process import WorkerGone, WorkerProcess, WorkerStarter
 from msdask.errors import MsdaskError, WorkerLostError
 
 __all__ = ["ProcessEngine"]
@@ -57,7 +57,8 @@ class ProcessEngine:
         why: str = "",
     ) -> None:
         self._threads = threads or max(1, min(most, CPU_COUNT))
-        self._tries, self._timeout, self._prepare, self._why = tries, timeout, prepare, why
+        self._tries, self._timeout, self._why = tries, timeout, why
+        self._starter = WorkerStarter(prepare)
         self._queue = TaskQueue(CPU_COUNT if threads is None else workers * threads, workers, self._threads)
         self._processes: list[WorkerProcess | None] = [None] * workers
         self._lock = threading.Lock()
@@ -148,9 +149,11 @@ class ProcessEngine:
             self._is_closed = True
             if self._grace is not None:
                 self._grace.cancel()
+        self._starter.cancel()
         self._kill()
         for server in self._servers:
             server.join()
+        self._starter.close()
 
     def _kill(self) -> None:
         with self._lock:
@@ -179,20 +182,22 @@ class ProcessEngine:
 
     def _start(self, number: int) -> WorkerProcess:
         """A fresh process in a place."""
-        with self._lock:
-            if self._is_closed:
-                raise Stopped
-            try:
-                process = self._processes[number] = WorkerProcess(self._prepare)
-            except OSError as error:
-                raise MsdaskError(f"a worker process could not be started: {error}; use fewer of them") from error
+        began = time.monotonic()
         try:
-            _log.debug("%s was ready after %.2f s", process.name, process.ready())
+            process = self._starter.start()
+        except OSError as error:
+            raise MsdaskError(f"a worker process could not be started: {error}; use fewer of them") from error
         except MsdaskError:
             if self._is_closed:
                 raise Stopped from None
             raise
-        return process
+        with self._lock:
+            if not self._is_closed:
+                self._processes[number] = process
+                _log.debug("%s was ready after %.2f s", process.name, time.monotonic() - began)
+                return process
+        process.close()
+        raise Stopped
 
     def _asked(self, number: int, task: Task, threads: int) -> Answer | BaseException | None:
         """What came of a task; None where it waits to be tried again."""

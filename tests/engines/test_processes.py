@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +182,13 @@ def killed(mark: Path) -> str:
 
 def test_what_was_killed_is_tried_again_and_an_idle_process_that_dies_costs_nothing(tmp_path: Path) -> None:
     warned: list[str] = []
-    with open_engine(workers=1, jobs=1) as engine, engine.job(0) as trace:
+    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
         trace.warn = warned.append
         assert engine.call("step: x", trace, killed, tmp_path / "mark") == "done"
         assert "'step: x' was lost with its worker, which was ended by SIGKILL: it is tried again" in warned[0]
-        idle = psutil.Process(engine.call("step: pid", trace, os.getpid))
-        idle.kill()
-        wait_until(lambda: not idle.is_running() or idle.status() == psutil.STATUS_ZOMBIE)
+        (idle,) = engine._processes
+        os.kill(engine.call("step: pid", trace, os.getpid), signal.SIGKILL)
+        wait_until(lambda: not idle.is_alive)
         assert engine.call("step: x", trace, abs, -7) == 7
     assert len(warned) == 1
     assert trace.tries == 2
@@ -290,7 +291,7 @@ def test_no_process_outlives_its_program(
     )
     wait_until(lambda: len(list((tmp_path / "s.zarr").glob("grid-*/*/zarr.json"))) >= 1)
     workers = psutil.Process(program.pid).children(recursive=True)
-    assert len(workers) == 2
+    assert len(workers) >= 2
     program.send_signal(sent)
     _, said = program.communicate(timeout=60)
     assert program.returncode != 0
