@@ -24,6 +24,7 @@ from msdask.engines.plan import Work
 from msdask.engines.processes import ProcessEngine
 from msdask.errors import MsdaskError, SpecError, WorkerLostError
 from msdask.extraction.cohort import extract
+from msdask.extraction.cohort_work import setup_of_workers
 from msdask.extraction.outcome import ExtractionReport
 from msdask.sample.slides import SampleSlide, make_slide
 from msdask.spec import ExtractionSpec
@@ -123,6 +124,40 @@ def test_processes_that_die_at_their_start_end_the_run_with_the_reason() -> None
         pytest.raises(MsdaskError, match="could not be started: it was ended by SIGABRT"),
     ):
         engine.call("step: x", trace, abs, -7)
+
+
+# --- how they are started ---------------------------------------------------------------------------------------------
+
+
+def start_a_thread() -> None:
+    """What makes forking unsafe: a thread of whichever library."""
+    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.parametrize(("prepare", "forks"), [(setup_of_workers(), True), (start_a_thread, False)])
+def test_processes_are_forked_from_one_of_one_thread_only(prepare: Any, forks: bool) -> None:
+    with closing(ProcessEngine(2, prepare=prepare)) as engine, engine.job(0) as trace:
+        parent = engine.call("step: x", trace, os.getppid)
+        assert (parent != os.getpid()) == forks
+        assert engine.call("step: x", trace, threading.active_count) == (1 if forks else 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_the_process_that_they_are_forked_from_may_die(tmp_path: Path) -> None:
+    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
+        origin = psutil.Process(engine.call("step: x", trace, os.getppid))
+        origin.kill()
+        origin.wait(30)
+        assert engine.call("step: x", trace, abs, -7) == 7, "its workers go on"
+        assert engine.call("step: x", trace, killed, tmp_path / "mark") == "done"
+        assert engine.call("step: x", trace, os.getppid) not in (origin.pid, os.getpid())
+
+
+def test_processes_are_not_made_before_the_run_and_end_with_it() -> None:
+    with closing(ProcessEngine(3)) as engine:
+        assert engine.facts()["workers"] == 3
+    assert not psutil.Process().children(recursive=True)
 
 
 # --- lost workers -----------------------------------------------------------------------------------------------------
