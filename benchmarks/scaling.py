@@ -7,8 +7,9 @@
 
 Table 1 counts patches (grid) and tuples (multi-center) for tissue masks and for annotated masks. Table 2 has the
 seconds of the whole job (open, mask, select, read, write, commit) and the speed-up, for threads inside one slide, for
-threads over the slides of the cohort, and for Dask workers. The floor (peers.py) is what decoding each needed tile
-once and writing each patch once takes by itself: no extractor scales better than that on the same machine.
+threads over the slides of the cohort, and for worker processes, whose start is part of it. The floor (peers.py) is what
+decoding each needed tile once and writing each patch once takes by itself: no extractor scales better than that on the
+same machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from verdict import machine
 import msdask as ms
 from msdask.cutting.lazy_patches import read_plans
 from msdask.cutting.tile_cache import process_cache
-from msdask.engines.local_workers import local_cluster
 from msdask.extraction.slide_table import SlideRow, read_slides
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
@@ -175,18 +174,12 @@ def floor_of(cohort: Cohort, kind: str, row: str) -> Floor | None:
         return None
 
 
-def time_row(
-    cohort: Cohort, kind: str, row: str, given: argparse.Namespace, clients: dict[int, Any], results: Results
-) -> None:
+def time_row(cohort: Cohort, kind: str, row: str, given: argparse.Namespace, results: Results) -> None:
     """Time all ways to run a row in turns, every second round backwards."""
     store = given.folder / "scratch" / "store.zarr"
     single = replace(cohort, rows=cohort.rows[:1])
     floors = {"one slide": floor_of(single, kind, row), "cohort": floor_of(cohort, kind, row)}
     ways: dict[tuple[str, int], Callable[[], float]] = {}
-
-    def on_workers(client: Any) -> float:
-        client.run(_forget_tiles)
-        return extract(cohort, kind, row, store, results, client=client)[0]
 
     for n in given.threads:
         ways["threads, one slide", n] = lambda n=n: extract(single, kind, row, store, results, threads=n)[0]
@@ -196,11 +189,10 @@ def time_row(
                 ways[f"floor, {what}", n] = lambda n=n, floor=floor: floor.seconds(
                     n, given.folder / "scratch" / "floor"
                 )
-    for n, client in clients.items():
-        ways["workers, cohort", n] = lambda client=client: on_workers(client)
+    for n in given.workers:
+        ways["workers, one slide", n] = lambda n=n: extract(single, kind, row, store, results, workers=n)[0]
+        ways["workers, cohort", n] = lambda n=n: extract(cohort, kind, row, store, results, workers=n)[0]
     extract(cohort, kind, row, store, results, threads=max(given.threads))  # untimed: files in the page cache
-    for client in clients.values():
-        on_workers(client)
     seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     for turn in range(given.repeats):
@@ -211,10 +203,6 @@ def time_row(
     for floor in floors.values():
         if floor is not None:
             floor.close()
-
-
-def _forget_tiles() -> None:
-    process_cache.cache_clear()
 
 
 def commit() -> str:
@@ -303,13 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.counts[row][kind] = count
             print(f"{row}, {kind}: {count:,}", file=sys.stderr, flush=True)
     save(cohort, given, facts, results)
-    with ExitStack() as stack:
-        clients = {n: stack.enter_context(local_cluster(n)) for n in given.workers}
-        for kind in given.timed or list(cohort.masks)[:1]:
-            for row in given.rows:
-                time_row(cohort, kind, row, given, clients, results)
-                save(cohort, given, facts, results)  # a run takes long: what is measured stays
-                print(f"{row}, {kind}: timed", file=sys.stderr, flush=True)
+    for kind in given.timed or list(cohort.masks)[:1]:
+        for row in given.rows:
+            time_row(cohort, kind, row, given, results)
+            save(cohort, given, facts, results)  # a run takes long: what is measured stays
+            print(f"{row}, {kind}: timed", file=sys.stderr, flush=True)
     medians = {(t.row, t.way, t.n): statistics.median(t.seconds) for t in results.timings}
     print(save(cohort, given, facts, results))
     shutil.rmtree(given.folder / "scratch")

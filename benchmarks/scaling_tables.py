@@ -22,7 +22,7 @@ class Timing:
     ----------
     row : "grid 20x", ...
     kind : of mask
-    way : "threads, one slide", "threads, cohort", "workers, cohort", "floor, one slide" or "floor, cohort"
+    way : "threads", "workers" or "floor", then ", one slide" or ", cohort"
     n : threads or workers
     seconds : of each round
     load : of the machine before them: processes that wanted to run
@@ -67,7 +67,14 @@ def markdown_counts(counts: Counts, cohort: str) -> str:
 
 
 def _columns(timings: Sequence[Timing]) -> list[tuple[str, int]]:
-    order = ("threads, one slide", "floor, one slide", "threads, cohort", "floor, cohort", "workers, cohort")
+    order = (
+        "threads, one slide",
+        "workers, one slide",
+        "floor, one slide",
+        "threads, cohort",
+        "workers, cohort",
+        "floor, cohort",
+    )
     return sorted({(t.way, t.n) for t in timings}, key=lambda c: (order.index(c[0]), c[1]))
 
 
@@ -111,7 +118,8 @@ def draw(timings: Sequence[Timing], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     speed_ups = _speed_ups(timings)
-    ways = [w for w in ("threads, one slide", "threads, cohort", "workers, cohort") if any(t.way == w for t in timings)]
+    shown = ("threads, one slide", "workers, one slide", "threads, cohort", "workers, cohort")
+    ways = [w for w in shown if any(t.way == w for t in timings)]
     figure, axes = plt.subplots(2, len(ways), figsize=(4.2 * len(ways), 6.4), squeeze=False, sharex="col")
     colors = plt.get_cmap("viridis")
     rows = list(dict.fromkeys((t.row, t.kind) for t in timings))

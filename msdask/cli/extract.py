@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +14,7 @@ from msdask.cli.terminal import err, out
 
 if TYPE_CHECKING:
     from msdask.extraction.outcome import ExtractionReport
+    from msdask.spec import ExtractionSpec
 
 __all__ = ["extract"]
 
@@ -30,6 +32,7 @@ def extract(
     overwrite: bool = False,
     resume: bool = True,
     report: list[Path] | None = None,
+    explain: bool = False,
 ) -> int:
     """Cut patches of a cohort into a Zarr store. Run it again to finish what failed or was interrupted.
 
@@ -52,10 +55,15 @@ def extract(
         go on where an earlier run stopped: what always happens without --overwrite
     report
         write a report of the run there: HTML, or its record as JSON if the name ends in .json; may be given twice
+    explain
+        print how many processes and threads the run would have, and why, and do nothing
     """
     from msdask.extraction.cohort import extract
 
     specs = cut.specs()
+    if explain:
+        out.print(_explained(slides, specs, where), markup=False)
+        return 0
     with where.started() as running:
         result = extract(
             slides_with_scale(slides, mpp),
@@ -79,6 +87,20 @@ def extract(
     for path in report or ():
         out.print(f"report: {_write_report(path, result)}", markup=False)
     return 0 if result.is_complete else 1
+
+
+def _explained(slides: str, specs: Sequence[ExtractionSpec], where: Where) -> str:
+    from msdask.extraction.cohort_work import cohort_plan
+    from msdask.extraction.slide_table import read_slides
+
+    if where.scheduler is not None:
+        return f"the workers of the Dask scheduler at {where.scheduler}, as said by --scheduler"
+    if where.workers is not None:
+        each = where.threads or "as many as cores are free, 4 at most"
+        return f"{where.workers} worker processes, as said by --workers; threads of each: {each}"
+    if where.threads is not None:
+        return f"{where.threads} threads of this process, as said by --threads"
+    return str(cohort_plan(read_slides(slides), specs, timeout=where.timeout))
 
 
 def _write_report(path: Path, result: ExtractionReport) -> Path:

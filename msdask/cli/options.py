@@ -39,7 +39,9 @@ Slides = Annotated[str, Parameter(name=["--slides", "-i"])]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 Magnifications = Annotated[list[float], Parameter(name=["--magnification", "-m"], consume_multiple=True)]
 Mpp = Annotated[float | Literal["estimate"] | None, Parameter(name="--mpp")]
-Threads = Annotated[int | None, Parameter(name=["--threads", "-p"], help="of this machine; default all cores")]
+Threads = Annotated[
+    int | None, Parameter(name=["--threads", "-p"], help="of this machine; default: threads or processes by the work")
+]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], help="no progress bar")]
 BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
 
@@ -139,7 +141,7 @@ class Where:
     scheduler: str | None = None
     """address of a Dask scheduler (tcp://...) to run on instead"""
     workers: int | None = None
-    """so many worker processes of this machine instead of threads, with a dashboard"""
+    """so many worker processes of this machine; --threads are those of each then"""
     tries: int = 3
     """how often work whose worker is lost is tried before its slide fails"""
     timeout: float | None = None
@@ -149,9 +151,12 @@ class Where:
     @contextmanager
     def started(self) -> Iterator[dict[str, Any]]:
         """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
-        with open_client(self.scheduler, self.workers) as client:
+        if self.scheduler is not None and self.workers is not None:
+            raise SpecError("--scheduler and --workers are two ways to run: give one of them")
+        with open_client(self.scheduler) as client:
             yield {
                 "client": client,
+                "workers": self.workers,
                 "threads": self.threads,
                 "tries": self.tries,
                 "timeout": self.timeout,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import MsdaskError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -25,19 +25,10 @@ Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())]
 
 
 @contextmanager
-def open_client(scheduler: str | None, workers: int | None) -> Iterator[Client | None]:
-    """A client of the scheduler that was named, or of worker processes that are started for it; or none."""
-    if scheduler is not None and workers is not None:
-        raise SpecError("--scheduler and --workers are two ways to run: give one of them")
-    if scheduler is None and workers is None:
+def open_client(scheduler: str | None) -> Iterator[Client | None]:
+    """A client of the scheduler that was named, or none."""
+    if scheduler is None:
         yield None
-        return
-    if workers is not None:
-        from msdask.engines.local_workers import local_cluster
-
-        with local_cluster(workers) as client:
-            err.print(f"dashboard: {client.dashboard_link}", markup=False)
-            yield client
         return
     from distributed import Client
 

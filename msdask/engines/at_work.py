@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from msdask.engines.deadline import deadline
+from msdask.engines.portable import portable
 from msdask.engines.software import OtherSoftwareError, Software, software
 
 __all__ = ["Came", "at_work", "parcel"]
@@ -81,7 +81,7 @@ def at_work(
         with _own_threads(), deadline(timeout):
             value = function(*args, **kwargs)
     except Exception as error:
-        failure = _portable(error)
+        failure = portable(error)
     return Came(value, failure, worker, time.monotonic() - began)
 
 
@@ -110,13 +110,3 @@ def _own_threads() -> Iterator[None]:
             _using_own -= 1
             if _using_own == 0:
                 _own_setting.close()
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can travel, without its traceback."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)

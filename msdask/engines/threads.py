@@ -20,13 +20,15 @@ class ThreadEngine(PlainEngine):
     Parameters
     ----------
     threads : of the pool; None means all cores
+    why : reason for this choice, for the record of the run
     """
 
     jobs_in_flight = 2
     """So that one may begin or end while the other's blocks run."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, why: str = "") -> None:
         super().__init__()
+        self._why = why
         self.threads = threads or CPU_COUNT
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-block")
         self._parts_pool = ThreadPoolExecutor(self.threads, thread_name_prefix="msdask-part")
@@ -66,8 +68,8 @@ class ThreadEngine(PlainEngine):
         return max(1, min(4 * self.threads, -(-16 * self.threads // max(1, blocks))))
 
     def facts(self) -> dict[str, Any]:
-        """Kind and number of threads."""
-        return {"kind": "threads", "threads": self.threads}
+        """Kind and number of threads, and why."""
+        return {"kind": "threads", "threads": self.threads} | ({"why": self._why} if self._why else {})
 
     def close(self) -> None:
         """End the pool's threads."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import LockedError, SpecError, StoreError
+from msdask.extraction.cohort_work import cohort_work
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -91,12 +92,14 @@ def extract(
     values : the masks are annotated, in whichever folder or column they are: mask value (or name of a class) -> class
         (0-based), or a sequence of them
     mask_magnification : masks that are read must be of this magnification, within 2 %
-    client : Dask client; its workers must see slides and store under the same paths. None: a thread pool here
-    workers : instead of a client, start so many worker processes on this machine for this call
-    threads : size of the thread pool; None means all cores, 0 no pool: one block after another in the caller's thread
+    client : Dask client; its workers must see slides and store under the same paths. Without client, workers and
+        threads, the run has worker processes or threads of this machine, as `msdask.engines.plan.choose_plan` says
+    workers : so many worker processes of this machine, for this call
+    threads : size of a thread pool in this process, 0 for no pool: one block after another in the caller's thread; with
+        `workers`, threads of each at most
     tries : how often work whose worker is lost (crashed, killed, out of memory) is tried before its slide fails
     timeout : seconds that one block, or the beginning of a slide, may take on a worker before its process is ended and
-        that counts as lost; None: any. Needs a client or workers: a thread cannot be ended
+        that counts as lost; None: any. Needs a client or worker processes: a thread cannot be ended
     overwrite : replace slides that are there, and sets that were made with another spec
     on_bad_tile : "raise" makes a slide with an unreadable tile fail; "fill" makes the tile white, counts and records it
     progress : show a progress bar
@@ -115,7 +118,7 @@ def extract(
         After running blocks are written; the store can be resumed.
     """
     rows = read_slides(slides)
-    specs = _specs(spec, name)
+    specs = _in_order(spec, name)
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
@@ -132,7 +135,15 @@ def extract(
     )
     recorder = Recorder()
     with (
-        open_engine(client, workers=workers, threads=threads, jobs=len(rows), tries=tries, timeout=timeout) as engine,
+        open_engine(
+            client,
+            workers=workers,
+            threads=threads,
+            jobs=len(rows),
+            tries=tries,
+            timeout=timeout,
+            work=cohort_work(rows, specs),
+        ) as engine,
         Progress(enabled=progress) as bar,
     ):
         tell = Listeners((recorder, bar, *listeners))
@@ -150,8 +161,8 @@ def extract(
     return ExtractionReport(**recorder.facts())
 
 
-def _specs(spec: ExtractionSpec | Sequence[ExtractionSpec], name: str | None) -> tuple[ExtractionSpec, ...]:
-    """The specs of a call, the coarsest first."""
+def _in_order(spec: ExtractionSpec | Sequence[ExtractionSpec], name: str | None) -> tuple[ExtractionSpec, ...]:
+    """The specs of a run, coarsest first."""
     specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
     if not specs:
         raise SpecError("extract: no spec given")

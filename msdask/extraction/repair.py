@@ -11,6 +11,7 @@ from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import open_engine
 from msdask.errors import MaskError, StoreError, UnreachableError
 from msdask.extraction.cohort import make_indexes
+from msdask.extraction.cohort_work import repair_work
 from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
 from msdask.extraction.slide_job import Target, begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
@@ -166,7 +167,15 @@ def repair(
     run = _Run(opened, rows, MaskChoice.of(masks, labels, values), expected)
     recorder = Recorder()
     with (
-        open_engine(client, workers=workers, threads=threads, jobs=len(todo), tries=tries, timeout=timeout) as engine,
+        open_engine(
+            client,
+            workers=workers,
+            threads=threads,
+            jobs=len(todo),
+            tries=tries,
+            timeout=timeout,
+            work=repair_work(len(todo)),
+        ) as engine,
         Progress(enabled=progress) as bar,
     ):
         tell = Listeners((recorder, bar, *listeners))

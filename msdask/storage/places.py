@@ -31,6 +31,7 @@ __all__ = [
     "join",
     "local_path",
     "location",
+    "settings",
     "zarr_store",
 ]
 
@@ -41,7 +42,7 @@ SCHEMES = ("s3", "gs")
 _REMOTE = tuple(f"{scheme}://" for scheme in SCHEMES)
 _COLLAPSED = re.compile(rf"^({'|'.join(SCHEMES)}):/+")
 _options: dict[str, dict[str, Any]] = {}
-"""Bucket's URL -> settings of this process; never stored, never sent anywhere."""
+"""Bucket's URL -> settings of this process, and of its own worker processes; never stored, never sent elsewhere."""
 _OPTION_NAMES = ("endpoint", "region", "anonymous")
 
 
@@ -236,6 +237,11 @@ def configure(path: str, options: Mapping[str, Any]) -> None:
         )
     scheme, rest = path.split("://", 1)
     _options[f"{scheme}://{rest.split('/', 1)[0]}"] = dict(options)
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """What `configure` has set in this process, by bucket, for worker processes of its own."""
+    return {bucket: dict(options) for bucket, options in _options.items()}
 
 
 def gather(path: str, function: Callable[[T], R], items: Sequence[T]) -> list[R]:

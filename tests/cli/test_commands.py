@@ -179,3 +179,20 @@ def test_the_demo_leaves_a_report_and_a_store_of_both_kinds(tmp_path):
     html = report.read_text(encoding="utf-8")
     assert "msdask demo: generated slides" in html
     assert all(name in html for name in store)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "threads of this process: "),
+        (("--threads", 3), "3 threads of this process, as said by --threads"),
+        (("--workers", 2), "2 worker processes, as said by --workers; threads of each: as many as cores are free"),
+        (("--timeout", 60), "worker processes of 1 to "),
+    ],
+)
+def test_explain_says_what_a_run_would_have_and_does_nothing(options, expected, small_slide, tmp_path, msdask):
+    common = ("extract", small_slide.path, "-o", tmp_path / "s.zarr", "-m", 10, "--explain", *options)
+    code, printed, _ = msdask(*common)
+    assert code == 0
+    assert expected in printed
+    assert not (tmp_path / "s.zarr").exists()

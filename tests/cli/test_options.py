@@ -90,6 +90,7 @@ PROMISED = {
 --overwrite = False
 --resume = True
 --report = None
+--explain = False
 {MASKS}{WHERE}""",
     "verify": f"""
 --store

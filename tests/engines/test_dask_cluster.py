@@ -46,9 +46,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleSlide:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client() -> Iterator[Client]:
     """Two worker processes with the faults of `cluster_tools`."""
-    with faulty_cluster(tmp_path_factory.mktemp("cluster"), 2) as found:
+    with faulty_cluster(2) as found:
         yield found
 
 
@@ -190,7 +190,7 @@ def test_a_slide_that_kills_its_workers_is_set_aside_and_the_others_finish(
     report = run(slides, tmp_path / "s.zarr", client=client, tries=2)
     assert states(report) == {"a.svs": "complete", "b-exit.svs": "failed", "c.svs": "complete"}
     assert "'extract: grid-20x-64/b-exit.svs/1' was given up after 2 tries" in report.failures["b-exit.svs"]
-    assert "the worker died each time it ran (tls://127.0.0.1:" in report.failures["b-exit.svs"]
+    assert "the worker died each time it ran (tcp://127.0.0.1:" in report.failures["b-exit.svs"]
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_slides_that_kill_or_hang_their_workers_are_set_aside_and_the_others_fin
     assert "more memory" in report.failures["e-memory.svs"]
     assert "'begin: f-unopenable.svs' was given up" in report.failures["f-unopenable.svs"]
     assert {o.tries for o in report.outcomes if o.state == "failed"} == {2}
-    assert all(worker.startswith("tls://127.0.0.1:") for o in report.outcomes for worker in o.workers)
+    assert all(worker.startswith("tcp://127.0.0.1:") for o in report.outcomes for worker in o.workers)
     assert PatchStore(tmp_path / "s.zarr")["grid-20x-64"].slides == list(good)
     renamed = cohort(sample, tmp_path / "good", *good)
     run(renamed, tmp_path / "t.zarr")
@@ -269,7 +269,7 @@ def test_bytes_do_not_depend_on_threads_or_workers(sample: SampleSlide, client: 
 def test_bytes_do_not_depend_on_the_number_of_workers(workers: int, sample: SampleSlide, tmp_path: Path) -> None:
     slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs", "c.svs")
     run(slides, tmp_path / "threads.zarr", threads=1)
-    with faulty_cluster(tmp_path, workers) as client:
+    with faulty_cluster(workers) as client:
         report = run(slides, tmp_path / "s.zarr", client=client)
     assert report.engine["workers"] == workers
     assert tree(tmp_path / "s.zarr") == tree(tmp_path / "threads.zarr")
@@ -301,18 +301,6 @@ def test_the_command_line_runs_on_a_scheduler_that_was_started_apart(sample: Sam
     assert record["engine"] == {"kind": "cluster", "scheduler": processes.address, "workers": 2, "threads": 2}
 
 
-@pytest.mark.slow
-def test_the_command_line_starts_workers_of_its_own(sample: SampleSlide, tmp_path: Path) -> None:
-    slides = cohort(sample, tmp_path / "slides", "a.svs", "b.svs")
-    arguments = ["-m", "20", "-s", "64", "-x", "0.5", "-q", "--workers", "2"]
-    ended = msdask("extract", slides, "-o", tmp_path / "s.zarr", *arguments)
-    assert ended.returncode == 0, ended.stderr
-    assert "2 complete" in ended.stdout
-    assert "dashboard: http://127.0.0.1" in ended.stderr
-    again = msdask("extract", slides, "-o", tmp_path / "s.zarr", *arguments, "--resume")
-    assert "2 present" in again.stdout
-
-
 def test_a_scheduler_that_is_not_there_is_a_clear_error(sample: SampleSlide, tmp_path: Path) -> None:
     import dask
 
@@ -321,7 +309,7 @@ def test_a_scheduler_that_is_not_there_is_a_clear_error(sample: SampleSlide, tmp
 
         with (
             pytest.raises(MsdaskError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
-            open_client("tcp://127.0.0.1:9", None),
+            open_client("tcp://127.0.0.1:9"),
         ):
             pass
 

@@ -25,16 +25,17 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from tests.tools.cluster_tools import faulty_cluster
 from tests.tools.engine_tools import check_order, per_slide, ran, refused
+from tests.tools.process_tools import use_faulty_processes
 from tests.tools.store_tools import copy_store, grid_specs, noted_source, tree, use_small_blocks
 
 SPECS = grid_specs(ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.3), [20, 10])
-ENGINES = ("threads 1", "threads 4", "cluster")
+ENGINES = ("threads 1", "threads 4", "processes 2", "processes 1", "cluster")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client() -> Iterator[Client]:
     """Two worker processes, with blocks as small as here."""
-    with faulty_cluster(tmp_path_factory.mktemp("cluster"), 2) as found:
+    with faulty_cluster(2) as found:
         yield found
 
 
@@ -53,12 +54,15 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_blocks(monkeypatch)
+    use_faulty_processes(monkeypatch)
 
 
 def options(name: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """What chooses an engine; only what needs the cluster starts it."""
     if name == "cluster":
         return {"client": request.getfixturevalue("client")}
+    if name.startswith("processes"):
+        return {"workers": int(name.split()[1])}
     return {"threads": 0 if name == "plain" else int(name.split()[1])}
 
 
@@ -231,13 +235,15 @@ def test_what_an_interrupted_run_leaves_is_finished_by_the_same_call(
     assert extracted(slides, tmp_path / "s.zarr", **chosen).bytes == plain[1].bytes
 
 
-def test_a_worker_that_is_lost_is_told_of(slides: Path, client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["processes 2", "cluster"])
+def test_a_worker_that_is_lost_is_told_of(
+    name: str, request: pytest.FixtureRequest, slides: Path, tmp_path: Path
+) -> None:
     (tmp_path / "slides").mkdir()
     shutil.copy(slides / "a.svs", tmp_path / "slides" / "once.svs")
     events: list[Event] = []
-    extract(
-        tmp_path / "slides", tmp_path / "s.zarr", SPECS[1], progress=False, client=client, listeners=[events.append]
-    )
+    chosen = options(name, request)
+    extract(tmp_path / "slides", tmp_path / "s.zarr", SPECS[1], progress=False, listeners=[events.append], **chosen)
     check_order(events)
     (warned,) = (e for e in events if isinstance(e, Warned))
     assert warned.slide_id == "once.svs"

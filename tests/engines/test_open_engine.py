@@ -13,8 +13,10 @@ from msdask.errors import SpecError
 @pytest.mark.parametrize(
     "options",
     [
-        {"workers": 2, "threads": 2},
-        {"timeout": 5.0},
+        {"client": object(), "threads": 2},
+        {"client": object(), "workers": 2},
+        {"workers": 2, "threads": 0},
+        {"threads": 2, "timeout": 5.0},
         {"tries": 0},
         {"workers": 0},
         {"workers": 1, "timeout": 0},

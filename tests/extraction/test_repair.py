@@ -272,7 +272,7 @@ def test_an_unfinished_slide_is_finished(
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with faulty_cluster(tmp_path_factory.mktemp("cluster"), 2) as found:
+    with faulty_cluster(2) as found:
         yield found
 
 

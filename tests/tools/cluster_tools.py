@@ -12,69 +12,30 @@ from pathlib import Path
 
 import dask
 import psutil
-from distributed import Client
-
-from msdask.engines.local_workers import local_cluster
+from distributed import Client, LocalCluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-FAULTS = '''
-"""Loaded by every worker: small blocks, and faults that slides ask for by their names."""
-import os
-import threading
-from pathlib import Path
-
-import msdask.cutting.lazy_patches
-import msdask.extraction.slide_job as slidejob
-
-msdask.cutting.lazy_patches.MAX_PATCHES_PER_BLOCK = 16
-# Dask may load this twice.
-run_block = getattr(slidejob.run_block, "original", slidejob.run_block)
-begin_slide = getattr(slidejob.begin_slide, "original", slidejob.begin_slide)
-
-
-def faulty_block(job, block, **options):
-    name = Path(job.slide.path).name
-    if "exit" in name and block == 1:
-        os._exit(3)
-    if "hang" in name and block == 1:
-        threading.Event().wait()
-    if "memory" in name and block == 1:
-        raise MemoryError
-    if "recursion" in name and block == 1:
-        return faulty_block(job, block, **options)
-    if "once" in name and block == 1:
-        mark = Path(job.slide.path + ".once")
-        if not mark.exists():
-            mark.touch()
-            os._exit(3)
-    return run_block(job, block, **options)
-
-
-def faulty_begin(row, *args, **options):
-    if "unopenable" in Path(row.path).name:
-        os._exit(3)
-    return begin_slide(row, *args, **options)
-
-
-faulty_block.original, faulty_begin.original = run_block, begin_slide
-slidejob.run_block, slidejob.begin_slide = faulty_block, faulty_begin
-for function, name in ((faulty_block, "run_block"), (faulty_begin, "begin_slide")):
-    function.__module__, function.__qualname__ = "msdask.extraction.slide_job", name
-'''
-
-
-def write_faults(folder: Path) -> Path:
-    """The module that workers load at their start."""
-    path = folder / "faults.py"
-    path.write_text(FAULTS)
-    return path
+FAULTS = Path(__file__).with_name("faults.py")
+"""The module that workers load at their start."""
 
 
 @contextmanager
-def faulty_cluster(folder: Path, workers: int) -> Iterator[Client]:
-    """A local cluster as `extract(workers=n)` starts it, whose workers have the faults built in."""
-    with dask.config.set({"distributed.worker.preload": [str(write_faults(folder))]}), local_cluster(workers) as client:
+def faulty_cluster(workers: int) -> Iterator[Client]:
+    """A local cluster of single-threaded worker processes, which have the faults built in."""
+    settings = {
+        "distributed.worker.preload": [str(FAULTS)],
+        # Each loss comes straight back to the engine, which counts the tries.
+        "distributed.scheduler.allowed-failures": 0,
+        # Where a worker dies, comes back and dies again, its nanny must not be ended for it.
+        "distributed.deploy.lost-worker-timeout": "365 days",
+    }
+    loopback = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, **loopback) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client
 
 
@@ -96,7 +57,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._preload = write_faults(folder)
+        self._preload = FAULTS
         self._stack = ExitStack()
         self.workers: list[subprocess.Popen[bytes]] = []
         file = folder / "scheduler.json"
