@@ -147,7 +147,7 @@ def classifier_test(
     scales = list(network.magnifications)
     if tuples.magnification is not None and sorted(tuples.magnification, reverse=True) != scales:
         raise MsdaskError(f"model '{model}' is for magnifications {scales}, asked for {tuples.magnification}")
-    tuples = replace(tuples, classes=network.classes)
+    tuples = replace(tuples, classes=network.classes, relation=tuples.relation or about.get("relation"))
     run = Path(model) if os.path.isdir(model) else None
     if run is not None and not tuples.is_split_given and (run / "lists").is_dir():
         tuples = replace(tuples, lists=run / "lists")

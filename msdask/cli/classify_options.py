@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Branches", "ClassifierRecipe", "Combine", "Tuples"]
 
 Combine = Literal["features", "predictions", "attention", "single"]
-_RELATIONS = {"multicenter": "multicenter", "multi_center": "multicenter", "upper_region": "upper_region"}
 _MODELS = {
     "features": "FeatureFusion",
     "predictions": "PredictionFusion",
@@ -34,9 +33,10 @@ class Tuples:
     """Which patches or tuples, and which slides are for what."""
 
     relation: Annotated[
-        Literal["multicenter", "multi_center", "upper_region"], Parameter(name=["--relation", "-r"])
-    ] = "multicenter"
-    """multicenter: tuples around centroids, one loss; upper_region: linked grids, n + 1 losses"""
+        Literal["multicenter", "multi_center", "upper_region"] | None, Parameter(name=["--relation", "-r"])
+    ] = None
+    """multicenter: tuples around centroids, one loss; upper_region: linked grids, n + 1 losses; default multicenter, or
+    what a trained model learnt from"""
     magnification: Magnifications | None = None
     """which of the set's, default all"""
     patch_set: Annotated[str | None, Parameter(name="--set")] = None
@@ -55,7 +55,7 @@ class Tuples:
     @property
     def is_upper_region(self) -> bool:
         """Whether tuples are linked grids."""
-        return _RELATIONS[self.relation] == "upper_region"
+        return self.relation == "upper_region"
 
     @property
     def is_split_given(self) -> bool:
@@ -98,6 +98,8 @@ class Branches:
     """probability, before the branches' own classes"""
     fuse: Literal["logits", "probabilities"] = "logits"
     """what predictions are"""
+    copies: int = 1
+    """branches of each magnification: 3 of one magnification have as many parameters as a fusion of three"""
 
     def losses(self, chosen: str | None, *, is_upper_region: bool) -> Literal["one", "n+1"]:
         """One loss or n + 1: as chosen, else as the tuples say."""
@@ -109,9 +111,11 @@ class Branches:
 
     def check(self, magnifications: tuple[float, ...]) -> None:
         """Refuse a single classifier of several magnifications, and a fusion of one."""
-        is_one = len(magnifications) == 1
-        if is_one != (self.combine == "single"):
-            expected = "one magnification (-m 10)" if self.combine == "single" else "two or more (-m 20 10 5)"
+        is_single = self.combine == "single"
+        if is_single and self.copies != 1:
+            raise SpecError(f"--combine single --copies {self.copies}: one branch is meant; take --combine features")
+        if (len(magnifications) * self.copies == 1) != is_single:
+            expected = "one magnification (-m 10)" if is_single else "two or more (-m 20 10 5), or --copies"
             raise SpecError(f"--combine {self.combine} with magnifications {list(magnifications)}: expected {expected}")
 
     def model(self, classes: int, magnifications: tuple[float, ...]) -> tuple[MultiScaleClassifier, str]:
@@ -135,6 +139,8 @@ class Branches:
             options["embedding"] = _width(self.embedding)
         if self.combine == "predictions":
             options["fuse"] = self.fuse
+        if self.combine != "single":
+            options["copies"] = self.copies
         made = create(_MODELS[self.combine], classes=classes, magnifications=list(magnifications), **options)
         assert isinstance(made, MultiScaleClassifier)
         return made

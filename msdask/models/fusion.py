@@ -78,11 +78,14 @@ class MultiScaleClassifier(nn.Module):
     embedding : width of the linear layer behind each backbone, None for none
     dropout : probability, before each branch's own classes; off in evaluation. The features that are fused are not
         dropped out
+    copies : branches of each magnification, with weights of their own; their logits are averaged. A fusion of one
+        magnification in three copies has the parameters of one of three magnifications, and sees no context: the
+        baseline that tells what of a gain is size
     weights : of the backbones: None, "imagenet" or a file, see `make_backbone`
 
     Attributes
     ----------
-    branches : one a magnification
+    branches : one a magnification, or `copies` of it one after the other
     n_features : of one branch
     config : what is saved with the model
 
@@ -102,6 +105,7 @@ class MultiScaleClassifier(nn.Module):
         backbone: str = "resnet34",
         embedding: int | None = 128,
         dropout: float = 0.0,
+        copies: int = 1,
         weights: Weights = None,
     ) -> None:
         super().__init__()
@@ -115,7 +119,9 @@ class MultiScaleClassifier(nn.Module):
             raise SpecError(f"dropout={dropout!r}: expected a probability from 0 to below 1")
         if embedding is not None and embedding < 1:
             raise SpecError(f"embedding={embedding!r}: expected a width of at least 1, or None")
-        self.classes = classes
+        if copies < 1:
+            raise SpecError(f"copies={copies!r}: expected at least 1")
+        self.classes, self.copies = classes, copies
         self.magnifications: tuple[float, ...] = tuple(sorted(map(float, magnifications), reverse=True))
         self.config: dict[str, Any] = {
             "classes": classes,
@@ -123,10 +129,11 @@ class MultiScaleClassifier(nn.Module):
             "backbone": backbone,
             "embedding": embedding,
             "dropout": dropout,
+            "copies": copies,
         }
         made = [
             Branch(backbone, classes, embedding=embedding, dropout=dropout, weights=weights)
-            for _ in self.magnifications
+            for _ in range(len(self.magnifications) * copies)
         ]
         self.branches, self.n_features = nn.ModuleList(made), made[0].n_features
 
@@ -153,20 +160,27 @@ class MultiScaleClassifier(nn.Module):
                 f"images of shape {tuple(images.shape)}: expected (B, {len(self.magnifications)}, 3, S, S), an image "
                 f"for each of {named}"
             )
-        found = [branch(images[:, i]) for i, branch in enumerate(self.branches)]
+        found = [branch(images[:, i // self.copies]) for i, branch in enumerate(self.branches)]
         features, branch_logits = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
         logits, attention = self.fuse(features, branch_logits)
+        by_scale = (len(self.magnifications), self.copies)
         # Losses and probabilities are float32 whatever precision the layers had.
-        return FusionOutput(logits.float(), branch_logits.float(), None if attention is None else attention.float())
+        return FusionOutput(
+            logits.float(),
+            branch_logits.float().unflatten(1, by_scale).mean(2),
+            None if attention is None else attention.float().unflatten(1, by_scale).sum(2),
+        )
 
     def fuse(self, features: Tensor, branch_logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, C) of the whole and attention, from features (B, M, F) and logits (B, M, C) of the branches."""
+        """Logits (B, C) of the whole and attention, from features (B, N, F) and logits (B, N, C) of N branches."""
         raise NotImplementedError
 
     def branch(self, magnification: float) -> SingleScale:
         """One branch as a model of its own, which shares its weights: what this magnification says alone."""
         if magnification not in self.magnifications:
             raise SpecError(f"magnification {magnification:g}: the model has {list(self.magnifications)}")
+        if self.copies > 1:
+            raise SpecError(f"{self.copies} branches see {magnification:g}x: none of them alone is what it says")
         options = {name: self.config[name] for name in ("backbone", "embedding", "dropout")}
         with torch.device("meta"):  # its own branch is replaced: no memory is taken for it
             single = SingleScale(self.classes, [magnification], **options)
@@ -205,6 +219,8 @@ class SingleScale(MultiScaleClassifier):
             classes, magnifications, backbone=backbone, embedding=embedding, dropout=dropout, weights=weights
         )
 
+        del self.config["copies"]  # there is one branch, always
+
     @property
     def uses_branch_logits(self) -> bool:
         """They are the same."""
@@ -223,7 +239,7 @@ class FeatureFusion(MultiScaleClassifier):
 
     Parameters
     ----------
-    classes, magnifications, backbone, embedding, dropout, weights : see `MultiScaleClassifier`
+    classes, magnifications, backbone, embedding, dropout, copies, weights : see `MultiScaleClassifier`
     """
 
     def __init__(
@@ -234,12 +250,19 @@ class FeatureFusion(MultiScaleClassifier):
         backbone: str = "resnet34",
         embedding: int | None = 128,
         dropout: float = 0.0,
+        copies: int = 1,
         weights: Weights = None,
     ) -> None:
         super().__init__(
-            classes, magnifications, backbone=backbone, embedding=embedding, dropout=dropout, weights=weights
+            classes,
+            magnifications,
+            backbone=backbone,
+            embedding=embedding,
+            dropout=dropout,
+            copies=copies,
+            weights=weights,
         )
-        self.head = nn.Linear(len(self.magnifications) * self.n_features, classes)
+        self.head = nn.Linear(len(self.branches) * self.n_features, classes)
 
     def fuse(self, features: Tensor, branch_logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `MultiScaleClassifier.fuse`."""
@@ -254,7 +277,7 @@ class PredictionFusion(MultiScaleClassifier):
 
     Parameters
     ----------
-    classes, magnifications, backbone, embedding, dropout, weights : see `MultiScaleClassifier`
+    classes, magnifications, backbone, embedding, dropout, copies, weights : see `MultiScaleClassifier`
     fuse : what is combined: the branches' "logits", as in the original, or their "probabilities"
     """
 
@@ -266,17 +289,24 @@ class PredictionFusion(MultiScaleClassifier):
         backbone: str = "resnet34",
         embedding: int | None = 128,
         dropout: float = 0.0,
+        copies: int = 1,
         fuse: Fuse = "logits",
         weights: Weights = None,
     ) -> None:
         super().__init__(
-            classes, magnifications, backbone=backbone, embedding=embedding, dropout=dropout, weights=weights
+            classes,
+            magnifications,
+            backbone=backbone,
+            embedding=embedding,
+            dropout=dropout,
+            copies=copies,
+            weights=weights,
         )
         if fuse not in get_args(Fuse):
             raise SpecError(f"fuse={fuse!r}: expected one of {', '.join(get_args(Fuse))}")
         self.config["fuse"] = fuse
         self.fuses: Fuse = fuse
-        self.head = nn.Linear(len(self.magnifications) * classes, classes)
+        self.head = nn.Linear(len(self.branches) * classes, classes)
 
     @property
     def uses_branch_logits(self) -> bool:
@@ -298,7 +328,7 @@ class AttentionFusion(MultiScaleClassifier):
 
     Parameters
     ----------
-    classes, magnifications, backbone, embedding, dropout, weights : see `MultiScaleClassifier`
+    classes, magnifications, backbone, embedding, dropout, copies, weights : see `MultiScaleClassifier`
     heads : of the attention; they divide the width of the features
     """
 
@@ -310,17 +340,24 @@ class AttentionFusion(MultiScaleClassifier):
         backbone: str = "resnet34",
         embedding: int | None = 128,
         dropout: float = 0.0,
+        copies: int = 1,
         heads: int = 4,
         weights: Weights = None,
     ) -> None:
         super().__init__(
-            classes, magnifications, backbone=backbone, embedding=embedding, dropout=dropout, weights=weights
+            classes,
+            magnifications,
+            backbone=backbone,
+            embedding=embedding,
+            dropout=dropout,
+            copies=copies,
+            weights=weights,
         )
         width = self.n_features
         if heads < 1 or width % heads:
             raise SpecError(f"heads={heads!r}: expected a divisor of the width of the features, {width}")
         self.config["heads"] = heads
-        self.scales = nn.Parameter(0.02 * torch.randn(len(self.magnifications), width))
+        self.scales = nn.Parameter(0.02 * torch.randn(len(self.branches), width))
         self.attention_norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mix_norm = nn.LayerNorm(width)

@@ -68,9 +68,7 @@ def test_a_classifier_is_trained_and_measured(
     assert ("attention_5x" in rows) == (combine == "attention")
     assert (run / "confusion.png").read_bytes()[:4] == b"\x89PNG"
     (run / "metrics.json").unlink()
-    code, printed, said = msdask(
-        "test", "classifier", "-i", store.path, "-p", run, "-r", relation, "-o", tmp_path / "again", "-q"
-    )
+    code, printed, said = msdask("test", "classifier", "-i", store.path, "-p", run, "-o", tmp_path / "again", "-q")
     assert code == 0, said
     again = json.loads((tmp_path / "again/metrics.json").read_text())["test"]
     assert again == pytest.approx(metrics, rel=1e-4, nan_ok=True)
@@ -84,6 +82,7 @@ def test_a_classifier_is_trained_and_measured(
         (("-m", 10), "--combine features with magnifications [10.0]: expected two or more"),
         (("--combine", "single"), "--combine single with magnifications [20.0, 10.0, 5.0]: expected one"),
         (("--combine", "single", "-m", 10, "--losses", "n+1"), "one magnification has one loss"),
+        (("--combine", "single", "-m", 10, "--copies", 3), "--combine single --copies 3: one branch is meant"),
         (("-n", 4), "class 2 is missing from 'train'"),
         (("-f", "wide"), "--embedding 'wide': expected a width, True or False"),
         (("--loss-weights", 1, 2), "go with losses='n+1'"),

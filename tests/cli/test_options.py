@@ -39,7 +39,7 @@ PARTS = """
 --seed = 0
 """
 TUPLES = """
---relation -r = 'multicenter'
+--relation -r = None
 --magnification -m = None
 --set = None
 --classes -n = None
@@ -158,6 +158,7 @@ PROMISED = {
 --embedding -f = None
 --dropout -d = 0.0
 --fuse = 'logits'
+--copies = 1
 --losses = None
 --loss-weights = None
 --loss --loss_function = 'cross_entropy'

@@ -158,6 +158,21 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
+def test_copies_of_one_magnification_have_the_parameters_of_a_fusion(fusion):
+    three, copies = _small(fusion), _small(fusion, magnifications=(10,), copies=3).eval()
+    assert [p.shape for p in copies.parameters()] == [p.shape for p in three.parameters()]
+    images = _images(1)
+    output = copies(images)
+    assert output.branch_logits.shape == (4, 1, 5)
+    alone = torch.stack([branch(images[:, 0])[1] for branch in copies.branches])
+    torch.testing.assert_close(output.branch_logits[:, 0], alone.mean(0))
+    if output.attention is not None:
+        torch.testing.assert_close(output.attention, torch.ones(4, 1))
+    with pytest.raises(SpecError, match="3 branches see 10x"):
+        copies.branch(10)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_magnifications_are_put_in_the_order_of_a_batch(fusion):
     assert _small(fusion, magnifications=(5, 20, 10)).config["magnifications"] == [20.0, 10.0, 5.0]
 
@@ -189,6 +204,7 @@ def test_images_at_another_number_of_magnifications_are_refused():
         (FeatureFusion, {"magnifications": (10, -5)}, "above 0"),
         (FeatureFusion, {"dropout": 1.0}, "dropout"),
         (FeatureFusion, {"embedding": 0}, "embedding"),
+        (FeatureFusion, {"copies": 0}, "copies=0"),
         (SingleScale, {"magnifications": (10, 5)}, "expected one"),
         (PredictionFusion, {"fuse": "votes"}, "fuse='votes'"),
         (AttentionFusion, {"heads": 3}, "heads=3: expected a divisor of the width of the features, 128"),

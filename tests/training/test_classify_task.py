@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +230,38 @@ def test_labels_and_models_that_do_not_fit_are_refused():
         ClassifyTask(4).loss(_model(), batch)
     with pytest.raises(SpecError, match="expected a classifier such as FeatureFusion"):
         ClassifyTask(3).loss(ScaleRegressor("scalenet"), batch)
+
+
+_TWO_PROCESSES = """
+import json, os, sys
+import torch
+from msdask.models import FeatureFusion
+from msdask.training import ClassifyTask, Recipe, fit
+rank = int(os.environ.get("LOCAL_RANK", 0))
+generator = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (32, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
+labels = torch.randint(0, 3, (32,), generator=generator)
+share = [{"image": images[i::8], "label": labels[i::8]} for i in range(rank, 8, 2)]
+recipe = Recipe(epochs=2, accelerator="cpu", devices=2, strategy="ddp")
+torch.manual_seed(0)
+model = FeatureFusion(3, (20, 5), backbone="scalenet", embedding=8)
+result = fit(model, ClassifyTask(3), share, share, sys.argv[1], recipe=recipe)
+weights = [float(p.double().sum()) for p in result.model.parameters()]
+open(f"{sys.argv[1]}/rank{rank}.json", "w").write(json.dumps([result.valid, weights]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_classifier_with_heads_that_no_loss_reaches(tmp_path):
+    (tmp_path / "train.py").write_text(_TWO_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, tmp_path / "train.py", tmp_path / "run"]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, timeout=240, capture_output=True)
+    first, second = (json.loads((tmp_path / f"run/rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 3, (32,), generator=generator)
+    model, _ = load_model(tmp_path / "run")
+    alone = evaluate(model, ClassifyTask(3), [{"image": images, "label": labels}], recipe=Recipe(**CPU))
+    assert {name: first[0][name] for name in alone} == pytest.approx(alone, abs=1e-4, nan_ok=True)
