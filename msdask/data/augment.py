@@ -14,6 +14,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from msdask.data.draws import DRAW, as_tensor, noise_field, noise_table
 from msdask.data.scales import Batch, ScaleAugment
 from msdask.data.stain import jitter_hed, jitter_rgb
 from msdask.errors import SpecError
@@ -153,19 +154,77 @@ class Augment:
         """The batch with new ``image``, and ``label_map`` and ``magnification`` where they change."""
         if self.scale is not None:
             batch = self.scale(batch)
-        pixels = np.ascontiguousarray(batch["image"].movedim(-3, -1).numpy())
-        out = np.empty_like(pixels)
-        maps = batch["label_map"].numpy() if "label_map" in batch else None
-        maps_out = None if maps is None else np.empty_like(maps)
+        draws, seeds = self._draw(batch)
+        return self._apply(batch, draws, seeds, np.arange(len(draws)))
+
+    def begin(self, batch: Batch) -> Batch:
+        """The part of a change that is made here where a device makes the rest of it, see `msdask.data.device`.
+
+        Scales are changed, every patch is drawn for, and the patches whose draw has something that only the CPU can do
+        (JPEG, HEStain) are changed entirely. What is left to do is the batch's column ``draw``.
+        """
+        if self.scale is not None:
+            batch = self.scale(batch)
+        draws, seeds = self._draw(batch)
+        own = np.flatnonzero((draws["jpeg"] > 0) | (draws["stains"] & (self.stain == "he")))
+        if own.size:
+            batch = self._apply(batch, draws, seeds, own)
+            draws[own] = np.zeros((), DRAW)
+        return batch | {"draw": as_tensor(draws)}
+
+    def _draw(self, batch: Batch) -> tuple[NDArray[Any], list[int]]:
+        """What is drawn for each patch, and the seeds."""
         seeds = (batch["seed"] if "seed" in batch else batch["index"]).tolist()
+        draws = np.zeros(len(seeds), DRAW)
         for i, seed in enumerate(seeds):
-            generator = np.random.default_rng([seed, 0])
-            vertical, horizontal = (generator.random(2) < self._shares[0]).tolist()
-            quarters = int(generator.integers(4))
-            does = dict(zip(_CHANGES, (generator.random(len(_CHANGES)) < self._shares).tolist(), strict=True))
-            flips = (self.flips and vertical, self.flips and horizontal)
-            way = (*flips, quarters if self.rotate and does["rotate"] else 0)
-            images = self._sharpness(self._colours(pixels[i], does, generator), does, generator)
+            self._draw_one(np.random.default_rng([seed, 0]), draws[i])
+        return draws, seeds
+
+    def _draw_one(self, generator: np.random.Generator, draw: Any) -> None:
+        """Fill in a draw. The order of what is taken from the generator is never changed."""
+        vertical, horizontal = (generator.random(2) < self._shares[0]).tolist()
+        quarters = int(generator.integers(4))
+        does = dict(zip(_CHANGES, (generator.random(len(_CHANGES)) < self._shares).tolist(), strict=True))
+        draw["vertical"], draw["horizontal"] = self.flips and vertical, self.flips and horizontal
+        draw["quarters"] = quarters if self.rotate and does["rotate"] else 0
+        if self.stain is not None and does["stain"]:
+            draw["stains"] = True
+            if self.stain == "hed":
+                draw["stain"][0] = 1 + generator.uniform(-self.hed[0], self.hed[0], 3)
+                draw["stain"][1] = generator.uniform(-self.hed[1], self.hed[1], 3)
+        saturates = self.saturation is not None and does["saturation"]
+        contrasts = (self.contrast > 0 or self.brightness > 0) and does["contrast"]
+        if saturates or contrasts:
+            draw["tones"], draw["tone"] = True, (1.0, 1.0, 0.0)
+            if saturates and self.saturation is not None:
+                draw["tone"][0] = generator.uniform(*self.saturation)
+            if contrasts:
+                draw["tone"][1] = 1 + generator.uniform(-self.contrast, self.contrast)
+                draw["tone"][2] = generator.uniform(-self.brightness, self.brightness)
+        if self.hsv is not None and does["hsv"]:
+            draw["shifts"], draw["hsv"] = True, [generator.uniform(*limits) for limits in self.hsv]
+        if self.noise > 0 and does["noise"]:
+            draw["noise"] = 255 * generator.uniform(0, self.noise)
+            draw["noise_place"] = generator.integers(len(noise_table()))
+        if self.blur > 0 and does["blur"]:
+            draw["blur"] = generator.uniform(min(0.1, self.blur), self.blur)
+        if self.sharpen > 0 and does["sharpen"]:
+            draw["sharpen"] = generator.uniform(0.6, 1.2), generator.uniform(0, self.sharpen)
+        if self.jpeg is not None and does["jpeg"]:
+            draw["jpeg"] = generator.integers(self.jpeg[0], self.jpeg[1] + 1)
+            draw["halves_colour"] = generator.random() < 0.5
+
+    def _apply(self, batch: Batch, draws: NDArray[Any], seeds: list[int], places: NDArray[np.intp]) -> Batch:
+        """The batch with its patches at some places changed."""
+        pixels = np.ascontiguousarray(batch["image"].movedim(-3, -1).numpy())
+        maps = batch["label_map"].numpy() if "label_map" in batch else None
+        # Where some patches are left as they are, they must be there already.
+        make = np.empty_like if len(places) == len(draws) else np.array
+        out, maps_out = make(pixels), None if maps is None else make(maps)
+        for i in places.tolist():
+            draw = draws[i]
+            way = (bool(draw["vertical"]), bool(draw["horizontal"]), int(draw["quarters"]))
+            images = self._sharpness(self._colours(pixels[i], draw, seeds[i]), draw)
             for j in range(len(images)):
                 turn(images[j], out[i, j], *way)
                 if maps is not None and maps_out is not None:
@@ -173,46 +232,31 @@ class Augment:
         changed = {"image": torch.from_numpy(out).movedim(-1, -3)}
         return batch | changed | ({} if maps_out is None else {"label_map": torch.from_numpy(maps_out)})
 
-    def _colours(
-        self, images: NDArray[np.uint8], does: Mapping[str, bool], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    def _colours(self, images: NDArray[np.uint8], draw: Any, seed: int) -> NDArray[np.uint8]:
         """What changes px by px, for a tuple (M, S, S, 3)."""
-
-        def around(spread: float) -> float:
-            return float(generator.uniform(-spread, spread))
-
-        if self.stain == "hed" and does["stain"]:
-            scale = 1 + generator.uniform(-self.hed[0], self.hed[0], 3)
-            images = jitter_hed(images, scale, generator.uniform(-self.hed[1], self.hed[1], 3))
-        elif self.stain == "he" and does["stain"]:
-            images = self._he_stain(images, generator)
-        saturates = self.saturation is not None and does["saturation"]
-        contrasts = (self.contrast > 0 or self.brightness > 0) and does["contrast"]
-        if saturates or contrasts:
-            saturation = generator.uniform(*self.saturation) if saturates and self.saturation is not None else 1.0
-            contrast, brightness = (1 + around(self.contrast), around(self.brightness)) if contrasts else (1.0, 0.0)
+        if draw["stains"]:
+            images = self._he_stain(images, seed) if self.stain == "he" else jitter_hed(images, *draw["stain"])
+        if draw["tones"]:
+            saturation, contrast, brightness = draw["tone"].tolist()
             images = jitter_rgb(images, saturation=saturation, contrast=contrast, brightness=brightness)
-        if self.hsv is not None and does["hsv"]:
-            images = _shift_hsv(images, [generator.uniform(*limits) for limits in self.hsv])
-        if self.noise > 0 and does["noise"]:
-            noise = generator.normal(scale=255 * generator.uniform(0, self.noise), size=images.shape)
-            images = np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
+        if draw["shifts"]:
+            images = _shift_hsv(images, draw["hsv"].tolist())
+        if draw["noise"] > 0:
+            field = noise_field(int(draw["noise_place"]), images.size).reshape(images.shape)
+            images = np.clip(np.rint(images + np.float32(draw["noise"]) * field), 0, 255).astype(np.uint8)
         return images
 
-    def _sharpness(
-        self, images: NDArray[np.uint8], does: Mapping[str, bool], generator: np.random.Generator
-    ) -> NDArray[np.uint8]:
+    @staticmethod
+    def _sharpness(images: NDArray[np.uint8], draw: Any) -> NDArray[np.uint8]:
         """What changes px by their neighbours, for a tuple (M, S, S, 3)."""
-        if self.blur > 0 and does["blur"]:
-            sigma = generator.uniform(min(0.1, self.blur), self.blur)
+        if (sigma := float(draw["blur"])) > 0:
             images = np.stack([cv2.GaussianBlur(image, (0, 0), sigma) for image in images]).astype(np.uint8, copy=False)
-        if self.sharpen > 0 and does["sharpen"]:
-            sigma, gain = generator.uniform(0.6, 1.2), generator.uniform(0, self.sharpen)
+        sigma, gain = draw["sharpen"].tolist()
+        if sigma > 0:
             soft = [cv2.GaussianBlur(image, (0, 0), sigma) for image in images]
             images = np.stack([cv2.addWeighted(a, 1 + gain, b, -gain, 0) for a, b in zip(images, soft, strict=True)])
-        if self.jpeg is not None and does["jpeg"]:
-            quality = int(generator.integers(self.jpeg[0], self.jpeg[1] + 1))
-            colours = "420" if generator.random() < 0.5 else "444"
+        if (quality := int(draw["jpeg"])) > 0:
+            colours = "420" if draw["halves_colour"] else "444"
             encoded = [
                 simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorsubsampling=colours)
                 for image in images
@@ -220,7 +264,7 @@ class Augment:
             images = np.stack([simplejpeg.decode_jpeg(data) for data in encoded])
         return images
 
-    def _he_stain(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+    def _he_stain(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Albumentations' HEStain. It keeps random state, so every thread has one of its own."""
         stain = getattr(self._threads, "stain", None)
         if stain is None:
@@ -229,6 +273,7 @@ class Augment:
 
             stain = A.HEStain(method="random_preset", intensity_scale_range=(0.7, 1.3), p=1.0)
             self._threads.stain = stain
+        generator = np.random.default_rng([seed, 3])
         stain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         changed = stain(image=images.reshape(-1, *images.shape[-2:]))["image"]
         return np.asarray(changed, np.uint8).reshape(images.shape)

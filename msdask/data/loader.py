@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from msdask.data.augment import Augment
 from msdask.data.dataset import Batch, PatchDataset, Reading, Sets, Transform
+from msdask.data.feed import Feed, Sent
 from msdask.data.order import EpochOrder, Shuffle
 from msdask.errors import SpecError
 from msdask.store.reading import FORK_REASON
@@ -23,6 +25,8 @@ from msdask.store.reading import FORK_REASON
 __all__ = ["PatchLoader", "loader"]
 
 Balance = bool | Literal["class", "slide"]
+_MOST_THREADS = 8
+"""More of them wait for Python's lock: what a patch costs under it is a tenth of what it costs in all."""
 _STATE_KEYS = ("patches", "batch_size", "world_size", "seed", "shuffle", "balanced", "drop_last")
 
 
@@ -35,19 +39,21 @@ def loader(
     shuffle: Shuffle = True,
     seed: int = 0,
     num_workers: int = 0,
-    prefetch: int = 2,
+    prefetch: int | None = None,
     augment: Transform | None = None,
     drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    device: torch.device | str | None = None,
     start_method: str = "forkserver",
     mix: int = 4,
 ) -> PatchLoader:
     """Batches of patches for training, validation or prediction.
 
     Without workers, reading and augmentation run ahead on threads of this process, which is the fastest way for raw
-    stores. Workers pay only where augmentation is heavy.
+    stores. Workers pay only where augmentation is heavy and there is no GPU to do it: `msdask.training.fit` lets the
+    GPU that it trains on do it, as `device` does.
 
     Parameters
     ----------
@@ -60,11 +66,13 @@ def loader(
         what True means for virtual sets
     seed : decides order and augmentation of every epoch
     num_workers : processes; 0 reads on threads
-    prefetch : batches under way at any time, for each worker where there are some
+    prefetch : batches under way at any time, for each worker where there are some; None: 2 for a worker, and as many
+        as there are cores, from 2 to 8, on threads, which augment that many batches beside each other
     augment : from batch to batch, such as `Augment`
     drop_last : leave out the last batch if it is not full
     rank, world_size : of this process, for distributed training: shares are disjoint and complete
     pin_memory : put batches into page-locked memory, where there is a GPU
+    device : that batches are given on, such as "cuda"; see `PatchLoader.to`. None: in memory, as the CPU makes them
     start_method : of workers, "forkserver" or "spawn"
     mix : blocks that are mixed where blocks are shuffled
 
@@ -90,6 +98,8 @@ def loader(
     if start_method not in ("forkserver", "spawn"):
         why = f": {FORK_REASON}" if start_method == "fork" else ""
         raise SpecError(f"start_method={start_method!r}: expected 'forkserver' or 'spawn'{why}")
+    if prefetch is None:
+        prefetch = 2 if num_workers else min(max(CPU_COUNT, 2), _MOST_THREADS)
     if num_workers < 0 or prefetch < 1:
         raise SpecError(f"num_workers={num_workers}, prefetch={prefetch}: expected at least 0 and at least 1")
     if shuffle is True and dataset.is_virtual and not balanced:
@@ -113,6 +123,7 @@ def loader(
         prefetch=prefetch,
         augment=augment,
         pin_memory=pin_memory,
+        device=device,
         start_method=start_method,
     )
 
@@ -150,6 +161,7 @@ class PatchLoader:
     dataset : what is read
     order : which patches, when
     epoch : the one that the next iteration gives; a whole iteration adds 1
+    device : that batches are given on; None: in memory, as the CPU makes them
     """
 
     def __init__(
@@ -161,10 +173,13 @@ class PatchLoader:
         prefetch: int = 2,
         augment: Transform | None = None,
         pin_memory: bool = False,
+        device: torch.device | str | None = None,
         start_method: str = "forkserver",
     ) -> None:
         self.dataset, self.order, self.epoch = dataset, order, 0
         self.batch_size, self.num_workers, self.prefetch = order.batch_size, num_workers, prefetch
+        self.device: torch.device | None = None
+        self._feed: Feed | None = None
         self._work = _Work(dataset, augment)
         self._start_method = start_method
         self._pin_memory = pin_memory and torch.cuda.is_available()
@@ -173,7 +188,8 @@ class PatchLoader:
         self._turn: object | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._workers: DataLoader[Batch] | None = None
-        self._feed = _Feed(order)
+        self._tasks = _Tasks(order)
+        self.to(device)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -182,6 +198,20 @@ class PatchLoader:
     @property
     def batch_sampler(self) -> PatchLoader:
         """The loader itself: trainers look for `set_epoch` here."""
+        return self
+
+    def to(self, device: torch.device | str | None) -> Self:
+        """Give batches on a device from the next iteration on; gives the loader itself.
+
+        Batches are sent ahead from page-locked memory, on a stream of their own. What an `Augment` draws is drawn here
+        as ever and done there, to whole batches; another `augment` is done here. "cpu" does it so in memory; None gives
+        what the CPU makes patch by patch.
+        """
+        chosen = None if device is None else torch.device(device)
+        if chosen != self.device:
+            self.close()
+            self.device, self._feed = chosen, None if chosen is None else Feed(chosen)
+            self._work = self._work.left(chosen is not None)
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -248,35 +278,44 @@ class PatchLoader:
         self._workers = self._turn = None
 
     def _by_threads(self, epoch: int, first: int) -> Iterator[Batch]:
-        under_way: deque[Reading | Future[Batch]] = deque()
+        work, feed = self._work, self._feed
+        under_way: deque[Reading | Future[Sent]] = deque()
+
+        def ready() -> Batch:
+            done = under_way.popleft().result()
+            return done if not isinstance(done, Sent) else done.batch if feed is None else feed.ready(done)
+
         try:
             for task in _tasks(self.order, epoch, first):
-                under_way.append(self._submit(task))
+                under_way.append(self._submit(task, work, feed))
                 if len(under_way) > self.prefetch:
-                    yield under_way.popleft().result()
+                    yield ready()
             while under_way:
-                yield under_way.popleft().result()
+                yield ready()
         finally:
             for left in under_way:
                 left.cancel()
 
-    def _submit(self, task: _Task) -> Reading | Future[Batch]:
-        reading = self._work.begin(task)
-        if not self._work.changes and not self._pin_memory:
+    def _submit(self, task: _Task, work: _Work, feed: Feed | None) -> Reading | Future[Sent]:
+        reading = work.begin(task)
+        if not work.changes and not self._pin_memory and feed is None:
             return reading
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(CPU_COUNT, self.prefetch), thread_name_prefix="msdask-batch")
-        return self._pool.submit(self._finish, reading)
+        return self._pool.submit(self._finish, reading, work, feed)
 
-    def _finish(self, reading: Reading) -> Batch:
-        batch = self._work.finish(reading.result())
-        return {k: v.pin_memory() for k, v in batch.items()} if self._pin_memory else batch
+    def _finish(self, reading: Reading, work: _Work, feed: Feed | None) -> Sent:
+        batch = work.finish(reading.result())
+        if feed is not None:
+            return feed.send(batch)
+        return Sent({k: v.pin_memory() for k, v in batch.items()} if self._pin_memory else batch)
 
     def _by_workers(self, epoch: int, first: int) -> Iterator[Batch]:
-        given = first
+        given, feed = first, self._feed
         while given < len(self):
             self._turn = turn = object()
-            for batch in self._worked(epoch, given):
+            batches = self._worked(epoch, given)
+            for batch in batches if feed is None else feed.ahead(batches):
                 given += 1
                 yield batch
                 if self._turn is not turn:  # another iteration has taken the workers meanwhile: they begin anew here
@@ -284,18 +323,18 @@ class PatchLoader:
 
     def _worked(self, epoch: int, first: int) -> DataLoader[Batch]:
         """The workers, told to give an epoch from its batch `first` on; whoever iterates them last has them."""
-        self._feed.epoch, self._feed.first = epoch, first
+        self._tasks.epoch, self._tasks.first = epoch, first
         if self._workers is None:
             self._workers = DataLoader(
                 self._work,
                 batch_size=None,
-                sampler=self._feed,
+                sampler=self._tasks,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch,
                 collate_fn=PatchDataset.collate,
                 multiprocessing_context=multiprocessing.get_context(self._start_method),
                 persistent_workers=True,
-                pin_memory=self._pin_memory,
+                pin_memory=self._pin_memory or (self._feed is not None and self._feed.is_cuda),
             )
         return self._workers
 
@@ -313,7 +352,7 @@ def _tasks(order: EpochOrder, epoch: int, first: int) -> Iterator[_Task]:
         yield _Task(indices[start:stop], order.seeds(epoch, positions[start:stop]))
 
 
-class _Feed:
+class _Tasks:
     """The tasks of one epoch, for workers that live through several.
 
     It must not know the loader: in a cycle of references workers would end only when the garbage collector comes by, on
@@ -333,8 +372,12 @@ class _Feed:
 class _Work(Dataset[Batch]):
     """What is done with one batch, here or in a worker."""
 
-    def __init__(self, dataset: PatchDataset, augment: Transform | None) -> None:
-        self._dataset, self._augment = dataset, augment
+    def __init__(self, dataset: PatchDataset, augment: Transform | None, *, leaves: bool = False) -> None:
+        self._dataset, self._augment, self._leaves = dataset, augment, leaves
+
+    def left(self, leaves: bool) -> _Work:
+        """The same work, of which a device does its part or none."""
+        return _Work(self._dataset, self._augment, leaves=leaves)
 
     @property
     def changes(self) -> bool:
@@ -345,7 +388,9 @@ class _Work(Dataset[Batch]):
         return self._dataset.begin(task.indices, seeds=task.seeds)
 
     def finish(self, batch: Batch) -> Batch:
-        for change in (self._dataset.transform, self._augment):
+        own = self._augment
+        last = own.begin if self._leaves and isinstance(own, Augment) else own
+        for change in (self._dataset.transform, last):
             batch = batch if change is None else change(batch)
         return batch
 

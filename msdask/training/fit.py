@@ -19,6 +19,7 @@ from msdask.errors import MsdaskError, SpecError
 from msdask.models.files import save_model
 from msdask.plots.curves import best_epoch, draw_curves
 from msdask.training.module import TaskModule
+from msdask.training.on_device import OnDevice
 from msdask.training.recipe import Recipe
 from msdask.training.run_folder import (
     BestCheckpoint,
@@ -123,7 +124,13 @@ def fit(
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
             default_root_dir=run.path,
-            callbacks=[*_callbacks(recipe, task, run, log), log, RandomState(), _Epochs(train, valid)],
+            callbacks=[
+                *_callbacks(recipe, task, run, log),
+                log,
+                RandomState(),
+                _Epochs(train, valid),
+                OnDevice(train, valid),
+            ],
         )
         for loader in (train, valid):
             check_share(loader, trainer.global_rank, trainer.world_size)
@@ -173,8 +180,8 @@ def evaluate(
     recipe = recipe or Recipe()
     module = TaskModule(model, task, Recipe(precision=recipe.precision))
     with _quiet():
-        heard: list[Callback] = [_Heard(listener)] if listener is not None else []
-        trainer = Trainer(**_engine(recipe, progress=progress), callbacks=heard)
+        callbacks: list[Callback] = [OnDevice(loader), *([_Heard(listener)] if listener is not None else [])]
+        trainer = Trainer(**_engine(recipe, progress=progress), callbacks=callbacks)
         check_share(loader, trainer.global_rank, trainer.world_size)
         trainer.test(module, _one_loader(loader), verbose=False)
     if not module.results:

@@ -72,6 +72,42 @@ def test_batches_are_the_same_for_any_number_of_workers(cohort: Cohort, options:
     other.close()
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_whole_batches_on_a_device_are_the_cpus_for_any_number_of_workers(cohort: Cohort, workers: int) -> None:
+    def make(**how: Any) -> PatchLoader:
+        return ms.data.loader(cohort[TUPLES], batch_size=16, seed=5, split="train", augment=Augment(), **how)
+
+    expected, one = epoch(make()), make(device="cpu")
+    found = epoch(one)
+    other = make(device="cpu", num_workers=workers, prefetch=3)
+    assert_same(found, epoch(other))
+    other.close()
+    for a, b in zip(expected, found, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(values, b[name]) for name, values in a.items() if name != "image")
+        assert (a["image"].int() - b["image"].int()).abs().max() <= 1
+    one.epoch = 0
+    assert_same(expected, epoch(one.to(None)))
+
+
+def test_another_augmentation_than_ours_is_made_before_a_batch_is_sent(cohort: Cohort) -> None:
+    def darker(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return batch | {"image": batch["image"] // 2}
+
+    plain, sent = (
+        epoch(ms.data.loader(cohort[GRID], batch_size=16, augment=darker, device=device)) for device in (None, "cpu")
+    )
+    assert_same(plain, sent)
+
+
+def test_threads_follow_from_the_cores(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, batches in ((1, 2), (4, 4), (64, 8)):
+        monkeypatch.setattr("msdask.data.loader.CPU_COUNT", cores)
+        assert ms.data.loader(cohort[GRID], batch_size=16).prefetch == batches
+        assert ms.data.loader(cohort[GRID], batch_size=16, num_workers=4).prefetch == 2
+        assert ms.data.loader(cohort[GRID], batch_size=16, prefetch=5).prefetch == 5
+
+
 @pytest.mark.parametrize(("message", "is_told"), [("DataLoader worker (pid 1) is killed", False), ("no memory", True)])
 def test_a_worker_that_aborts_after_it_was_told_to_end_is_no_error(
     cohort: Cohort, message: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
@@ -141,11 +177,20 @@ def test_ranks_share_the_patches(cohort: Cohort) -> None:
     assert len({len(loader) for loader in loaders}) == 1
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize(("stop", "num_workers"), [(1, 0), (4, 0), pytest.param(3, 1, marks=pytest.mark.slow)])
-def test_a_resumed_epoch_equals_an_unbroken_one(cohort: Cohort, stop: int, num_workers: int) -> None:
+def test_a_resumed_epoch_equals_an_unbroken_one(
+    cohort: Cohort, stop: int, num_workers: int, device: str | None
+) -> None:
     def make() -> PatchLoader:
         return ms.data.loader(
-            cohort[GRID], batch_size=32, seed=2, augment=Augment(), num_workers=num_workers, split="train"
+            cohort[GRID],
+            batch_size=32,
+            seed=2,
+            augment=Augment(),
+            num_workers=num_workers,
+            split="train",
+            device=device,
         )
 
     whole = make()

@@ -523,7 +523,9 @@ def dataset(tmp_path_factory):
     return ms.data.PatchDataset(list(store.values()), target="magnification", keep=False)
 
 
-def test_a_run_on_a_patch_store_resumes_in_the_middle_of_an_epoch(dataset, tmp_path):
+@pytest.mark.parametrize("is_fed", [False, True])
+def test_a_run_on_a_patch_store_resumes_in_the_middle_of_an_epoch(dataset, tmp_path, monkeypatch, is_fed):
+    monkeypatch.setattr("msdask.training.on_device.is_fed", lambda device: is_fed)  # the CPU, as a GPU is
     augment = ms.data.Augment(scale=ms.data.ScaleAugment([10, 20]))
     options = {"batch_size": 16, "balanced": True, "augment": augment}
     recipe = Recipe(epochs=2, checkpoint_every=1, **CPU)
@@ -547,6 +549,49 @@ def test_a_run_on_a_patch_store_resumes_in_the_middle_of_an_epoch(dataset, tmp_p
     resumed = fit(_model(), task, rest, valid, tmp_path / "broken", recipe=recipe, resume=True)
     assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
     assert (tmp_path / "broken/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+
+
+def test_loaders_give_batches_on_the_gpu_while_it_trains_and_then_as_before(dataset, tmp_path, monkeypatch):
+    seen, told = [], ms.data.loader(dataset, batch_size=16, device="cpu")
+
+    class Watching(ScaleTask):
+        def loss(self, model, batch):
+            assert "draw" not in batch
+            seen.append((train.device, valid.device))
+            return super().loss(model, batch)
+
+    def run(task, name):
+        return fit(_model(), task, train, valid, tmp_path / name, recipe=Recipe(epochs=1, **CPU))
+
+    train = ms.data.loader(dataset, batch_size=16, augment=ms.data.Augment())
+    valid = ms.data.loader(dataset, batch_size=64, shuffle=False)
+    run(Watching(classes=(10, 20)), "cpu")
+    assert set(seen) == {(None, None)}
+    monkeypatch.setattr("msdask.training.on_device.is_fed", lambda device: True)  # the CPU, as a GPU is
+    seen.clear()
+    run(Watching(classes=(10, 20)), "gpu")
+    assert set(seen) == {(torch.device("cpu"), torch.device("cpu"))}
+    assert (train.device, valid.device) == (None, None)
+    evaluate(_model(), Watching(classes=(10, 20)), valid, recipe=Recipe(**CPU))
+    assert valid.device is None
+
+    class Failing(ScaleTask):
+        def loss(self, model, batch):
+            assert train.device is not None
+            raise Broken
+
+    with pytest.raises(Broken):
+        run(Failing(classes=(10, 20)), "broken")
+    assert train.device is None
+    train = told
+    run(ScaleTask(classes=(10, 20)), "told")
+    assert told.device == torch.device("cpu")
+
+
+def test_only_gpus_change_whole_batches():
+    from msdask.training.on_device import is_fed
+
+    assert [is_fed(torch.device(name)) for name in ("cuda", "cuda:1", "cpu", "mps")] == [True, True, False, False]
 
 
 def test_an_epoch_of_a_patch_store_has_no_batch_of_one(dataset, tmp_path):
