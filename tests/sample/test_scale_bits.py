@@ -114,7 +114,7 @@ def test_three_magnifications_learn_it_and_fewer_stay_at_their_ceilings(tmp_path
     from msdask.models import FeatureFusion, SingleScale
     from msdask.training import ClassifySource, ClassifyTask, Recipe, evaluate, fit
 
-    task, store = extracted(tmp_path, slides=(4, 1, 1), side=16)
+    task, store = extracted(tmp_path, slides=(2, 1, 1), side=16)
     cpu = {"accelerator": "cpu", "patience": None}
     for model_class, scales in ((SingleScale, (20,)), (FeatureFusion, (20, 5)), (FeatureFusion, SCALES)):
         source = ClassifySource(store.path, magnifications=scales, classes=8)
@@ -124,7 +124,7 @@ def test_three_magnifications_learn_it_and_fewer_stay_at_their_ceilings(tmp_path
         model = model_class(8, scales, backbone="scalenet")
         train = ms.data.loader(source.dataset(split.train), batch_size=64, balanced=True)
         valid = source.measured(split.valid, batch_size=128)
-        recipe = Recipe(epochs=6, lr=3e-3, schedule="cosine", **cpu)
+        recipe = Recipe(epochs=4, lr=3e-3, schedule="cosine", **cpu)
         result = fit(model, ClassifyTask(8), train, valid, tmp_path / f"run-{len(scales)}", recipe=recipe)
         found = evaluate(
             result.model, ClassifyTask(8), source.measured(split.test, batch_size=128), recipe=Recipe(**cpu)
