@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,7 +103,8 @@ def test_another_augmentation_than_ours_is_made_before_a_batch_is_sent(cohort: C
 
 def test_threads_follow_from_the_cores(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, batches in ((1, 2), (4, 4), (64, 8)):
-        monkeypatch.setattr("msdask.data.loader.CPU_COUNT", cores)
+        # By its module: the function has the same name.
+        monkeypatch.setattr(sys.modules[PatchLoader.__module__], "CPU_COUNT", cores)
         assert ms.data.loader(cohort[GRID], batch_size=16).prefetch == batches
         assert ms.data.loader(cohort[GRID], batch_size=16, num_workers=4).prefetch == 2
         assert ms.data.loader(cohort[GRID], batch_size=16, prefetch=5).prefetch == 5
