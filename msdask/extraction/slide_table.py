@@ -192,7 +192,7 @@ def _row(record: Mapping[str, Any], base: Path, cells: CellReader) -> SlideRow:
     name = os.path.basename(path.rstrip("/")) + (f"#{region}" if region is not None else "")
     return SlideRow(
         path=path,
-        slide_id=str(own.get("slide_id", name)),
+        slide_id=str(own["slide_id"]).strip() if "slide_id" in own else name,
         mask=located(own["mask"]) if "mask" in own else None,
         mpp=number("mpp"),
         magnification=number("magnification"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def check_slide_id(slide_id: str) -> str:
         else f"has {len(slide_id.encode())} bytes, at most {MAX_ID_BYTES} are allowed"
         if len(slide_id.encode()) > MAX_ID_BYTES
         else "holds a path separator or control character"
-        if any(c in "/\\" or ord(c) < 32 for c in slide_id)
+        if any(c in "/\\" or unicodedata.category(c) == "Cc" for c in slide_id)
         else "starts with '_' or '.'"
         if slide_id[0] in "_."
         else "is the name of Zarr's own documents"

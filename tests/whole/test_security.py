@@ -58,7 +58,25 @@ def imports(tree: ast.AST) -> Iterator[str]:
 # --- ids that cannot leave the store ----------------------------------------------------------------------------------
 
 NASTY = st.sampled_from(
-    ["..", "../x", "/etc/passwd", "a/../../b", "\\", "..\\x", "C:\\x", "a\0b", "zarr.json", "_index", ".", "", "~", "c"]
+    [
+        "..",
+        "../x",
+        "/etc/passwd",
+        "a/../../b",
+        "\\",
+        "..\\x",
+        "C:\\x",
+        "a\0b",
+        "zarr.json",
+        "_index",
+        ".",
+        "",
+        "~",
+        "c",
+        " a ",
+        "0\x85",
+        "a\x9bb",
+    ]
 )
 IDS = st.one_of(NASTY, st.text(max_size=220), st.lists(st.sampled_from(["..", "/", "a", ".", "\\", "_"])).map("".join))
 
