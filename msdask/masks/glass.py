@@ -277,7 +277,7 @@ def _optical_density(
             plane -= surface
     for plane in od:
         np.maximum(plane, 0, out=plane)
-    return od, np.maximum(np.maximum(strip[..., 0], strip[..., 1]), strip[..., 2])
+    return od, largest_channel(strip)
 
 
 def _mean_and_chroma(od: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

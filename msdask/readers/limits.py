@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from msdask.errors import MsdaskError, SlideError
 from msdask.readers.tiff_page import PARSE_ERRORS
+from msdask.readers.tiff_xml import Described, local_name
 from msdask.storage.source import ByteSource, parser_file
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "MAX_XML_BYTES",
     "MAX_XML_TAGS",
     "LimitedFile",
-    "check_text",
+    "checked_description",
     "limited_file",
 ]
 
@@ -101,10 +101,10 @@ def limited_file(
             )
 
 
-def check_text(
+def checked_description(
     text: str, path: str, *, images: int, kind: str = "slide", error: type[MsdaskError] = SlideError
-) -> None:
-    """Refuse a description that would cost much to parse, or claims planes that the file does not have.
+) -> Described:
+    """A description, parsed if it is XML; refused where that would cost much, or it claims what the file has not.
 
     Parameters
     ----------
@@ -116,37 +116,39 @@ def check_text(
     Raises
     ------
     error
-        See above; says what was found, and how much is allowed.
+        It is too long, has too much XML, declares entities or external documents, or claims more planes than the file
+        has images; says what was found, and how much is allowed.
     """
-    is_xml = text.lstrip("\ufeff \t\r\n").startswith("<")
+    found = Described(text)
     where = f"{kind} {path!r}: its description"
-    if not is_xml and len(text) > MAX_TEXT_BYTES:
-        raise error(f"{where} is a text of {len(text)} characters; expected at most {MAX_TEXT_BYTES}: remove it")
-    tags = text.count("<") if is_xml else 0
+    if not found.is_xml:
+        if len(text) > MAX_TEXT_BYTES:
+            raise error(f"{where} is a text of {len(text)} characters; expected at most {MAX_TEXT_BYTES}: remove it")
+        return found
+    tags = text.count("<")
     if tags > MAX_XML_TAGS:
         raise error(f"{where} is XML of {tags} tags; expected at most {MAX_XML_TAGS}: remove it")
-    attributes = text.count("=") if is_xml else 0
+    attributes = text.count("=")
     if attributes > _MAX_ATTRIBUTES and (attributes := len(_ATTRIBUTE.findall(text))) > _MAX_ATTRIBUTES:
         raise error(f"{where} is XML of {attributes} attributes; expected at most {_MAX_ATTRIBUTES}: remove it")
-    planes = _claimed_planes(text) if is_xml else 0
+    try:
+        root = found.root
+    except DefusedXmlException as why:
+        raise error(f"{kind} {path!r}: its XML description declares entities ({why}); refused: remove it") from why
+    planes = 0 if root is None else _claimed_planes(root)
     if planes > MAX_PLANES + images:
         raise error(
             f"{where} claims {planes} planes, the file has {images} images; expected one plane: remove the "
             "description, or export the plane wanted"
         )
+    return found
 
 
-def _claimed_planes(text: str) -> int:
+def _claimed_planes(root: Element) -> int:
     """Planes that OME's or Leica's XML claims, of all its images together, however it is put; 0 of other XML."""
-    if not ("SizeZ" in text or "sizeZ" in text or "dimension" in text or "PlaneCount" in text or "TiffData" in text):
-        return 0
-    try:
-        root = fromstring(text, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError):
-        return 0  # whoever parses it next says so, or leaves it
     total = 0
     for element in root.iter():
-        name = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+        name = local_name(element)
         if name == "Pixels":
             total += math.prod(_count(element, f"Size{axis}", 1) for axis in "ZCT")
         elif name == "TiffData":
@@ -158,7 +160,7 @@ def _claimed_planes(text: str) -> int:
     return total
 
 
-def _count(element: Any, key: str, default: int) -> int:
+def _count(element: Element, key: str, default: int) -> int:
     try:
         return max(0, int(element.get(key, default)))
     except ValueError:

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, PartTileError, SlideMetadata, stored_downsample
 from msdask.readers.empty_tiles import empty_tile, said_of_empty_tiles
-from msdask.readers.limits import check_text, limited_file
+from msdask.readers.limits import checked_description, limited_file
 from msdask.readers.orientation import TurnedImage, is_transposed, orientation_of, page_image
 from msdask.readers.overlaps import refuse_overlaps
 from msdask.readers.place import Place
 from msdask.readers.regions import RegionFacts, choose_region, region_properties, region_warnings
 from msdask.readers.tiff_levels import ASSOCIATED, Pyramid, find_images
-from msdask.readers.tiff_metadata import check_xml, read_metadata, vendor_of
+from msdask.readers.tiff_metadata import read_metadata, vendor_of
 from msdask.readers.tiff_page import PARSE_ERRORS, TiffImage, shrink_tile
 from msdask.readers.tiff_xml import Described
 from msdask.storage.ranges import READ_AHEAD
@@ -92,11 +92,9 @@ class TiffReader:
             if not len(tif.pages):
                 raise SlideError(f"slide {source.path!r}: a TIFF without a single image; it is damaged: copy it again")
             description = str(tif.pages.first.description)
-            check_text(description, source.path, images=len(tif.pages))
-            check_xml(description, source.path)
+            described = checked_description(description, source.path, images=len(tif.pages))
             refuse_overlaps(tif, tif.pages.first, source.path)
             vendor = vendor_of({flag: bool(getattr(tif, flag)) for flag in _FLAGS})
-            described = Described(description)
             found = find_images(tif, described, vendor)
             if not found.pyramids:
                 raise SlideError(f"slide {source.path!r}: a TIFF without an image that could be read; copy it again")

@@ -6,17 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
-from xml.etree.ElementTree import ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
-from msdask.errors import MsdaskError, SlideError
 from msdask.readers.base import SlideMetadata
 from msdask.readers.quantities import micrometres_of, read_length, read_number
 from msdask.readers.tiff_xml import Described, LeicaImage, OmeImage, pair
 
-__all__ = ["FLUORESCENT", "check_xml", "read_metadata", "says_fluorescence", "vendor_of"]
+__all__ = ["FLUORESCENT", "read_metadata", "says_fluorescence", "vendor_of"]
 
 _UNITS = {2: ("inch", 25400.0), 3: ("cm", 1e4), 4: ("mm", 1e3), 5: ("um", 1.0)}
 """Name and um of a ResolutionUnit. 4 and 5 are no part of the standard, but written."""
@@ -44,24 +39,6 @@ class _Found:
     properties: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     is_fluorescent: bool = False
-
-
-def check_xml(text: str, path: str, *, kind: str = "slide", error: type[MsdaskError] = SlideError) -> None:
-    """Refuse XML that declares entities or external documents, before any parser that would expand them.
-
-    Raises
-    ------
-    error
-        The description is such XML.
-    """
-    if not text.lstrip("\ufeff \t\r\n").startswith("<"):
-        return
-    try:
-        fromstring(text, forbid_dtd=True)
-    except DefusedXmlException as found:
-        raise error(f"{kind} {path!r}: its XML description declares entities ({found}); refused: remove it") from found
-    except (ParseError, ValueError):
-        pass  # not XML, or cut: that metadata is then absent
 
 
 def read_metadata(

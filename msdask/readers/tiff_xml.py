@@ -12,7 +12,7 @@ from defusedxml.ElementTree import fromstring
 
 from msdask.readers.quantities import read_length, read_number
 
-__all__ = ["Described", "Dimension", "LeicaImage", "OmeImage", "PhilipsScan", "pair"]
+__all__ = ["Described", "Dimension", "LeicaImage", "OmeImage", "PhilipsScan", "local_name", "pair"]
 
 Scale = tuple[float, float]
 """um/px (x, y)"""
@@ -84,23 +84,40 @@ class PhilipsScan:
 
 
 class Described:
-    """The description of a TIFF's first page; parsed when it is first asked for, and once."""
+    """The description of a TIFF's first page; parsed when it is first asked for, and once.
+
+    Attributes
+    ----------
+    is_xml : whether it begins as XML does
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.is_xml = text.lstrip("\ufeff \t\r\n").startswith("<")
 
     @cached_property
-    def _root(self) -> Element | None:
+    def root(self) -> Element | None:
+        """Its XML; None where it is none, or cut: that metadata is then absent.
+
+        Raises
+        ------
+        DefusedXmlException
+            It declares entities or external documents.
+        """
+        if not self.is_xml:
+            return None
         try:
             root: Element = fromstring(self.text, forbid_dtd=True)
-        except (ParseError, DefusedXmlException, ValueError):
+        except DefusedXmlException:
+            raise
+        except (ParseError, ValueError):
             return None
         return root
 
     @cached_property
     def leica_images(self) -> tuple[LeicaImage, ...]:
         """The images of all collections, in order."""
-        root = self._root
+        root = self.root
         if root is None:
             return ()
         collections = list(_named(root, "collection")) or [root]
@@ -109,7 +126,7 @@ class Described:
     @cached_property
     def ome_images(self) -> tuple[OmeImage, ...]:
         """The images that have pixels, in order."""
-        root = self._root
+        root = self.root
         if root is None:
             return ()
         objectives = {e.get("ID"): read_number(e.get("NominalMagnification")) for e in _named(root, "Objective")}
@@ -123,21 +140,21 @@ class Described:
     @cached_property
     def philips(self) -> PhilipsScan | None:
         """The scanned image of type WSI; without types the one of the finest spacing."""
-        if self._root is None:
+        if self.root is None:
             return None
         scans = [
-            element for element in _named(self._root, "DataObject") if element.get("ObjectType") == "DPScannedImage"
+            element for element in _named(self.root, "DataObject") if element.get("ObjectType") == "DPScannedImage"
         ]
         typed = [scan for scan in scans if _attribute(scan, "PIM_DP_IMAGE_TYPE") == "WSI"]
-        found = [_philips_scan(scan) for scan in typed or scans or [self._root]]
+        found = [_philips_scan(scan) for scan in typed or scans or [self.root]]
         # where no type is stated, label and macro are coarser
         best = min(found, key=lambda scan: scan.mpp[0] if scan.mpp else float("inf"))
         facts = {f"philips.{e.get('Name')}": (e.text or "").strip() for e in self._facts()}
         return PhilipsScan(best.mpp, best.spacings, facts, best.unread)
 
     def _facts(self) -> Iterator[Element]:
-        assert self._root is not None  # asked by `philips` alone
-        return (e for e in _named(self._root, "Attribute") if e.get("Name") in _PHILIPS_FACTS)
+        assert self.root is not None  # asked by `philips` alone
+        return (e for e in _named(self.root, "Attribute") if e.get("Name") in _PHILIPS_FACTS)
 
 
 def _leica_image(image: Element, collection: Element) -> LeicaImage:
@@ -222,7 +239,7 @@ def _spacing(text: str) -> Scale | None:
 
 def _attribute(element: Element, name: str) -> str:
     """Text of an element's own Attribute of a name, not of one further below; "" where there is none."""
-    own = (e for e in element if isinstance(e.tag, str) and e.tag.rpartition("}")[2] == "Attribute")
+    own = (e for e in element if local_name(e) == "Attribute")
     return next((_text(e) for e in own if e.get("Name") == name), "")
 
 
@@ -253,6 +270,9 @@ def pair(x: float | None, y: float | None) -> Scale | None:
 
 def _named(root: Element, name: str) -> Iterator[Element]:
     """Every element of a name below `root`, whatever its namespace."""
-    return (
-        element for element in root.iter() if isinstance(element.tag, str) and element.tag.rpartition("}")[2] == name
-    )
+    return (element for element in root.iter() if local_name(element) == name)
+
+
+def local_name(element: Element) -> str:
+    """Name of an element without its namespace; "" for comments and instructions."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,12 +26,26 @@ def s3_server() -> Iterator[Any]:
         patch.setenv("AWS_REGION", "us-east-1")
         running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         running.start()
+        _make_conditional_writes_atomic(running._server)
         host, port = running.get_host_and_port()
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
         client.create_bucket(Bucket=BUCKET)
         yield client
         running.stop()
+
+
+def _make_conditional_writes_atomic(server: Any) -> None:
+    """As S3 promises; moto looks and writes in two steps, so that of two writers at once both may win."""
+    app, one_at_a_time = server.app, threading.Lock()
+
+    def atomic(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] == "PUT" and ("HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MATCH" in environ):
+            with one_at_a_time:
+                return app(environ, start_response)
+        return app(environ, start_response)
+
+    server.app = atomic
 
 
 def place_of(request: pytest.FixtureRequest) -> str:

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from msdask.errors import MaskError
 from msdask.masks.formats.base import Canvas, MaskContent
 from msdask.readers.image import IMAGE_ERRORS, check_png_rows, image_format, open_image
-from msdask.readers.limits import check_text, limited_file
+from msdask.readers.limits import checked_description, limited_file
 from msdask.readers.orientation import orientation_of, turned
 from msdask.readers.tiff import is_tiff
-from msdask.readers.tiff_metadata import check_xml
 from msdask.readers.tiff_page import PARSE_ERRORS
 from msdask.storage.source import ByteSource
 
@@ -120,8 +119,7 @@ def _read_tiff(source: ByteSource) -> NDArray[Any]:
             raise ValueError("no image in it")
         page: Any = tif.pages.first
         description = str(page.description)
-        check_text(description, source.path, images=len(tif.pages), kind="mask", error=MaskError)
-        check_xml(description, source.path, kind="mask", error=MaskError)
+        checked_description(description, source.path, images=len(tif.pages), kind="mask", error=MaskError)
         _check_size(source, int(page.imagewidth), int(page.imagelength))
         if int(page.imagedepth) != 1:
             raise MaskError(f"mask {source.path!r}: a volume of {page.imagedepth} planes; expected one plane")
