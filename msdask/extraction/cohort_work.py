@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import cv2
+
 from msdask.engines.open_engine import default_plan
 from msdask.engines.plan import Plan, Work
 from msdask.extraction.slide_table import SlideRow
@@ -77,6 +79,7 @@ def setup_of_workers() -> Callable[[], None]:
 
 
 def _set_up(readers: Sequence[Backend], settings: Mapping[str, Mapping[str, Any]]) -> None:
+    cv2.setNumThreads(1)  # its own pool would have a thread for each core in every process
     for module in _LOADED_BY_BLOCKS:
         import_module(module)
     for reader in readers:

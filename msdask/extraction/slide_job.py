@@ -337,7 +337,7 @@ def _plan(
     mask, labels = masks_of_slide(overview, row.mask, masks or MaskChoice(), spec=specs[0])
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
-    notes = slide.warnings + darkness_warning(slide)
+    notes = slide.warnings + darkness_warning(overview)
     if mask is not None and not mask.values.any():
         notes = (*notes, f"mask '{mask.attrs.get('source')}' is empty")
     for table in tables:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.computing import side_by_side
 from msdask.masks.planes import extremes, largest_channel
 
 __all__ = ["Glass", "PixelClasses", "classify_pixels", "estimate_glass"]
@@ -20,7 +21,7 @@ __all__ = ["Glass", "PixelClasses", "classify_pixels", "estimate_glass"]
 _WORK_MPP: Final = 8.0
 """Glass is looked for at this scale (um/px) or a coarser one: there glass is smooth and tissue is not."""
 _WORK_SIDE: Final = 512
-_FIT_PIXELS: Final = 1 << 17
+_FIT_PIXELS: Final = 1 << 15
 """About as many pixels as the light is fitted to."""
 _STRIP: Final = 256
 """Rows classified at once, so that the OD planes stay in the processor's cache and memory does not grow with the
@@ -139,7 +140,8 @@ def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> Pi
     window = _color_window(mpp)
     rim = 2 * round(_RIM_UM / mpp) + 1
     margin = max(window, rim) // 2
-    for start in range(0, height, _STRIP):
+
+    def classify(start: int) -> None:
         stop = min(start + _STRIP, height)
         wide = slice(max(start - margin, 0), min(stop + margin, height))
         own = slice(start - wide.start, stop - wide.start)
@@ -150,6 +152,8 @@ def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> Pi
         classes.ink[start:stop], classes.faint_ink[start:stop] = _ink(
             [plane[own] for plane in od], brightest[own], glass
         )
+
+    side_by_side(classify, range(0, height, _STRIP))
     return classes
 
 

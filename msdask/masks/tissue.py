@@ -219,9 +219,15 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.
 def _with_enough(mask: NDArray[np.bool_], pieces: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
     """The mask in those components of `pieces` that have at least `min_pixels` of it in them."""
     labels, stats = _components(pieces)
-    keep = np.bincount(labels[mask], minlength=len(stats)) >= max(min_pixels, 1)
+    keep = _pixels_in(labels, mask, len(stats)) >= max(min_pixels, 1)
     keep[0] = False
     return mask & keep[labels]
+
+
+def _pixels_in(labels: NDArray[np.int32], mask: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """How many px of `mask` there are in each component: (count,)."""
+    # three times faster than labels[mask]
+    return np.bincount(labels.ravel().take(np.flatnonzero(mask)), minlength=count)
 
 
 def _holes(
@@ -253,8 +259,7 @@ def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels
     """The components of `faint` with at least `min_pixels` of `ink` in them: a pen stroke with its pale ends."""
     if not ink.any():
         return ink
-    labels, _ = _components(faint)
-    strength = np.bincount(labels[ink], minlength=int(labels.max()) + 1)
-    keep = strength >= max(min_pixels, 1)
+    labels, stats = _components(faint)
+    keep = _pixels_in(labels, ink, len(stats)) >= max(min_pixels, 1)
     keep[0] = False
     return keep[labels]

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any, Protocol
 
-from msdask.errors import TileError
-from msdask.readers.base import ReadsAhead
-from msdask.slides.slide import Slide
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["dark_share", "darkness_warning"]
 
-MAX_TILES = 12
 DARK_BELOW = 64
 """Of 255, in the brightest channel. Dense nuclei in hematoxylin keep more than that in blue."""
 MOSTLY = 0.6
+_OVERVIEW_MPP = 8.0
 
 
-def dark_share(slide: Slide) -> float:
-    """Share of dark px in up to 12 tiles of the coarsest level, spread evenly; 0 where none of them can be decoded.
+class _Viewable(Protocol):
+    """What has whole images: a slide, or its overview."""
 
-    Computed: tiles are decoded as small as their decoder gives them.
-    """
-    level = len(slide.level_infos) - 1
-    info, reader = slide.level_infos[level], slide.reader
-    rows, columns = info.grid
-    places = np.unique(np.linspace(0, rows * columns - 1, min(rows * columns, MAX_TILES)).round().astype(int))
-    tiles = [divmod(int(place), columns) for place in places]
-    if isinstance(reader, ReadsAhead) and reader.reads_ahead:
-        reader.prefetch(level, tiles)
-    dark = count = 0
-    scale = max(info.dct_scales)
-    for row, column in tiles:
-        try:
-            pixels = reader.read_tile(level, row, column, scale)
-        except TileError:  # whoever reads its pixels is told
-            continue
-        height = max(1, min(info.tile[0], info.shape[0] - row * info.tile[0]) // scale)
-        width = max(1, min(info.tile[1], info.shape[1] - column * info.tile[1]) // scale)
-        brightest = pixels[:height, :width].max(axis=2)
-        dark += int(np.count_nonzero(brightest < DARK_BELOW))
-        count += brightest.size
-    return dark / count if count else 0.0
+    def at(self, *, mpp: float, allow_upsampling: bool = False) -> Any: ...
 
 
-def darkness_warning(slide: Slide) -> tuple[str, ...]:
-    """A sentence where most of a slide is dark; computed, see `dark_share`."""
-    share = dark_share(slide)
+def dark_share(image: NDArray[np.uint8]) -> float:
+    """Share of dark px in an image (y, x, 3) uint8 of a whole slide."""
+    red, green, blue = cv2.split(image)
+    brightest = np.maximum(np.maximum(red, green), blue)
+    return float(np.count_nonzero(brightest < DARK_BELOW) / max(1, brightest.size))
+
+
+def darkness_warning(slide: _Viewable) -> tuple[str, ...]:
+    """A sentence where most of a slide is dark: of its image at 8 um/px, which is computed."""
+    share = dark_share(np.asarray(slide.at(mpp=_OVERVIEW_MPP, allow_upsampling=True)))
     if share <= MOSTLY:
         return ()
     return (

@@ -46,8 +46,9 @@ class Overview:
 
     def at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray:
         """What `Slide.at` gives, computed in this process; parameters and errors are its."""
-        found = self._slide.at(mpp=mpp, allow_upsampling=allow_upsampling)
-        scale = float(found.attrs["mpp"])
+        scale = max(mpp, self.mpp_used) if allow_upsampling else mpp
         if scale not in self._images:
-            self._images[scale] = found.compute(scheduler=in_process())
+            found = self._slide.at(mpp=mpp, allow_upsampling=allow_upsampling)
+            is_one = found.data.npartitions == 1  # a pool of threads would only cost time
+            self._images[scale] = found.compute(scheduler="synchronous" if is_one else in_process())
         return self._images[scale]

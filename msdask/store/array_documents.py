@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,42 @@ def array_document(
     inner : shape of the chunks in a shard; None: it has none
     inner_codec : of these, as in a document; None: their bytes as they are
     """
-    kind = np.dtype(dtype)
+    text = _template(
+        np.dtype(dtype),
+        tuple(dims),
+        fill_value or 0,
+        json.dumps(dict(attributes or {})),
+        compressed,
+        None if inner is None else tuple(inner),
+        json.dumps(inner_codec),
+    )
+    return text.replace(_SHAPE, _listed(shape, 2), 1).replace(_CHUNKS, _listed(chunks, 6), 1).encode()
+
+
+_SHAPE, _CHUNKS = '"<shape>"', '"<chunks>"'
+
+
+def _listed(numbers: Sequence[int], indent: int) -> str:
+    """A list as `json.dumps` indents it."""
+    if not numbers:
+        return "[]"
+    return "[" + ",".join(f"\n{' ' * (indent + 2)}{int(n)}" for n in numbers) + f"\n{' ' * indent}]"
+
+
+@lru_cache(maxsize=256)
+def _template(
+    kind: np.dtype[Any],
+    dims: tuple[str, ...],
+    fill_value: float,
+    attributes: str,
+    compressed: bool,
+    inner: tuple[int, ...] | None,
+    inner_codec: str,
+) -> str:
+    """The document with names where shape and chunks go: slides differ in nothing else, and indenting takes time."""
     plain = {"name": "bytes"} if kind.itemsize == 1 else _LITTLE
     zstd = [{"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}] if compressed else []
-    codecs = [plain if inner_codec is None else dict(inner_codec), *zstd, _CRC]
+    codecs = [json.loads(inner_codec) or plain, *zstd, _CRC]
     if inner is not None:
         sharding = {
             "chunk_shape": list(inner),
@@ -59,21 +92,21 @@ def array_document(
             "index_location": "end",
         }
         codecs = [{"name": "sharding_indexed", "configuration": sharding}]
-    fill = np.asarray(fill_value or 0, kind).item()
+    fill = np.asarray(fill_value, kind).item()
     document = {
-        "shape": list(shape),
+        "shape": json.loads(_SHAPE),
         "data_type": kind.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": json.loads(_CHUNKS)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN" if isinstance(fill, float) and math.isnan(fill) else fill,
         "codecs": codecs,
-        "attributes": dict(attributes or {}),
+        "attributes": json.loads(attributes),
         "dimension_names": list(dims),
         "zarr_format": 3,
         "node_type": "array",
         "storage_transformers": [],
     }
-    return json.dumps(document, indent=2).encode()
+    return json.dumps(document, indent=2)
 
 
 def chunk_bytes(values: NDArray[Any], *, compressed: bool = False) -> bytes:

@@ -137,7 +137,7 @@ def _identity(tables: xr.Dataset) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name in (*COLUMNS, "mask"):
         if name in tables:
-            values = np.ascontiguousarray(tables[name].values)
+            values = np.ascontiguousarray(tables.variables[name].values)
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(values.tobytes())
     keys = ("fingerprint", "shape", "mpp", "mpp_used", "mpp_source", "mpp_quality", "reads", "tissue_mean")
@@ -168,12 +168,13 @@ def _write_tables(arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str
             layout.create_shards(arrays, name)
         layout.create_measured(arrays)
         columns = [*COLUMNS, *(str(v) for v in tables if str(v).startswith("parent_"))]
-        magnification = np.asarray(tables["magnification"].values, np.float64)
+        variables = tables.variables  # `tables[name]` builds an array with coordinates each time
+        magnification = np.asarray(variables["magnification"].values, np.float64)
         layout.create_column(arrays.path, "magnification", magnification, ("magnification",))
         for name in columns:
-            layout.create_column(arrays.path, name, tables[name].values, [str(d) for d in tables[name].dims])
-        if "mask" in tables:
-            mask = tables["mask"]
+            layout.create_column(arrays.path, name, variables[name].values, [str(d) for d in variables[name].dims])
+        if "mask" in variables:
+            mask = variables["mask"]
             layout.create_column(arrays.path, "mask", mask.values, ("mask_y", "mask_x"), _mask_attrs(mask))
     except OSError as error:
         raise StoreError(
@@ -185,7 +186,7 @@ def _write_tables(arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str
     documents.write_sealed(arrays.path, facts)
 
 
-def _mask_attrs(mask: xr.DataArray) -> dict[str, Any]:
+def _mask_attrs(mask: xr.Variable) -> dict[str, Any]:
     attrs = {str(k): _plain(v) for k, v in mask.attrs.items() if isinstance(_plain(v), (str, int, float, list))}
     return attrs | ({"source": os.path.basename(str(attrs["source"]))} if "source" in attrs else {})
 

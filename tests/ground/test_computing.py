@@ -12,7 +12,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from msdask import plots
-from msdask.computing import in_process
+from msdask.computing import in_process, side_by_side
 from msdask.cutting.lazy_patches import mean_of_tissue, patches
 from msdask.extraction.cohort import extract
 from msdask.masks.tissue import tissue_mask
@@ -96,3 +96,25 @@ def test_threads_need_no_worker_of_a_client_that_is_alive(path: Path, tmp_path: 
         run.start()
         run.join(60)
     assert done == [True]
+
+
+@pytest.mark.parametrize(("settings", "threads"), [({"num_workers": 3}, 3), ({"scheduler": "sync"}, 1)])
+def test_side_by_side_keeps_the_order_and_uses_the_threads_of_dask(settings: dict[str, Any], threads: int) -> None:
+    meeting = threading.Barrier(threads)
+
+    def one(item: int) -> tuple[int, int]:
+        meeting.wait(60)  # all threads are at work at once
+        return item, threading.get_ident()
+
+    with dask.config.set(settings):
+        found = side_by_side(one, range(3))
+    assert [item for item, _ in found] == [0, 1, 2]
+    assert len({thread for _, thread in found}) == threads
+
+
+def test_side_by_side_raises_the_first_error() -> None:
+    def fail(item: int) -> int:
+        raise ValueError(item)
+
+    with dask.config.set(num_workers=2), pytest.raises(ValueError, match="0"):
+        side_by_side(fail, range(4))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import dask
 import numpy as np
 import pytest
 import tifffile
@@ -609,3 +610,14 @@ def test_the_histoqc_configuration_parses() -> None:
     assert config["BaseImage.BaseImage"]["image_work_size"] == "1.25x"
     assert config.getint("BasicModule.finalProcessingArea", "area_threshold") == 10_000 // 64
     assert config.getint("MorphologyModule.fillSmallHoles", "min_size") == 7_500 // 64
+
+
+def test_a_mask_does_not_depend_on_threads() -> None:
+    image = np.random.default_rng(0).integers(120, 256, (1100, 700, 3), dtype=np.uint8)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 6), np.uint8)
+    image[300:900, 100:500, 1] //= 2
+    with dask.config.set(scheduler="sync"):
+        one = tissue_from_rgb(image, mpp=8.0)
+    with dask.config.set(num_workers=4):
+        np.testing.assert_array_equal(tissue_from_rgb(image, mpp=8.0), one)
+    assert 0.2 < one.mean() < 0.5

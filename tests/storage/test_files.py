@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from msdask.errors import FileWriteError, MsdaskError
+from msdask.storage import local as storage_local
 from msdask.storage.files import replacing, replacing_folder, write_file
 
 OLD = "what was there before"
@@ -181,3 +182,25 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 def _env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of Linux")
+def test_large_files_are_given_to_the_disk_when_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = storage_local._sync_file_range()
+    assert original is not None
+
+    def counted(handle: int, offset: int, length: int, flags: int) -> int:
+        result = original(handle, offset, length, flags)
+        calls.append(result)
+        return result
+
+    monkeypatch.setattr(storage_local, "_sync_file_range", lambda: counted)
+    place = storage_local.local()
+    for name, size in (("large", 2**20), ("small", 2**20 - 1)):
+        place.write(str(tmp_path / name), [bytes(size)])
+        assert (tmp_path / name).stat().st_size == size
+    place.write(str(tmp_path / "synced"), [bytes(2**20)], sync=True)
+    assert calls == [0]

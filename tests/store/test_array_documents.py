@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -83,3 +84,11 @@ def test_what_is_not_measured_yet_is_nan() -> None:
 def test_a_chunk_of_the_other_byte_order_is_stored_little_endian() -> None:
     values = np.arange(5, dtype=">i4")
     assert chunk_bytes(values) == chunk_bytes(values.astype("<i4"))
+
+
+def test_names_in_attributes_are_not_taken_for_the_shape() -> None:
+    attrs = {"source": "<shape>", "other": ["<chunks>", '"<shape>"']}
+    for shape in ((3, 4), (5, 6)):  # the second document is made from what is kept of the first
+        document = json.loads(array_document(shape, shape, "uint8", dims=NAMES[:2], attributes=attrs))
+        assert document["attributes"] == attrs
+        assert document["shape"] == document["chunk_grid"]["configuration"]["chunk_shape"] == list(shape)
