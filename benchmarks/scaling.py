@@ -130,14 +130,15 @@ class Floor:
     def __init__(self, cohort: Cohort, kind: str, row: str) -> None:
         import peers
 
-        from msdask.extraction.slide_job import MaskSource, plan_slide
+        from msdask.extraction.slide_job import plan_slide
+        from msdask.masks.choice import MaskChoice
 
         self._peers = peers
         self._work = []
         options = cohort.masks[kind]
         folder = os.fspath(options["masks"]) if options.get("masks") else None
         for slide_row in cohort.rows:
-            slide, (table,), _ = plan_slide(slide_row, [spec_of(row)], MaskSource(folder, options.get("values")))
+            slide, (table,), _ = plan_slide(slide_row, [spec_of(row)], MaskChoice(folder, options.get("values")))
             if table.sizes["patch"]:
                 cut = _cut(peers, slide, table)
                 file = peers.TileFile(slide.path)

@@ -1,0 +1,117 @@
+"""The programs in benchmarks/ run: each at its smallest size, so that a change of the package cannot break them unseen.
+
+What they measure at such sizes says nothing; that they measure, write their files and end is what is tested.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import pytest
+
+from msdask.sample.slides import SampleSlide
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The folder can be imported from; what benchmarks set for their process is set back."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def program(name: str) -> ModuleType:
+    """A file of the folder as a module, under a name that no other module has: there is a `codecs` in Python."""
+    spec = spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, *options: object) -> Any:
+    """A benchmark's exit code."""
+    return program(name).main([str(option) for option in options])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
+def test_every_program_can_be_imported(name: str) -> None:
+    for package in {"stream": "torch", "gpu": "torch", "scale_detector": "torch"}.get(name, "").split():
+        pytest.importorskip(package)
+    assert program(name).__doc__
+
+
+@pytest.mark.parametrize("case", ["10x", pytest.param("tuples", marks=pytest.mark.slow)])
+def test_extract_compares_everybody(case: str, tmp_path: Path) -> None:
+    for package in ("fastslide", "openslide", "tensorstore"):
+        pytest.importorskip(package)
+    options = ("--side", 2048, "--repeats", 1, "--threads", 1, "--seed-seconds", 0.1, "--only", case)
+    assert run("extract", "--folder", tmp_path, *options) in (0, 1)  # small slides reach no target
+    results = json.loads((tmp_path / "extract.json").read_text())
+    names = {name.rsplit(" ", 1)[0] for name in results["rates"][case]}
+    others = {"10x": "fastslide", "tuples": "separate"}
+    assert names == {"msdask", "msdask with commit", "floor", "floor decode", "floor write", "seed", others[case]}
+    assert all(rate > 0 for rates in results["rates"][case].values() for rate in rates)
+    exact = [check for check in results["checks"] if "naive selection" in check["what"] or "PSNR" in check["what"]]
+    assert exact
+    assert all(check["passes"] for check in exact)
+
+
+def test_codecs_of_the_store(small_slide: SampleSlide, capsys: pytest.CaptureFixture[str]) -> None:
+    run("codecs", small_slide.path, "--rounds", 1)
+    table = capsys.readouterr().out
+    assert all(f"| `{codec}` |" in table for codec in ("raw", "lossless", "jpeg"))
+
+
+@pytest.mark.slow
+def test_memory_against_its_formula(tmp_path: Path) -> None:
+    assert run("memory", "--folder", tmp_path, "--sides", 2048, "--threads", 1, "--cases", "20x") == 0
+    assert json.loads((tmp_path / "memory.json").read_text())["lines"][0]["grew"] > 0
+
+
+@pytest.mark.slow
+def test_planning_without_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    assert run("scheduler", "--slides", 8, "--patches", 600, "--table", 20, "--output", tmp_path) == 0
+    assert "tasks/s" in (tmp_path / "scheduler.md").read_text()
+
+
+@pytest.mark.slow
+def test_streaming(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ("--quick", "--side", 2048, "--seconds", 0.05, "--workers", 1)
+    assert run("stream", *options, "--folder", tmp_path, "--output", tmp_path) in (0, 1)
+    rows = json.loads((tmp_path / "stream.json").read_text())["rows"]
+    assert {row["group"] for row in rows} == {"raw", "augmented", "tuples"}
+
+
+@pytest.mark.slow
+def test_feeding_a_gpu_or_what_is_left_without_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ("--quick", "--patches", 64, "--batch", 8)
+    assert run("gpu", *options, "--folder", tmp_path, "--output", tmp_path) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text())["rates"]
+
+
+@pytest.mark.slow
+def test_masks_beside_others(tmp_path: Path) -> None:
+    assert run("masks", "--side", 300, "--data", tmp_path, "--output", tmp_path) == 0
+    assert json.loads((tmp_path / "masks.json").read_text())["iou"]
+
+
+@pytest.mark.slow
+def test_steps_of_the_store_and_kills() -> None:
+    assert run("trust", "--steps", 40, "--kills", 1) == 0
