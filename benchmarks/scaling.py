@@ -128,10 +128,10 @@ def save(given: argparse.Namespace, facts: dict[str, object], results: Results) 
         markdown_counts(results.counts),
         "## Table 2: seconds (speed-up)",
         markdown_times(results.timings),
-        f"Medians of {' to '.join(map(str, rounds))} rounds. Whole jobs: open, mask, select, read, write, sync, commit, "
-        "the start of worker processes among them; a cluster was started before. The speed-up of msdask's ways is "
-        "against its own single thread, that of the others against themselves. The floor decodes each needed tile once "
-        f"and does nothing else; readers read only, and their seconds are those of all patches at their speed. "
+        f"Medians of {' to '.join(map(str, rounds))} rounds. Whole jobs: open, mask, select, read, write, sync, "
+        "commit, the start of worker processes among them; a cluster was started before. The speed-up of msdask's ways "
+        "is against its own single thread, that of the others against themselves. The floor decodes each needed tile "
+        f"once and does nothing else; readers read only, and their seconds are those of all patches at their speed. "
         f"{'All of it bound' if can_bind() else 'Not bound'} to the cores that it is measured with.",
         "## What decides",
         markdown_ratios(results.timings),

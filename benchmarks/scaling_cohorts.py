@@ -1,4 +1,4 @@
-"""What `scaling.py` extracts: a huge slide, a cohort and many small slides made of repeated encoded tiles, or your own."""
+"""What `scaling.py` extracts: a huge slide made by repeating encoded tiles, a cohort, small slides, or your own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from msdask.masks.choice import MaskChoice
 from msdask.sample.slides import make_slide, write_labels, write_masks
 from msdask.spec import ExtractionSpec
 
-__all__ = ["ROWS", "Cohort", "Job", "generated_cohorts", "own_cohort", "repeat_slide"]
+__all__ = ["ROWS", "Cohort", "Job", "generated_cohorts", "own_cohort", "repeat_slide", "spec_of", "unit_slide"]
 
 PATCH_SIZE = 224
 UNIT = 4096
@@ -52,14 +52,19 @@ class Cohort:
     masks: dict[str, dict[str, Any]]
 
 
+def spec_of(row: str) -> ExtractionSpec:
+    """What a row of the tables extracts; the original's thresholds."""
+    mode, magnifications = ROWS[row]
+    return ExtractionSpec(mode, magnifications, patch_size=PATCH_SIZE, min_tissue=0.7, min_label=0.7)
+
+
 class Job:
     """One row of the tables for one cohort with one kind of masks."""
 
     def __init__(self, cohort: Cohort, kind: str, row: str) -> None:
-        mode, magnifications = ROWS[row]
         self.cohort, self.kind, self.row = cohort, kind, row
         self.options = cohort.masks[kind]
-        self.spec = ExtractionSpec(mode, magnifications, patch_size=PATCH_SIZE, min_tissue=0.7, min_label=0.7)
+        self.spec = spec_of(row)
 
     @cached_property
     def cuts(self) -> list[tuple[str, peers.Cut]]:
@@ -139,7 +144,7 @@ def generated_cohorts(folder: Path, *, side: int, count: int, cohort_side: int, 
     folder.mkdir(parents=True, exist_ok=True)
     huge = folder / f"huge-{side}.svs"
     if not huge.exists():
-        repeat_slide(_unit(folder, 0, (UNIT, UNIT)), huge, side // UNIT)
+        repeat_slide(unit_slide(folder, 0, (UNIT, UNIT)), huge, side // UNIT)
     cohort = _linked(folder, f"cohort-{cohort_side}", count, (cohort_side, cohort_side))
     smalls = _linked(folder, "small", small, SMALL)
     inside = folder / f"cohort-{cohort_side}"
@@ -155,7 +160,7 @@ def generated_cohorts(folder: Path, *, side: int, count: int, cohort_side: int, 
     ]
 
 
-def _unit(folder: Path, seed: int, size: tuple[int, int]) -> Path:
+def unit_slide(folder: Path, seed: int, size: tuple[int, int]) -> Path:
     """A generated slide, made if it is not there."""
     path = folder / f"unit-{size[0]}x{size[1]}-{seed}.svs"
     if not path.exists():

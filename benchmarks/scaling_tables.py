@@ -1,4 +1,4 @@
-"""The original's Tables 1 and 2 as Markdown and CSV, what the targets say, and the drawing of speed-up and efficiency."""
+"""The original's Tables 1 and 2 as Markdown and CSV, what decides, and the drawing of speed-up and efficiency."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def markdown_times(timings: Sequence[Timing]) -> str:
 
 
 def markdown_ratios(timings: Sequence[Timing]) -> str:
-    """What decides, with the most cores that were measured: the default against n times one thread, and against others."""
+    """What decides, with the most cores that were measured: the default against so many times one thread and others."""
     gains = speed_ups(timings)
     cells = {(t.cohort, t.row, t.way, t.n): t for t in timings}
     lines = []

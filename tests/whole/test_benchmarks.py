@@ -14,9 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
-from msdask.sample.slides import SampleSlide
+from msdask.sample.slides import SampleSlide, make_slide
+from msdask.slides.slide import open_slide
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -115,3 +117,86 @@ def test_masks_beside_others(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_steps_of_the_store_and_kills() -> None:
     assert run("trust", "--steps", 40, "--kills", 1) == 0
+
+
+@pytest.mark.slow
+def test_scaling_over_cores(tmp_path: Path) -> None:
+    options = (
+        "--quick",
+        "--cores",
+        1,
+        "--seconds",
+        1,
+        "--rows",
+        "grid 20x",
+        "--side",
+        4096,
+        "--count",
+        2,
+        "--small",
+        2,
+    )
+    assert run("scaling", *options, "--folder", tmp_path) == 0
+    record = json.loads((tmp_path / "scaling.json").read_text())
+    assert {timing["way"] for timing in record["timings"]} >= {"threads", "floor (decoding alone)"}
+    assert record["counts"]["grid 20x"]
+    assert record["left out"], "the seconds were used by the first row"
+
+
+def test_the_process_can_be_bound_to_some_cores(benchmarks: None) -> None:
+    import msdask.engines.processes as processes
+
+    cores = program("cores")
+    before = cores.all_cores()
+    with cores.some_cores(1):
+        assert processes.CPU_COUNT == 1
+        assert cores.all_cores() == 1
+    assert cores.all_cores() == before
+
+
+def test_a_slide_is_repeated_tile_by_tile(small_slide: SampleSlide, tmp_path: Path) -> None:
+    cohorts = program("scaling_cohorts")
+    with pytest.raises(ValueError, match="no whole number of tiles"):
+        cohorts.repeat_slide(small_slide.path, tmp_path / "twice.svs", 2)
+    make_slide(tmp_path / "unit.svs", size=(1024, 1024), levels=(1, 4), seed=5)
+    cohorts.repeat_slide(tmp_path / "unit.svs", tmp_path / "twice.svs", 2)
+    unit, twice = open_slide(tmp_path / "unit.svs"), open_slide(tmp_path / "twice.svs")
+    assert twice.mpp == unit.mpp
+    for level in (0, 1):
+        once = unit.levels[level].compute()
+        np.testing.assert_array_equal(twice.levels[level].compute(), np.tile(once, (2, 2, 1)))
+
+
+def test_the_simulated_run_is_what_a_reckoning_by_hand_gives() -> None:
+    simulate, one_core = program("simulate"), sys.modules["one_core"]
+    costs = one_core.BlockCosts(patch=0.001, lock=0.0001)
+    engine = one_core.EngineCosts(start=2.0, fork=0.0, task=0.0, slide=0.0)
+    slide = one_core.SlideCosts(
+        patches=16 * 256, blocks=16, file_bytes=10**9, begin=1.0, begin_shared=0.0, commit=0.5, block_seconds=0.0
+    )
+    alone = simulate.simulate(16, [slide], costs, engine, 1.0, 150_528)
+    assert alone.plan.workers == 16
+    assert alone.seconds == pytest.approx(2 + 1 + 0.256 + 0.5)
+    assert alone.one_thread == pytest.approx(1 + 16 * 0.256 + 0.5)
+    many = simulate.simulate(16, [slide] * 64, costs, engine, 1.0, 150_528)
+    assert many.efficiency(16) > 0.85, "slides are done beside each other"
+    assert many.seconds >= 2 + many.one_thread / 16
+    assert simulate.simulate(16, [slide], costs, engine, 2.0, 150_528).seconds == pytest.approx(2 + 2 + 0.512 + 0.5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 1000])
+def test_threads_wait_for_one_lock(threads: int) -> None:
+    simulate, one_core = program("simulate"), sys.modules["one_core"]
+    rate = simulate.rate(threads, one_core.BlockCosts(patch=0.001, lock=0.0002), 1.0)
+    assert rate <= min(threads / 0.001, 1 / 0.0002) + 1e-6
+    assert rate >= {1: 1000, 2: 1900, 4: 3300, 1000: 4990}[threads]
+
+
+@pytest.mark.slow
+def test_what_a_simulation_is_made_of(tmp_path: Path) -> None:
+    options = ("--quick", "--rows", "grid 20x", "--cores", 16)
+    assert run("simulate", *options, "--folder", tmp_path, "--output", tmp_path) == 0
+    record = json.loads((tmp_path / "simulation.json").read_text())
+    blocks = record["measured"]["grid 20x"]["blocks"]
+    assert 0 < blocks["lock"] <= blocks["patch"]
+    assert "A simulation, not a measurement" in (tmp_path / "simulation.md").read_text()
