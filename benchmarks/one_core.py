@@ -33,7 +33,16 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 from msdask.store.slide_place import SlidePlace
 
-__all__ = ["BlockCosts", "EngineCosts", "SlideCosts", "block_costs", "both_at_once", "engine_costs", "slide_costs"]
+__all__ = [
+    "BlockCosts",
+    "EngineCosts",
+    "SlideCosts",
+    "block_costs",
+    "both_at_once",
+    "engine_costs",
+    "slide_costs",
+    "spinning",
+]
 
 TASKS = 300
 SWITCH = 5e-5
@@ -146,7 +155,7 @@ def block_costs(path: Path, spec: ExtractionSpec, store: Path, *, rounds: int) -
     times, locks = [], []
     for _ in range(rounds):
         times.append(_cpu(lambda: [run_block(job, block) for block in blocks]) / patches)
-        with _spinning() as waits:
+        with spinning() as waits:
             for block in blocks:
                 run_block(job, block)
         # On a busy machine too much rather than too little: who is driven out while it holds the lock is waited for.
@@ -173,7 +182,7 @@ def _schedule(thread: int) -> _Schedule:
 
 
 @contextmanager
-def _spinning() -> Iterator[list[float]]:
+def spinning() -> Iterator[list[float]]:
     """A thread that does nothing but hold the lock when it can; afterwards, the seconds that it has waited for it."""
     is_over, waits = threading.Event(), [0.0]
     ready = threading.Event()
