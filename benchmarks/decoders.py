@@ -4,11 +4,11 @@
     python benchmarks/decoders.py --quick --sizes 256
 
 For each format and library: processor time a tile (the least of the rounds, in turns), the share of it that the
-interpreter's lock is held (a second thread that spins and measures its waits), what two decoding threads do in the time
-of one, and whether the JPEG decoder gets slower when libjpeg-turbo is told to use no SIMD (JSIMD_FORCENONE, in a
-process of its own; a build may have no ear for it). Decoders that must be exact are compared with what went in, others
-with the first one's pixels. Real tissue: CMU-1-Small-Region and crops of MoNuSeg, where MSDASK_DATA_DIR or
-../shared/data has them; else a generated slide.
+interpreter's lock is held (a second thread wakes up and looks whether it has to wait for it), what two decoding threads
+do in the time of one, and whether the JPEG decoder gets slower when libjpeg-turbo is told to use no SIMD
+(JSIMD_FORCENONE, in a process of its own; a build may have no ear for it). Decoders that must be exact are compared
+with what went in, others with the first one's pixels. Real tissue: CMU-1-Small-Region and crops of MoNuSeg, where
+MSDASK_DATA_DIR or ../shared/data has them; else a generated slide.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from decoding_ways import Way, decoders, encoders, versions
-from one_core import spinning
+from one_core import lock_share
 from verdict import machine
 
 import msdask as ms
@@ -119,15 +119,6 @@ def in_threads(works: Sequence[Callable[[], Any]], threads: int, seconds: float)
     return sum(counts) / seconds
 
 
-def lock_share(works: Sequence[Callable[[], Any]], seconds: float) -> float:
-    """Share of this thread's processor time in which another one waits for the lock."""
-    started = time.thread_time()
-    with spinning() as waits:
-        repeated(works, seconds)
-        used = time.thread_time() - started
-    return min(1.0, waits[0] / max(used, 1e-9))
-
-
 def difference(way: Way, found: Any, expected: NDArray[np.uint8]) -> int:
     """The most that a value differs; -1 where nothing can be compared."""
     pixels = np.asarray(found)
@@ -141,12 +132,16 @@ def measure(ways: Sequence[Way], size: int, given: argparse.Namespace) -> list[L
     tiles = tissue(size)
     works = {way: [way.make(tile) for tile in tiles] for way in ways}
     times: dict[Way, list[float]] = defaultdict(list)
-    locks, twos = defaultdict(list), defaultdict(list)
+    twos: dict[Way, list[float]] = defaultdict(list)
+    locks: dict[Way, float] = {}
     for turn in range(given.rounds):
         for way in list(works) if turn % 2 == 0 else list(works)[::-1]:
             count, used = repeated(works[way], given.seconds)
             times[way].append(used / count)
-            locks[way].append(lock_share(works[way], given.seconds))
+            if not turn:  # it needs no rounds: other programs do not matter
+                cycle = max(times[way][0], 2e-4)
+                looks = int(min(400, max(20, given.seconds * 5 / cycle)))
+                locks[way] = lock_share(lambda way=way: repeated(works[way], 0.01), cycle=cycle, looks=looks)
             one, two = (in_threads(works[way], n, given.seconds) for n in (1, 2))
             twos[way].append(two / one)
     first = {way.kind: works[way][0]() for way in reversed(ways)}
@@ -154,7 +149,7 @@ def measure(ways: Sequence[Way], size: int, given: argparse.Namespace) -> list[L
     for way in ways:
         expected = tiles[0] if way.is_exact else np.asarray(first[way.kind])
         differs = difference(way, works[way][0](), expected)
-        shown = (min(times[way]), min(locks[way]), float(np.median(twos[way])), differs)
+        shown = (min(times[way]), locks[way], float(np.median(twos[way])), differs)
         lines.append(Line(way.kind, way.name, way.is_ours, size, *shown))
     return lines
 
@@ -234,8 +229,8 @@ def report(facts: dict[str, Any], lines: Sequence[Line], patches: Sequence[Line]
         [
             "# Which wheel serves which decoder",
             f"{about}\n{packages}",
-            "Processor time of one tile of real tissue, the least of the rounds in turns. Lock held: share of the time "
-            "in which a second thread that spins waits for the interpreter's lock; on a busy machine rather too much. "
+            "Processor time of one tile of real tissue, the least of the rounds in turns. Lock held: how often a "
+            "second thread that wakes up has to wait for the interpreter's lock. "
             "Two threads: what they decode in the time in which one decodes one (wall time: on a busy machine it says "
             f"little). No SIMD / SIMD: libjpeg-turbo with JSIMD_FORCENONE, at {SIMD_SIZE} px; OpenCV's build has no "
             "ear for it.",

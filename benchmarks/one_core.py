@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import add
 from pathlib import Path
@@ -40,13 +41,11 @@ __all__ = [
     "block_costs",
     "both_at_once",
     "engine_costs",
+    "lock_share",
     "slide_costs",
-    "spinning",
 ]
 
 TASKS = 300
-SWITCH = 5e-5
-"""Seconds after which the spinning thread asks for the lock: Python's 5 ms would make a block take minutes."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +146,17 @@ def slide_costs(path: Path, spec: ExtractionSpec, store: Path, *, rounds: int, o
 
 
 def block_costs(path: Path, spec: ExtractionSpec, store: Path, *, rounds: int) -> BlockCosts:
-    """Measure a patch: its processor time, and how long a second thread that spins waits for the lock meanwhile."""
+    """Measure a patch: its processor time, and the share of it that the interpreter's lock is held."""
     with dask.config.set(scheduler="synchronous"):
         job = _begun(SlideRow(str(path), path.stem), spec, store)
     blocks = job.todo[: max(1, math.ceil(1000 / max(1, job.arrays.rows)))]
     patches = sum(run_block(job, block) for block in blocks)  # also what the first time costs
-    times, locks = [], []
+    times, shares = [], []
     for _ in range(rounds):
         times.append(_cpu(lambda: [run_block(job, block) for block in blocks]) / patches)
-        with spinning() as waits:
-            for block in blocks:
-                run_block(job, block)
-        # On a busy machine too much rather than too little: who is driven out while it holds the lock is waited for.
-        locks.append(waits[0] / patches)
+        shares.append(lock_share(lambda: [run_block(job, block) for block in blocks], cycle=times[-1]))
     shutil.rmtree(store)
-    return BlockCosts(min(times), min(min(locks), min(times)))
+    return BlockCosts(min(times), min(times) * statistics.median(shares))
 
 
 @dataclass(frozen=True)
@@ -181,33 +176,39 @@ def _schedule(thread: int) -> _Schedule:
     return _Schedule(int(ran) / 1e9, int(waited) / 1e9)
 
 
-@contextmanager
-def spinning() -> Iterator[list[float]]:
-    """A thread that does nothing but hold the lock when it can; afterwards, the seconds that it has waited for it."""
-    is_over, waits = threading.Event(), [0.0]
-    ready = threading.Event()
+def lock_share(work: Callable[[], object], *, cycle: float, looks: int = 800) -> float:
+    """Share of some work in this thread in which it holds the interpreter's lock.
 
-    def spin() -> None:
-        own = threading.get_native_id()
-        before, started = _schedule(own), time.perf_counter()
-        ready.set()
-        is_set = is_over.is_set
-        while not is_set():
-            pass
-        passed = _schedule(own) - before
-        waits[0] = max(0.0, time.perf_counter() - started - passed.ran - passed.waited)
+    A second thread wakes up again and again and looks whether it has to wait for the lock: whether the kernel has put
+    it to sleep a second time. So no clock has a part in it, and other programs that take the cores do not matter: they
+    interrupt this thread with the lock as often as they find it with it.
 
-    interval = sys.getswitchinterval()
-    thread = threading.Thread(target=spin, daemon=True)
-    sys.setswitchinterval(SWITCH)
+    Parameters
+    ----------
+    work : called until there were enough looks
+    cycle : seconds from taking the lock to taking it again, about; looks are farther apart, or they would meet the same
+        wait for the lock only once and each free time several times
+    looks : how many
+    """
+    is_over, looked, rng = threading.Event(), [0, 0], random.Random(0)
+
+    def look() -> None:
+        while not is_over.is_set():
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            time.sleep(rng.uniform(2 * cycle, 6 * cycle))
+            slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+            looked[0] += 1
+            looked[1] += slept > 1
+
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    ready.wait()
     try:
-        yield waits
+        while looked[0] < looks:
+            work()
     finally:
         is_over.set()
         thread.join()
-        sys.setswitchinterval(interval)
+    return looked[1] / looked[0]
 
 
 def engine_costs(path: Path, spec: ExtractionSpec, folder: Path, *, rounds: int) -> EngineCosts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -200,3 +201,35 @@ def test_what_a_simulation_is_made_of(tmp_path: Path) -> None:
     blocks = record["measured"]["grid 20x"]["blocks"]
     assert 0 < blocks["lock"] <= blocks["patch"]
     assert "A simulation, not a measurement" in (tmp_path / "simulation.md").read_text()
+
+
+def test_the_share_of_the_lock_is_measured_whatever_else_runs() -> None:
+    one_core = program("one_core")
+    tile = np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8)
+    data = zlib.compress(tile.tobytes(), 1)
+
+    def in_python() -> None:
+        for i in range(20_000):
+            i * i
+
+    assert one_core.lock_share(in_python, cycle=1e-3, looks=100) > 0.75
+    assert one_core.lock_share(lambda: zlib.decompress(data), cycle=1e-3, looks=100) < 0.25
+
+
+def test_decoders_are_compared(tmp_path: Path) -> None:
+    options = ("--quick", "--sizes", 64, "--only", "deflate", "zstd", "lz4", "--output", tmp_path)
+    assert run("decoders", *options) == 0
+    lines = json.loads((tmp_path / "decoders.json").read_text())
+    assert {line["kind"] for line in lines["tiles"]} == {"deflate", "zstd", "lz4"}
+    assert all(line["difference"] == 0 for line in lines["tiles"])
+    assert {line["kind"] for line in lines["patches"] if line["is_ours"]} == {
+        f"store {codec}, {way}" for codec in ("raw", "lossless", "jpeg") for way in ("encode", "decode")
+    }
+
+
+@pytest.mark.slow
+def test_jpeg_decoders_with_and_without_simd(tmp_path: Path) -> None:
+    assert run("decoders", "--quick", "--sizes", 256, "--only", "JPEG", "--output", tmp_path) == 0
+    tiles = json.loads((tmp_path / "decoders.json").read_text())["tiles"]
+    assert all(line["simd"] > 0 for line in tiles if line["kind"].startswith("JPEG 4"))
+    assert {line["name"] for line in tiles if line["is_ours"]} == {"simplejpeg", "imagecodecs jpeg2k"}
