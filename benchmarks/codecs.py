@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -36,11 +36,11 @@ def least_seconds(work: Callable[[], object], rounds: int) -> float:
     return min(seconds)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", nargs="?", default=str(DATA / "CMU-1-Small-Region.svs"))
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     slide = ms.open_slide(given.slide)
     selection = ms.grid(slide, ms.tissue_mask(slide), magnification=slide.magnification, patch_size=224)
     patches = ms.patches(slide, selection)["image"].values[:, 0]

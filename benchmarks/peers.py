@@ -18,17 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import fastslide
 import numpy as np
-import openslide
 import simplejpeg
-import tensorstore
 import tifffile
 from numpy.typing import NDArray
 
 from msdask.scale import ReadPlan
 
-__all__ = ["Cut", "TileFile", "fastslide_reads", "floor_decode", "floor_write", "needed_tiles", "seed_way"]
+__all__ = [
+    "Cut",
+    "TileFile",
+    "fastslide_reads",
+    "floor_decode",
+    "floor_write",
+    "needed_tiles",
+    "openslide_reads",
+    "seed_way",
+]
 
 CACHE_BYTES = 64 * 2**20
 RUN = 16
@@ -66,6 +72,8 @@ def seed_way(path: str, cut: Cut, folder: Path, *, first: int, most: int, budget
 
     It is slow, so it gets a contiguous run in row-major order, cut off after `budget_s` seconds.
     """
+    import openslide
+
     order = cut.row_major()[first : first + most]
     sides = [round(side) for side in cut.footprints]
     size = (cut.patch_size, cut.patch_size)
@@ -106,18 +114,46 @@ def _share(items: Sequence[int], threads: int, work: Callable[[Sequence[int]], N
     return time.perf_counter() - started
 
 
+def _level_reads(downsamples: Sequence[float], cut: Cut) -> list[tuple[int, float, int]]:
+    """(level, its downsample, px of a side that are read) for each magnification: the coarsest that is fine enough.
+
+    Not the peers' own `get_best_level_for_downsample`: fastslide's takes the nearest level, which may be too coarse.
+    """
+    reads = []
+    for side in cut.footprints:
+        fine = [d for d in downsamples if d <= side / cut.patch_size + 0.01]
+        reads.append((len(fine) - 1, fine[-1], round(side / fine[-1])))
+    return reads
+
+
+def openslide_reads(path: str, cut: Cut, *, threads: int, order: Sequence[int]) -> float:
+    """Patches per second that OpenSlide reads: best level, cv2 area reduction, nothing written."""
+    import openslide
+
+    with openslide.OpenSlide(path) as slide:
+        reads = _level_reads(slide.level_downsamples, cut)
+        size = (cut.patch_size, cut.patch_size)
+
+        def work(run: Sequence[int]) -> None:
+            for i in run:
+                for m, (level, _, extent) in enumerate(reads):
+                    at = int(cut.x0[i, m]), int(cut.y0[i, m])
+                    pixels = np.asarray(slide.read_region(at, level, (extent, extent)).convert("RGB"))
+                    if extent != cut.patch_size:
+                        cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+        return len(order) / _share(order, threads, work)
+
+
 def fastslide_reads(path: str, cut: Cut, *, threads: int, order: Sequence[int]) -> float:
     """Patches per second that fastslide reads with its tile cache: best level, cv2 area reduction, nothing written.
 
     Only patches that lie inside the slide: fastslide refuses negative origins.
     """
+    import fastslide
+
     with fastslide.FastSlide.from_file_path(path, cache=CACHE_BYTES) as slide:
-        reads = []
-        for side in cut.footprints:
-            # Not `get_best_level_for_downsample`: that takes the nearest level, which may be too coarse.
-            fine = [d for d in slide.level_downsamples if d <= side / cut.patch_size + 0.01]
-            level, downsample = len(fine) - 1, fine[-1]
-            reads.append((level, downsample, round(side / downsample)))
+        reads = _level_reads(slide.level_downsamples, cut)
         size = (cut.patch_size, cut.patch_size)
 
         def work(run: Sequence[int]) -> None:
@@ -196,6 +232,8 @@ def floor_write(folder: Path, cut: Cut, *, shard: int, threads: int) -> float:
     folder : made anew, removed afterwards
     shard : patches of a shard, as in the store that it is compared with
     """
+    import tensorstore
+
     count, scales = cut.x0.shape
     size = cut.patch_size
     inner = [{"name": "bytes"}, {"name": "crc32c"}]

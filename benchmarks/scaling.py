@@ -1,15 +1,19 @@
-"""The seed's Tables 1 and 2 on this machine: patches of a cohort, and how their extraction scales.
+"""The original's Tables 1 and 2 on this machine: patches of a cohort, and how their extraction scales with the cores.
 
-    python benchmarks/scaling.py                                   # makes 3 slides with masks the first time: minutes
-    python benchmarks/scaling.py --quick                           # 2 small slides, seconds a row
-    python benchmarks/scaling.py --threads 1 2 4 8 16 --workers 1 2 4 8
+    python benchmarks/scaling.py                          # 1, 2, 4 ... all cores, about 5 minutes
+    python benchmarks/scaling.py --quick                  # small slides, one round, a minute
+    python benchmarks/scaling.py --cores 1 8 16 --seconds 600 --side 81920 --cohort-side 16384
     python benchmarks/scaling.py --slides mine.csv --masks histoqc/ --labels annotated/ --values 50 100 150
 
-Table 1 counts patches (grid) and tuples (multi-center) for tissue masks and for annotated masks. Table 2 has the
-seconds of the whole job (open, mask, select, read, write, commit) and the speed-up, for threads inside one slide, for
-threads over the slides of the cohort, and for worker processes, whose start is part of it. The floor (peers.py) is what
-decoding each needed tile once and writing each patch once takes by itself: no extractor scales better than that on the
-same machine.
+Table 1 counts patches (grid) and tuples (multi-center) for masks that msdask finds, given tissue masks and annotated
+masks. Table 2 has the seconds of whole jobs (open, mask, select, read, write, sync, commit), the start of processes
+among them, for one huge slide, a cohort of 32 and many small slides: on threads, on worker processes, on what msdask
+takes by default with so many cores, and on a cluster that was started before. Beside them the floor (each needed tile
+decoded once and nothing else), fastslide and OpenSlide, which only read. On Linux everything is bound to the cores that
+it is measured with, so that a client beside its workers has none of its own.
+
+Ways take turns in rounds, every second round backwards, until the seconds of a row are used; rows that find none left
+are named and left out. Large slides are made by repeating the encoded tiles of a generated one.
 """
 
 from __future__ import annotations
@@ -18,51 +22,28 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scaling_tables import Timing, draw, markdown_counts, markdown_times, write_csv
+from cores import all_cores, can_bind, powers_of_two
+from scaling_cohorts import ROWS, UNIT, Cohort, Job, generated_cohorts, own_cohort
+from scaling_tables import Timing, draw, markdown_counts, markdown_ratios, markdown_times, write_csv
+from scaling_ways import WAYS, Measured, ways_of
 from verdict import machine
 
-import msdask as ms
-from msdask.cutting.lazy_patches import read_plans
-from msdask.cutting.tile_cache import process_cache
-from msdask.extraction.slide_table import SlideRow, read_slides
-from msdask.slides.slide import Slide
-from msdask.spec import ExtractionSpec
-
-PATCH_SIZE = 224
-ROWS = {
-    "grid 40x": ("grid", (40.0,)),
-    "grid 20x": ("grid", (20.0,)),
-    "grid 10x": ("grid", (10.0,)),
-    "grid 5x": ("grid", (5.0,)),
-    "multi-center 5x/10x": ("centroids", (10.0, 5.0)),
-    "multi-center 5x/10x/20x": ("centroids", (20.0, 10.0, 5.0)),
-}
-"""Rows of both tables, as in the seed."""
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Slides, and where their masks are: kind of mask -> options of `msdask.extract`."""
-
-    name: str
-    rows: list[SlideRow]
-    masks: dict[str, dict[str, Any]]
+MOST_ROUNDS = 5
+FIRST = ((0, "grid 40x"), (1, "multi-center 5x/10x/20x"), (0, "grid 20x"), (1, "grid 20x"), (2, "grid 20x"))
+"""What is timed first: (cohort, row); the others come after, as far as there is time."""
 
 
 @dataclass
@@ -72,137 +53,51 @@ class Results:
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
     timings: list[Timing] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
-def generated_cohort(folder: Path, *, count: int, side: int) -> Cohort:
-    """Slides of `side` x `side` px at 40x, with tissue masks and annotated masks; made if they are not there."""
-    made = folder / f"cohort-{count}-{side}"
-    if not (made / "slides.csv").exists():
-        from msdask.sample.slides import make_cohort
-
-        print(f"making {count} slides of {side:,} x {side:,} px", file=sys.stderr)
-        part = made.with_name(f"part-{made.name}")
-        shutil.rmtree(part, ignore_errors=True)
-        make_cohort(part, n=count, size=(side, side))
-        part.rename(made)
-        table = made / "slides.csv"
-        table.write_text(table.read_text().replace(str(part), str(made)))
-    masks = {
-        "tissue masks": {"masks": made / "masks"},
-        "annotated masks": {"masks": made / "labels", "values": (50, 100, 150)},
-    }
-    return Cohort(f"generated, {count} slides", read_slides(made / "slides.csv"), masks)
+def jobs_to_time(cohorts: Sequence[Cohort], given: argparse.Namespace) -> Iterator[Job]:
+    """The jobs of Table 2, those first that say most; small slides have one row."""
+    chosen = [(i, row) for i, row in FIRST if i < len(cohorts) and row in given.rows]
+    rest = [(i, row) for row in given.rows for i in range(min(2, len(cohorts))) if (i, row) not in chosen]
+    for i, row in [*chosen, *rest]:
+        yield Job(cohorts[i], next(iter(cohorts[i].masks)), row)
 
 
-def own_cohort(given: argparse.Namespace) -> Cohort:
-    """The user's slides; without any masks msdask makes tissue masks itself."""
-    masks: dict[str, dict[str, Any]] = {}
-    if given.masks or not given.labels:
-        masks["tissue masks"] = {"masks": given.masks} if given.masks else {}
-    if given.labels:
-        masks["annotated masks"] = {"masks": given.labels, "values": tuple(given.values) or None}
-    rows = read_slides(given.slides)
-    return Cohort(f"{Path(given.slides).stem}, {len(rows)} slides", rows, masks)
+def count(cohorts: Sequence[Cohort], given: argparse.Namespace, results: Results) -> None:
+    """Table 1."""
+    for cohort in cohorts:
+        for kind in cohort.masks:
+            for row in given.rows:
+                results.counts[row][f"{cohort.name}: {kind}"] = Job(cohort, kind, row).patches
 
 
-def spec_of(row: str) -> ExtractionSpec:
-    """What a row of the tables extracts; the seed's thresholds."""
-    mode, magnifications = ROWS[row]
-    return ExtractionSpec(mode, magnifications, patch_size=PATCH_SIZE, min_tissue=0.7, min_label=0.7)
-
-
-def extract(cohort: Cohort, kind: str, row: str, folder: Path, results: Results, **how: Any) -> tuple[float, int]:
-    """(seconds, patches) of one whole extraction into a new store, which is removed."""
-    process_cache.cache_clear()  # tiles that the run before has decoded
-    shutil.rmtree(folder, ignore_errors=True)
-    started = time.perf_counter()
-    report = ms.extract(cohort.rows, folder, spec_of(row), progress=False, **cohort.masks[kind], **how)
-    seconds = time.perf_counter() - started
-    shutil.rmtree(folder)
-    shutil.rmtree(folder.with_name(f"{folder.name}.locks"), ignore_errors=True)
-    results.failures.update(report.failures)
-    return seconds, report.patches
-
-
-class Floor:
-    """Seconds of the floor for a cohort: each needed tile decoded once, each patch written once."""
-
-    def __init__(self, cohort: Cohort, kind: str, row: str) -> None:
-        import peers
-
-        from msdask.extraction.slide_job import MaskSource, plan_slide
-
-        self._peers = peers
-        self._work = []
-        options = cohort.masks[kind]
-        folder = os.fspath(options["masks"]) if options.get("masks") else None
-        for slide_row in cohort.rows:
-            slide, (table,), _ = plan_slide(slide_row, [spec_of(row)], MaskSource(folder, options.get("values")))
-            if table.sizes["patch"]:
-                cut = _cut(peers, slide, table)
-                file = peers.TileFile(slide.path)
-                self._work.append((file, cut, peers.needed_tiles(cut, file)))
-
-    def seconds(self, threads: int, folder: Path) -> float:
-        """Decoding and writing with so many threads."""
-        total = 0.0
-        for file, cut, keys in self._work:
-            shard = max(1, 256 // cut.x0.shape[1])
-            total += self._peers.floor_decode(file, keys, threads=threads)
-            total += self._peers.floor_write(folder, cut, shard=shard, threads=threads)
-        return total
-
-    def close(self) -> None:
-        """Unmap the files."""
-        for file, _, _ in self._work:
-            file.close()
-
-
-def _cut(peers: Any, slide: Slide, table: Any) -> Any:
-    spec = ExtractionSpec.from_dict(table.attrs["spec"])
-    x0, y0 = (table[name].values.astype(np.int64) for name in ("x0", "y0"))
-    footprints = tuple(float(side) for side in table.attrs["footprint"])
-    return peers.Cut(x0, y0, footprints, read_plans(slide, spec), spec.patch_size)
-
-
-def floor_of(cohort: Cohort, kind: str, row: str) -> Floor | None:
-    """The floor, or None where it cannot be measured; says why."""
+def time_job(job: Job, given: argparse.Namespace, results: Results, seconds: float) -> None:
+    """Time all ways of a job in turns, at least once, until its seconds are used."""
+    scratch = given.folder / "scratch"
+    ways = {(name, n): way for n in given.cores for name, way in ways_of(job, n, scratch, tuple(given.ways)).items()}
+    ends = time.monotonic() + seconds
     try:
-        return Floor(cohort, kind, row)
-    except Exception as error:  # a peer that is not installed, a slide that is no JPEG TIFF: the tables do without
-        print(f"{row}: no floor ({type(error).__name__}: {error})", file=sys.stderr)
-        return None
-
-
-def time_row(cohort: Cohort, kind: str, row: str, given: argparse.Namespace, results: Results) -> None:
-    """Time all ways to run a row in turns, every second round backwards."""
-    store = given.folder / "scratch" / "store.zarr"
-    single = replace(cohort, rows=cohort.rows[:1])
-    floors = {"one slide": floor_of(single, kind, row), "cohort": floor_of(cohort, kind, row)}
-    ways: dict[tuple[str, int], Callable[[], float]] = {}
-
-    for n in given.threads:
-        ways["threads, one slide", n] = lambda n=n: extract(single, kind, row, store, results, threads=n)[0]
-        ways["threads, cohort", n] = lambda n=n: extract(cohort, kind, row, store, results, threads=n)[0]
-        for what, floor in floors.items():
-            if floor is not None:
-                ways[f"floor, {what}", n] = lambda n=n, floor=floor: floor.seconds(
-                    n, given.folder / "scratch" / "floor"
-                )
-    for n in given.workers:
-        ways["workers, one slide", n] = lambda n=n: extract(single, kind, row, store, results, workers=n)[0]
-        ways["workers, cohort", n] = lambda n=n: extract(cohort, kind, row, store, results, workers=n)[0]
-    extract(cohort, kind, row, store, results, threads=max(given.threads))  # untimed: files in the page cache
-    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    for turn in range(given.repeats):
+        ways[given.ways[0], max(given.cores)]()  # untimed: files in the page cache, code compiled
+    except (KeyError, RuntimeError) as error:
+        results.failures[f"{job.cohort.name}, {job.row}"] = str(error)
+        return
+    found: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    load = os.getloadavg()[0]
+    for turn in range(given.rounds):
+        if turn and time.monotonic() > ends:
+            break
         for way in list(ways) if turn % 2 == 0 else reversed(list(ways)):
-            seconds[way].append(ways[way]())
-    for (way, n), values in seconds.items():
-        results.timings.append(Timing(row, kind, way, n, tuple(values), load))
-    for floor in floors.values():
-        if floor is not None:
-            floor.close()
+            try:
+                found[way].append(ways[way]())
+            except Exception as error:  # a slide that is no JPEG TIFF has no floor, say: the others go on
+                results.failures[f"{job.cohort.name}, {job.row}, {way[0]}"] = f"{type(error).__name__}: {error}"
+                found[way].append(Measured(0.0, 0.0))
+    for (name, n), runs in found.items():
+        if all(run.rate > 0 for run in runs):
+            rates, took = tuple(run.rate for run in runs), tuple(run.seconds for run in runs)
+            timing = Timing(job.cohort.name, job.row, name, n, job.patches, rates, took, load, runs[0].engine)
+            results.timings.append(timing)
 
 
 def commit() -> str:
@@ -218,62 +113,75 @@ def commit() -> str:
         return "unknown"
 
 
-def save(cohort: Cohort, given: argparse.Namespace, facts: dict[str, object], results: Results) -> str:
+def save(given: argparse.Namespace, facts: dict[str, object], results: Results) -> str:
     """Write Markdown, CSV, JSON and the drawing; returns the Markdown."""
     output: Path = given.output
     output.mkdir(parents=True, exist_ok=True)
     versions = facts["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else ""
     about = "; ".join(f"{k} {v}" for k, v in facts.items() if k != "versions")
+    rounds = sorted({len(t.rates) for t in results.timings})
     parts = [
-        f"# Scaling: {cohort.name}",
+        "# Scaling",
         f"{about}\n{packages}",
         "## Table 1: patches (tuples)",
-        markdown_counts(results.counts, cohort.name),
+        markdown_counts(results.counts),
         "## Table 2: seconds (speed-up)",
         markdown_times(results.timings),
-        f"Median of {given.repeats} rounds. Whole jobs: open, mask, select, read, write, sync, commit. The cluster was "
-        "started before. Speed-up is against 1 of the same kind.",
+        f"Medians of {' to '.join(map(str, rounds))} rounds. Whole jobs: open, mask, select, read, write, sync, "
+        "commit, the start of worker processes among them; a cluster was started before. The speed-up of msdask's ways "
+        "is against its own single thread, that of the others against themselves. The floor decodes each needed tile "
+        f"once and does nothing else; readers read only, and their seconds are those of all patches at their speed. "
+        f"{'All of it bound' if can_bind() else 'Not bound'} to the cores that it is measured with.",
+        "## What decides",
+        markdown_ratios(results.timings),
         "![speed-up and efficiency](scaling.png)",
     ]
+    if results.left_out:
+        parts.append(f"Left out, since {given.seconds:g} s were used: {'; '.join(results.left_out)}.")
     if results.failures:
         parts.append("Failed: " + "; ".join(f"{k}: {v}" for k, v in results.failures.items()))
     text = "\n\n".join(parts) + "\n"
     (output / "scaling.md").write_text(text, encoding="utf-8")
-    write_csv(output, results.counts, results.timings, cohort.name)
-    record = {"facts": facts, "cohort": cohort.name, "counts": results.counts}
-    record["timings"] = [vars(t) for t in results.timings]
+    write_csv(output, results.counts, results.timings)
+    record = {"facts": facts, "counts": results.counts, "timings": [asdict(t) for t in results.timings]}
+    record |= {"failures": results.failures, "left out": results.left_out}
     (output / "scaling.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if results.timings:
-        draw(results.timings, output / "scaling.png")
+    draw(results.timings, output / "scaling.png")
     return text
 
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     scratch = Path(tempfile.gettempdir()) / "msdask-benchmark-scaling"
-    parser.add_argument("--folder", type=Path, default=scratch, help="slides and scratch")
+    parser.add_argument("--folder", type=Path, default=scratch, help="slides and scratch; best on a fast disk")
     parser.add_argument("--output", type=Path, default=None, help="where the results go (default: the folder)")
-    parser.add_argument("--slides", default=None, help="CSV, folder or slide; default: generated ones")
+    parser.add_argument("--cores", type=int, nargs="+", default=None, help="default: 1, 2, 4 ... all")
+    parser.add_argument("--seconds", type=float, default=None, help="for Table 2, of all rows (default 300)")
+    parser.add_argument("--rounds", type=int, default=None, help=f"at most (default {MOST_ROUNDS})")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--side", type=int, default=None, help=f"px of the huge slide, a multiple of {UNIT:,}")
+    parser.add_argument("--count", type=int, default=None, help="slides of the cohort (default 32)")
+    parser.add_argument("--cohort-side", type=int, default=None, help="px of their sides (default 4,096)")
+    parser.add_argument("--small", type=int, default=None, help="slides of 1,500 x 2,000 px (default 64)")
+    parser.add_argument("--slides", default=None, help="CSV, folder or slide, instead of generated ones")
     parser.add_argument("--masks", default=None, help="folder of tissue masks; default: msdask makes them")
     parser.add_argument("--labels", default=None, help="folder of annotated masks")
     parser.add_argument("--values", type=int, nargs="*", default=[], help="values of the classes in annotated masks")
-    parser.add_argument("--threads", type=int, nargs="+", default=None, help="default: 1, 2, 4 ... to the cores")
-    parser.add_argument("--workers", type=int, nargs="*", default=None, help="default: like threads; nothing: none")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--timed", nargs="+", default=None, help="kinds of masks to time (default: the first)")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (default 3)")
-    parser.add_argument("--count", type=int, default=None, help="generated slides (default 3)")
-    parser.add_argument("--side", type=int, default=None, help="px of their sides (default 16,384)")
-    parser.add_argument("--quick", action="store_true", help="2 slides of 4,096 px, 1 round")
+    parser.add_argument("--quick", action="store_true", help="small slides, one round, 60 s")
     given = parser.parse_args(arguments)
-    powers = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= (os.cpu_count() or 1)]
-    given.threads = sorted({1, *(given.threads or powers)})
-    given.workers = powers if given.workers is None else given.workers
-    given.repeats = given.repeats or (1 if given.quick else 3)
-    given.count = given.count or (2 if given.quick else 3)
-    given.side = given.side or (4096 if given.quick else 16_384)
+    given.cores = sorted({1, *(given.cores or powers_of_two(all_cores()))})
+    quick = given.quick
+    given.seconds = given.seconds or (60.0 if quick else 300.0)
+    given.rounds = given.rounds or (1 if quick else MOST_ROUNDS)
+    given.side = given.side or (UNIT if quick else 4 * UNIT)
+    given.count = given.count or (4 if quick else 32)
+    given.cohort_side = given.cohort_side or (2048 if quick else 4096)
+    given.small = given.small or (4 if quick else 64)
     given.output = given.output or given.folder
+    if given.side % UNIT:
+        parser.error(f"--side {given.side}: expected a multiple of {UNIT}")
     return given
 
 
@@ -281,25 +189,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = arguments_of(arguments)
     (given.folder / "scratch").mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(0)
-    facts = {**machine(), "commit": commit()}
-    cohort = own_cohort(given) if given.slides else generated_cohort(given.folder, count=given.count, side=given.side)
+    facts = {**machine(), "cores measured": str(given.cores), "commit": commit()}
+    if given.slides:
+        cohorts = [own_cohort(given.slides, masks=given.masks, labels=given.labels, values=tuple(given.values))]
+    else:
+        sizes = {"side": given.side, "count": given.count, "cohort_side": given.cohort_side, "small": given.small}
+        cohorts = generated_cohorts(given.folder / "slides", **sizes)
     results = Results()
-    store = given.folder / "scratch" / "store.zarr"
-    for row in given.rows:
-        for kind in cohort.masks:
-            count = extract(cohort, kind, row, store, results, threads=max(given.threads))[1]
-            results.counts[row][kind] = count
-            print(f"{row}, {kind}: {count:,}", file=sys.stderr, flush=True)
-    save(cohort, given, facts, results)
-    for kind in given.timed or list(cohort.masks)[:1]:
-        for row in given.rows:
-            time_row(cohort, kind, row, given, results)
-            save(cohort, given, facts, results)  # a run takes long: what is measured stays
-            print(f"{row}, {kind}: timed", file=sys.stderr, flush=True)
-    medians = {(t.row, t.way, t.n): statistics.median(t.seconds) for t in results.timings}
-    print(save(cohort, given, facts, results))
+    count(cohorts, given, results)
+    jobs = list(jobs_to_time(cohorts, given))
+    ends = time.monotonic() + given.seconds
+    for i, job in enumerate(jobs):
+        if (left := ends - time.monotonic()) <= 0:
+            results.left_out.append(f"{job.row} of {job.cohort.name}")
+            continue
+        time_job(job, given, results, left / (len(jobs) - i))
+        save(given, facts, results)  # a run takes long: what is measured stays
+        print(f"{job.cohort.name}, {job.row}: timed, {ends - time.monotonic():.0f} s left", file=sys.stderr, flush=True)
+    print(save(given, facts, results))
     shutil.rmtree(given.folder / "scratch")
-    return 1 if results.failures or not medians else 0
+    return 1 if results.failures or not results.timings else 0
 
 
 if __name__ == "__main__":

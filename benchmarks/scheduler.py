@@ -90,7 +90,7 @@ def cluster(folder: Path, workers: int) -> Iterator[tuple[Any, int]]:
 @contextmanager
 def no_pixels() -> Iterator[None]:
     """The cohort's three functions that read and write, replaced by those that do nothing."""
-    names = ("begin_slide", "run_block", "commit")
+    names = ("begin_slide", "run_block", "commit_slide")
     with mock.patch.multiple(cohort, **{name: getattr(scheduler_jobs, name) for name in names}):
         yield
 

@@ -9,14 +9,16 @@ from functools import lru_cache
 from typing import Any
 
 from msdask.cutting.lazy_patches import block_rows, planned
-from msdask.extraction.slide_job import BlockJob
+from msdask.extraction.slide_job import BlockJob, Target
 from msdask.extraction.slide_table import SlideRow
 from msdask.selection.select import select
+from msdask.slides.opened import file_state
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.store.slide_arrays import SlideArrays
+from msdask.store.slide_place import SlidePlace
 
-__all__ = ["begin_slide", "commit", "run_block"]
+__all__ = ["begin_slide", "commit_slide", "run_block"]
 
 
 @lru_cache(maxsize=4)
@@ -28,15 +30,18 @@ def _job(path: str, spec: ExtractionSpec, patches: int) -> BlockJob:
     scales = facts.sizes["magnification"]
     rows = block_rows(patches, scales, spec.patch_size)
     arrays = SlideArrays("", "raw", (patches, scales), rows, spec.patch_size)
-    return BlockJob(arrays, slide, cutter, tuple(range(arrays.blocks)), 0)
+    return BlockJob(SlidePlace("", "", ""), arrays, slide, cutter, file_state(path), tuple(range(arrays.blocks)), 0)
 
 
 def begin_slide(
-    row: SlideRow, specs: Sequence[ExtractionSpec], paths: Sequence[str | None], **options: Any
+    row: SlideRow, specs: Sequence[ExtractionSpec], targets: Sequence[Target | None], **options: Any
 ) -> list[BlockJob | None]:
     """A job of as many patches as the row's column `patches` says."""
     job = _job(row.path, specs[0], int(row.cohort["patches"]))
-    return [None if path is None else replace(job, arrays=replace(job.arrays, path=path)) for path in paths]
+    return [
+        None if target is None else replace(job, place=target.place, arrays=replace(job.arrays, path=target.path))
+        for target in targets
+    ]
 
 
 def run_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
@@ -45,7 +50,7 @@ def run_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = No
     return rows.stop - rows.start
 
 
-def commit(arrays: SlideArrays) -> dict[str, Any]:
+def commit_slide(job: BlockJob) -> dict[str, Any]:
     """Nothing; what a commit tells the client."""
-    count = arrays.shape[0]
+    count = job.arrays.shape[0]
     return {"counts": {"candidates": 2 * count, "selected": count, "kept": count, "labeled": 0, "filled": 0}}

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -92,13 +93,13 @@ def kills(count: int, seed: int) -> int:
     return killed
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Both, and what they took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     began = time.perf_counter()
     if options.steps:
         steps(options.steps)

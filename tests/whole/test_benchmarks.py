@@ -1,0 +1,235 @@
+"""The programs in benchmarks/ run: each at its smallest size, so that a change of the package cannot break them unseen.
+
+What they measure at such sizes says nothing; that they measure, write their files and end is what is tested.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from msdask.sample.slides import SampleSlide, make_slide
+from msdask.slides.slide import open_slide
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The folder can be imported from; what benchmarks set for their process is set back."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def program(name: str) -> ModuleType:
+    """A file of the folder as a module, under a name that no other module has: there is a `codecs` in Python."""
+    spec = spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, *options: object) -> Any:
+    """A benchmark's exit code."""
+    return program(name).main([str(option) for option in options])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
+def test_every_program_can_be_imported(name: str) -> None:
+    for package in {"stream": "torch", "gpu": "torch", "scale_detector": "torch"}.get(name, "").split():
+        pytest.importorskip(package)
+    assert program(name).__doc__
+
+
+@pytest.mark.parametrize("case", ["10x", pytest.param("tuples", marks=pytest.mark.slow)])
+def test_extract_compares_everybody(case: str, tmp_path: Path) -> None:
+    for package in ("fastslide", "openslide", "tensorstore"):
+        pytest.importorskip(package)
+    options = ("--side", 2048, "--repeats", 1, "--threads", 1, "--seed-seconds", 0.1, "--only", case)
+    assert run("extract", "--folder", tmp_path, *options) in (0, 1)  # small slides reach no target
+    results = json.loads((tmp_path / "extract.json").read_text())
+    names = {name.rsplit(" ", 1)[0] for name in results["rates"][case]}
+    others = {"10x": "fastslide", "tuples": "separate"}
+    assert names == {"msdask", "msdask with commit", "floor", "floor decode", "floor write", "seed", others[case]}
+    assert all(rate > 0 for rates in results["rates"][case].values() for rate in rates)
+    exact = [check for check in results["checks"] if "naive selection" in check["what"] or "PSNR" in check["what"]]
+    assert exact
+    assert all(check["passes"] for check in exact)
+
+
+def test_codecs_of_the_store(small_slide: SampleSlide, capsys: pytest.CaptureFixture[str]) -> None:
+    run("codecs", small_slide.path, "--rounds", 1)
+    table = capsys.readouterr().out
+    assert all(f"| `{codec}` |" in table for codec in ("raw", "lossless", "jpeg"))
+
+
+@pytest.mark.slow
+def test_memory_against_its_formula(tmp_path: Path) -> None:
+    assert run("memory", "--folder", tmp_path, "--sides", 2048, "--threads", 1, "--cases", "20x") == 0
+    assert json.loads((tmp_path / "memory.json").read_text())["lines"][0]["grew"] > 0
+
+
+@pytest.mark.slow
+def test_planning_without_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    assert run("scheduler", "--slides", 8, "--patches", 600, "--table", 20, "--output", tmp_path) == 0
+    assert "tasks/s" in (tmp_path / "scheduler.md").read_text()
+
+
+@pytest.mark.slow
+def test_streaming(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ("--quick", "--side", 2048, "--seconds", 0.05, "--workers", 1)
+    assert run("stream", *options, "--folder", tmp_path, "--output", tmp_path) in (0, 1)
+    rows = json.loads((tmp_path / "stream.json").read_text())["rows"]
+    assert {row["group"] for row in rows} == {"raw", "augmented", "tuples"}
+
+
+@pytest.mark.slow
+def test_feeding_a_gpu_or_what_is_left_without_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    options = ("--quick", "--patches", 64, "--batch", 8)
+    assert run("gpu", *options, "--folder", tmp_path, "--output", tmp_path) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text())["rates"]
+
+
+@pytest.mark.slow
+def test_masks_beside_others(tmp_path: Path) -> None:
+    assert run("masks", "--side", 300, "--data", tmp_path, "--output", tmp_path) == 0
+    assert json.loads((tmp_path / "masks.json").read_text())["iou"]
+
+
+@pytest.mark.slow
+def test_steps_of_the_store_and_kills() -> None:
+    assert run("trust", "--steps", 40, "--kills", 1) == 0
+
+
+@pytest.mark.slow
+def test_scaling_over_cores(tmp_path: Path) -> None:
+    options = (
+        "--quick",
+        "--cores",
+        1,
+        "--seconds",
+        1,
+        "--rows",
+        "grid 20x",
+        "--side",
+        4096,
+        "--count",
+        2,
+        "--small",
+        2,
+    )
+    assert run("scaling", *options, "--folder", tmp_path) == 0
+    record = json.loads((tmp_path / "scaling.json").read_text())
+    assert {timing["way"] for timing in record["timings"]} >= {"threads", "floor (decoding alone)"}
+    assert record["counts"]["grid 20x"]
+    assert record["left out"], "the seconds were used by the first row"
+
+
+def test_the_process_can_be_bound_to_some_cores(benchmarks: None) -> None:
+    import msdask.engines.processes as processes
+
+    cores = program("cores")
+    before = cores.all_cores()
+    with cores.some_cores(1):
+        assert processes.CPU_COUNT == 1
+        assert cores.all_cores() == 1
+    assert cores.all_cores() == before
+
+
+def test_a_slide_is_repeated_tile_by_tile(small_slide: SampleSlide, tmp_path: Path) -> None:
+    cohorts = program("scaling_cohorts")
+    with pytest.raises(ValueError, match="no whole number of tiles"):
+        cohorts.repeat_slide(small_slide.path, tmp_path / "twice.svs", 2)
+    make_slide(tmp_path / "unit.svs", size=(1024, 1024), levels=(1, 4), seed=5)
+    cohorts.repeat_slide(tmp_path / "unit.svs", tmp_path / "twice.svs", 2)
+    unit, twice = open_slide(tmp_path / "unit.svs"), open_slide(tmp_path / "twice.svs")
+    assert twice.mpp == unit.mpp
+    for level in (0, 1):
+        once = unit.levels[level].compute()
+        np.testing.assert_array_equal(twice.levels[level].compute(), np.tile(once, (2, 2, 1)))
+
+
+def test_the_simulated_run_is_what_a_reckoning_by_hand_gives() -> None:
+    simulate, one_core = program("simulate"), sys.modules["one_core"]
+    costs = one_core.BlockCosts(patch=0.001, lock=0.0001)
+    engine = one_core.EngineCosts(start=2.0, fork=0.0, task=0.0, slide=0.0)
+    slide = one_core.SlideCosts(
+        patches=16 * 256, blocks=16, file_bytes=10**9, begin=1.0, begin_shared=0.0, commit=0.5, block_seconds=0.0
+    )
+    alone = simulate.simulate(16, [slide], costs, engine, 1.0, 150_528)
+    assert alone.plan.workers == 16
+    assert alone.seconds == pytest.approx(2 + 1 + 0.256 + 0.5)
+    assert alone.one_thread == pytest.approx(1 + 16 * 0.256 + 0.5)
+    many = simulate.simulate(16, [slide] * 64, costs, engine, 1.0, 150_528)
+    assert many.efficiency(16) > 0.85, "slides are done beside each other"
+    assert many.seconds >= 2 + many.one_thread / 16
+    assert simulate.simulate(16, [slide], costs, engine, 2.0, 150_528).seconds == pytest.approx(2 + 2 + 0.512 + 0.5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 1000])
+def test_threads_wait_for_one_lock(threads: int) -> None:
+    simulate, one_core = program("simulate"), sys.modules["one_core"]
+    rate = simulate.rate(threads, one_core.BlockCosts(patch=0.001, lock=0.0002), 1.0)
+    assert rate <= min(threads / 0.001, 1 / 0.0002) + 1e-6
+    assert rate >= {1: 1000, 2: 1900, 4: 3300, 1000: 4990}[threads]
+
+
+@pytest.mark.slow
+def test_what_a_simulation_is_made_of(tmp_path: Path) -> None:
+    options = ("--quick", "--rows", "grid 20x", "--cores", 16)
+    assert run("simulate", *options, "--folder", tmp_path, "--output", tmp_path) == 0
+    record = json.loads((tmp_path / "simulation.json").read_text())
+    blocks = record["measured"]["grid 20x"]["blocks"]
+    assert 0 < blocks["lock"] <= blocks["patch"]
+    assert "A simulation, not a measurement" in (tmp_path / "simulation.md").read_text()
+
+
+def test_the_share_of_the_lock_is_measured_whatever_else_runs() -> None:
+    one_core = program("one_core")
+    tile = np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8)
+    data = zlib.compress(tile.tobytes(), 1)
+
+    def in_python() -> None:
+        for i in range(20_000):
+            i * i
+
+    assert one_core.lock_share(in_python, cycle=1e-3, looks=100) > 0.75
+    assert one_core.lock_share(lambda: zlib.decompress(data), cycle=1e-3, looks=100) < 0.25
+
+
+def test_decoders_are_compared(tmp_path: Path) -> None:
+    options = ("--quick", "--sizes", 64, "--only", "deflate", "zstd", "lz4", "--output", tmp_path)
+    assert run("decoders", *options) == 0
+    lines = json.loads((tmp_path / "decoders.json").read_text())
+    assert {line["kind"] for line in lines["tiles"]} == {"deflate", "zstd", "lz4"}
+    assert all(line["difference"] == 0 for line in lines["tiles"])
+    assert {line["kind"] for line in lines["patches"] if line["is_ours"]} == {
+        f"store {codec}, {way}" for codec in ("raw", "lossless", "jpeg") for way in ("encode", "decode")
+    }
+
+
+@pytest.mark.slow
+def test_jpeg_decoders_with_and_without_simd(tmp_path: Path) -> None:
+    assert run("decoders", "--quick", "--sizes", 256, "--only", "JPEG", "--output", tmp_path) == 0
+    tiles = json.loads((tmp_path / "decoders.json").read_text())["tiles"]
+    assert all(line["simd"] > 0 for line in tiles if line["kind"].startswith("JPEG 4"))
+    assert {line["name"] for line in tiles if line["is_ours"]} == {"simplejpeg", "imagecodecs jpeg2k"}
