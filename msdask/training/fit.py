@@ -32,7 +32,7 @@ from msdask.training.run_folder import (
 from msdask.training.shares import check_share
 from msdask.training.task import Batch, PreparesModel, Task
 
-__all__ = ["FitResult", "Listener", "evaluate", "fit"]
+__all__ = ["FitResult", "Listener", "check_monitor", "evaluate", "fit"]
 
 Listener = Callable[[Batch, Any, Tensor], None]
 """Called with a batch, and the predictions and targets of it."""
@@ -99,7 +99,7 @@ def fit(
         The task monitors what it does not measure, or a loader was made for another number of processes than train.
     """
     recipe = recipe or Recipe()
-    _check_monitor(task)
+    check_monitor(task)
     run = RunFolder(folder)
     run.begin(
         {
@@ -221,7 +221,8 @@ def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
     }
 
 
-def _check_monitor(task: Task) -> None:
+def check_monitor(task: Task) -> None:
+    """Refuse a task that monitors what it does not measure."""
     known = ["loss", *task.metrics()]
     if task.monitor not in known:
         raise SpecError(f"task: monitor={task.monitor!r}: expected one of {', '.join(known)}")
