@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +136,8 @@ def fit(
         )
         for loader in (train, valid):
             check_share(loader, trainer.global_rank, trainer.world_size)
-        trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
+        with _interruptible():
+            trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not log.rows:
@@ -203,6 +206,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt be one: Lightning leaves the program on it, and has later ones ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def measure(
     patients: Mapping[str, str],
     recipe: Recipe | None = None,
     progress: bool = False,
+    figure: bool = True,
 ) -> dict[str, float]:
     """Evaluate a classifier on its test patches.
 
@@ -39,6 +40,7 @@ def measure(
     magnifications : of the model, for the columns of attention
     patients : patient of each slide that has one
     recipe : device and precision
+    figure : draw confusion.png, too
 
     Returns
     -------
@@ -50,6 +52,7 @@ def measure(
     found = evaluate(model, task, batches, folder=folder, listener=table, recipe=recipe, progress=progress)
     if folder is not None:
         table.write(folder / "predictions.parquet")
+    if folder is not None and figure:
         with replacing(folder / "confusion.png", what="figure") as part:
             confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
     return found

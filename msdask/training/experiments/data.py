@@ -11,7 +11,7 @@ from msdask.data.contents import contents_hash
 from msdask.data.linked import LinkedSet
 from msdask.data.patches import StoredPatches
 from msdask.data.tuples import TupleDataset
-from msdask.errors import SpecError
+from msdask.errors import MsdaskError, SpecError
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.training.classify_source import ClassifySource
@@ -149,6 +149,18 @@ class ExperimentData:
 
 
 @lru_cache(maxsize=1)
-def data_of(config: ExperimentConfig) -> ExperimentData:
-    """The data of an experiment, opened once in a process that does several of its runs."""
-    return ExperimentData(config)
+def data_of(config: ExperimentConfig, contents: str) -> ExperimentData:
+    """The data of an experiment, opened once in a process that does several of its runs.
+
+    Raises
+    ------
+    MsdaskError
+        The store has not the contents any more that it had when the experiment began.
+    """
+    data = ExperimentData(config)
+    if data.contents != contents:
+        raise MsdaskError(
+            f"'{config.store}' has changed since the experiment began, or another store lies at that path here: "
+            "do not extract into it meanwhile, and begin again in another output folder"
+        )
+    return data

@@ -21,9 +21,10 @@ from msdask.engines.plan import Work
 from msdask.errors import MsdaskError, SpecError
 from msdask.extraction.cohort_work import setup_of_workers
 from msdask.models.backbones import SCALENET, make_backbone
+from msdask.storage import places
 from msdask.storage.files import write_file
 from msdask.training.experiments.config import ExperimentConfig
-from msdask.training.experiments.data import ExperimentData, data_of
+from msdask.training.experiments.data import ExperimentData
 from msdask.training.experiments.frozen import EncodeJob, FrozenFeatures, encode, encoder_of
 from msdask.training.experiments.judge import Judged
 from msdask.training.experiments.results import collect, write_results
@@ -221,8 +222,9 @@ class ExperimentPlan:
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
+        config = _absolute(config)
         self.config = replace(config, weights=_weights(config))
-        self.data: ExperimentData = data_of(self.config)
+        self.data = ExperimentData(self.config)
         self.data.splits  # noqa: B018 - checked before anything else takes time
         self._width: int | None = None
         self.frozen: FrozenFeatures | None = None
@@ -288,7 +290,7 @@ class ExperimentPlan:
         """All runs: of the first split first, so that a table of some splits is there early."""
         features = None if self.frozen is None or self._width is None else (self.frozen.digest, self._width)
         return [
-            RunJob(self.config, row, split, features, threads, is_own_process)
+            RunJob(self.config, row, split, self.data.contents, features, threads, is_own_process)
             for split in self.data.splits
             for row in self.rows
         ]
@@ -296,6 +298,13 @@ class ExperimentPlan:
     def encodings(self) -> Sequence[EncodeJob]:
         """What is to be encoded first."""
         return [] if self.frozen is None else self.frozen.jobs(self.rows)
+
+
+def _absolute(config: ExperimentConfig) -> ExperimentConfig:
+    """The same with paths that mean the same in another process."""
+    store = config.store if places.is_url(config.store) else os.path.abspath(config.store)
+    weights = os.path.abspath(config.weights) if os.path.isfile(config.weights) else config.weights
+    return replace(config, store=store, output=os.path.abspath(config.output), weights=weights)
 
 
 def _weights(config: ExperimentConfig) -> str:

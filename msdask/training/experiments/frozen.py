@@ -73,6 +73,7 @@ class EncodeJob:
     """The patches of one slide in one set at one magnification."""
 
     config: ExperimentConfig
+    contents: str
     digest: str
     set_name: str
     column: int
@@ -110,7 +111,7 @@ class FrozenFeatures:
                 wanted[areas.fine.name, areas.fine_column] = None
             wanted |= {self._place(m): None for m in row.magnifications}
         jobs = [
-            EncodeJob(self._config, self.digest, name, column, slide_id)
+            EncodeJob(self._config, self.data.contents, self.digest, name, column, slide_id)
             for name, column in wanted
             for slide_id in self.data.source.slides
         ]
@@ -195,7 +196,13 @@ def encode(job: EncodeJob) -> int:
     """Encode the patches of a slide and write their features; gives how many there are."""
     config = job.config
     encoder = encoder_of(config.backbone, config.weights, config.seed)
-    frozen = FrozenFeatures(config, data_of(config), job.digest)
+    data = data_of(config, job.contents)
+    if FrozenFeatures.digest_of(data, encoder) != job.digest:
+        raise MsdaskError(
+            f"backbone {config.backbone!r}: weights {config.weights!r} are others here than where the experiment "
+            "began: give a file that all processes see by the same path"
+        )
+    frozen = FrozenFeatures(config, data, job.digest)
     features = _encoded(encoder, PatchStore(config.store)[job.set_name], job)
     path = frozen.file(job.set_name, job.column, job.slide_id)
     with replacing(path, what="features") as part:

@@ -46,6 +46,7 @@ class RunJob:
     ----------
     config : of the experiment; its weights are decided
     row, split : which model, and on what
+    contents : hash of the data, see `ExperimentData.contents`
     features : (digest, width) of frozen features; None: images
     threads : of PyTorch; None: as they are
     is_own_process : whether it may choose a GPU for the whole process
@@ -54,6 +55,7 @@ class RunJob:
     config: ExperimentConfig
     row: Row
     split: Split
+    contents: str
     features: tuple[str, int] | None = None
     threads: int | None = None
     is_own_process: bool = False
@@ -119,7 +121,7 @@ def do_run(job: RunJob) -> dict[str, Any]:
 
 def _do(job: RunJob) -> None:
     began = time.monotonic()
-    config, row, data = job.config, job.row, data_of(job.config)
+    config, row, data = job.config, job.row, data_of(job.config, job.contents)
     task = row.task(config, data.classes)
     recipe = config.recipe_of(job.split.repeat)
     test = _batches(job, data, job.split.test)
@@ -133,6 +135,7 @@ def _do(job: RunJob) -> None:
             magnifications=row.magnifications,
             patients=data.source.patients,
             recipe=recipe,
+            figure=False,
         )
         known = json.loads(RunFolder(job.folder).metrics.read_text(encoding="utf-8"))
         facts = {
