@@ -34,7 +34,7 @@ from msdask._version import __version__ as __version__
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
-_NEEDED = {"data": "torch", "models": "torch", "training": "pytorch_lightning"}
+_NEEDED = {"data": "torch", "models": "torch", "training": "pytorch_lightning", "experiment": "pytorch_lightning"}
 
 # `from msdask import *` works without PyTorch too: it leaves out the rooms that need it.
 __all__ = [name for name in _names if name not in _NEEDED or find_spec(_NEEDED[name])]

@@ -35,3 +35,4 @@ from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .spec import ExtractionSpec as ExtractionSpec
 from .store.patch_store import PatchStore as PatchStore
+from .training.experiments.experiment import experiment as experiment

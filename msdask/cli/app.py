@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from msdask._version import __version__
 from msdask.cli import classify, scale
 from msdask.cli.demo import demo
+from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
 from msdask.cli.slides import info, mask
 from msdask.cli.store import export, freeze, verify
@@ -28,7 +29,8 @@ app = App(
     default_parameter=Parameter(negative=()),  # no --no-quiet
     suppress_keyboard_interrupt=False,  # main says how to go on
 )
-for command in (info, mask, extract, verify, freeze, export, classify.train, classify.test, scale.predict, demo):
+commands = (info, mask, extract, verify, freeze, export, classify.train, classify.test, scale.predict, experiment, demo)
+for command in commands:
     app.command(command)
 
 

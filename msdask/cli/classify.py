@@ -121,6 +121,7 @@ def classifier_test(
     tuples: Tuples = Tuples(),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     everything: Annotated[bool, Parameter(name="--all")] = False,
+    ablate: int = 0,
     quiet: Quiet = False,
 ) -> int:
     """Measure a classifier on the test slides of a patch store: metrics, predictions, confusion matrix.
@@ -135,6 +136,8 @@ def classifier_test(
         folder for metrics.json, predictions.parquet and confusion.png; default the run folder
     everything
         all slides, whatever the split
+    ablate
+        of a fusion: permute the inputs of each branch over the test patches so often, and say how much scores fall
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.models import MultiScaleClassifier, load_model
@@ -162,6 +165,8 @@ def classifier_test(
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
     folder = output or run
     _measure(network, task, source, slides, folder, batch_size=tuples.batch_size, progress=not quiet)
+    if ablate:
+        _ablate(network, source, slides, folder, repeats=ablate, seed=tuples.seed, batch_size=tuples.batch_size)
     return 0
 
 
@@ -176,24 +181,35 @@ def _measure(
     progress: bool,
 ) -> None:
     """Evaluate, print, and leave metrics, predictions and the figure of the confusion matrix in a folder."""
-    from msdask.plots import confusion_matrix
-    from msdask.storage.files import replacing
-    from msdask.training import PredictionTable, evaluate
+    from msdask.training import measure
 
     batches = source.measured(slides, batch_size=batch_size)
-    table = PredictionTable(
-        batches.dataset.slide_ids,
-        task.classes,
-        views=task.views,
-        magnifications=source.magnifications,
-        patients=source.patients,
-    )
-    found = evaluate(model, task, batches, folder=folder, listener=table, progress=progress)
+    scales, patients = source.magnifications, source.patients
+    _print_metrics(measure(model, task, batches, folder, magnifications=scales, patients=patients, progress=progress))
+
+
+def _ablate(
+    model: Any,
+    source: ClassifySource,
+    slides: Sequence[str],
+    folder: Path | None,
+    *,
+    repeats: int,
+    seed: int,
+    batch_size: int,
+) -> None:
+    """Print how much scores fall where a branch sees other patches, and leave it in a folder."""
+    from msdask.storage.files import replacing
+    from msdask.training import permute_branches
+
+    found = permute_branches(model, source.measured(slides, batch_size=batch_size), repeats=repeats, seed=seed)
     if folder is not None:
-        table.write(folder / "predictions.parquet")
-        with replacing(folder / "confusion.png", what="figure") as part:
-            confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
-    _print_metrics(found)
+        with replacing(folder / "ablation.csv", what="ablation") as part:
+            found.to_csv(part, index=False)
+    means = found.drop(columns="repeat").groupby("branch", sort=False).mean()
+    for branch, fall in (means.loc["none"] - means.drop(index="none")).iterrows():
+        said = ", ".join(f"{str(name).replace('_', ' ')} {value:.4f}" for name, value in fall.items())
+        out.print(f"{branch} permuted, scores fall by: {said}", markup=False)
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:

@@ -40,13 +40,13 @@ class Reading:
     """A batch whose pixels are on their way."""
 
     def __init__(self, futures: list[Future[None]], batch: Batch) -> None:
-        self._futures, self._batch = futures, batch
+        self._futures, self.batch = futures, batch
 
     def result(self) -> Batch:
         """The batch, once its last patch is there; raises what a read raised."""
         for future in self._futures:
             future.result()
-        return self._batch
+        return self.batch
 
     def cancel(self) -> None:
         """Do not begin what is not begun."""

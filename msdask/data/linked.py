@@ -154,6 +154,11 @@ class LinkedSet:
         return complete
 
     @property
+    def sets(self) -> list[PatchSet]:
+        """The sets, the finest first."""
+        return list(self._sets)
+
+    @property
     def slides(self) -> list[str]:
         """Ids of the slides, sorted."""
         return list(self._rows)

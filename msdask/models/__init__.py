@@ -17,6 +17,7 @@ from msdask.models.fusion import (
     PredictionFusion,
     SingleScale,
 )
+from msdask.models.pooled import PooledContext
 from msdask.models.registry import create, register
 from msdask.models.registry import names as list
 from msdask.models.regressor import ScaleRegressor, Target
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureFusion",
     "FusionOutput",
     "MultiScaleClassifier",
+    "PooledContext",
     "PredictionFusion",
     "Released",
     "ScaleNet",

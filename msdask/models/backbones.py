@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from msdask.errors import MsdaskError, SpecError
 from msdask.models.scalenet import ScaleNet
 
-__all__ = ["SCALENET", "Backbone", "Normalization", "Weights", "make_backbone"]
+__all__ = ["PRECOMPUTED", "SCALENET", "Backbone", "Normalization", "Weights", "make_backbone"]
 
 SCALENET = "scalenet"
+PRECOMPUTED = "features-"
+"""Begins the name of a backbone that is none: "features-512" stands for features that were computed before."""
 Weights = str | os.PathLike[str] | None
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,7 +30,8 @@ _TISSUE = ((0.7, 0.7, 0.7), (0.2, 0.2, 0.2))
 class Normalization(nn.Module):
     """From images to what a backbone takes: ImageNet's mean and deviation for torchvision's, tissue's for ScaleNet.
 
-    Its constants follow from the name of the backbone: they are no part of a model's weights.
+    Its constants follow from the name of the backbone: they are no part of a model's weights. Features that were
+    computed before stay as they are.
     """
 
     mean: Tensor
@@ -37,11 +40,14 @@ class Normalization(nn.Module):
     def __init__(self, backbone: str) -> None:
         super().__init__()
         mean, std = _TISSUE if backbone == SCALENET else _IMAGENET
+        self.is_off = backbone.startswith(PRECOMPUTED)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images, channels last in memory, of (B, 3, H, W) uint8, or float from 0 to 1."""
+        if self.is_off:
+            return images.float()
         x = images.float() / 255 if images.dtype == torch.uint8 else images
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
@@ -65,7 +71,8 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
 
     Parameters
     ----------
-    name : any classification network of torchvision ("resnet34", "densenet121", "efficientnet_b0", ...), or "scalenet"
+    name : any classification network of torchvision ("resnet34", "densenet121", "efficientnet_b0", ...), "scalenet", or
+        "features-512" for 512 features of each image that were computed before and are passed on as they are
     weights : None for random ones; "imagenet" for torchvision's best, from its cache or its server; or a file
         (.safetensors, or .pt / .pth holding a state dict), of the whole network or of the backbone
 
@@ -76,6 +83,8 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
     MsdaskError
         The weights cannot be loaded; the message says why and what to do.
     """
+    if name.startswith(PRECOMPUTED):
+        return Backbone(nn.Identity(), _width(name, weights))
     if name == SCALENET:
         if weights == "imagenet":
             raise SpecError("backbone 'scalenet' has no ImageNet weights: use weights=None, or a file")
@@ -87,6 +96,16 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
     if weights not in (None, "imagenet"):
         _load_file(backbone, Path(os.fspath(weights)), name)
     return backbone
+
+
+def _width(name: str, weights: Weights) -> int:
+    """How many features a name such as "features-512" means."""
+    number = name.removeprefix(PRECOMPUTED)
+    if not number.isdecimal() or int(number) < 1:
+        raise SpecError(f"backbone {name!r}: expected how many features there are, such as '{PRECOMPUTED}512'")
+    if weights is not None:
+        raise SpecError(f"backbone {name!r} with weights {weights!r}: features that are computed have none any more")
+    return int(number)
 
 
 def _torchvision_network(name: str, *, imagenet: bool) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msdask.errors import SpecError
-from msdask.models.backbones import Normalization, Weights, make_backbone
+from msdask.models.backbones import PRECOMPUTED, Normalization, Weights, make_backbone
 from msdask.models.registry import register
 from msdask.spec import format_magnification
 
@@ -147,21 +147,32 @@ class MultiScaleClassifier(nn.Module):
 
         Parameters
         ----------
-        images : (B, M, 3, S, S) uint8, or float from 0 to 1; RGB, the highest magnification first
+        images : (B, M, 3, S, S) uint8, or float from 0 to 1; RGB, the highest magnification first. With a backbone
+            such as "features-512": (B, M, 512) float, what a frozen backbone says of them
 
         Raises
         ------
         SpecError
             Images at another number of magnifications.
         """
-        if images.ndim != 5 or images.shape[1] != len(self.magnifications):
+        return self.combine(*self.encode(images))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, N, F), not dropped out, and logits (B, N, C) of N branches; what `forward` combines."""
+        takes_features = self.config["backbone"].startswith(PRECOMPUTED)
+        if images.ndim != (3 if takes_features else 5) or images.shape[1] != len(self.magnifications):
             named = ", ".join(format_magnification(m) for m in self.magnifications)
+            shape, what = ("F", "features") if takes_features else ("3, S, S", "an image")
             raise SpecError(
-                f"images of shape {tuple(images.shape)}: expected (B, {len(self.magnifications)}, 3, S, S), an image "
+                f"images of shape {tuple(images.shape)}: expected (B, {len(self.magnifications)}, {shape}), {what} "
                 f"for each of {named}"
             )
         found = [branch(images[:, i // self.copies]) for i, branch in enumerate(self.branches)]
         features, branch_logits = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
+        return features, branch_logits
+
+    def combine(self, features: Tensor, branch_logits: Tensor) -> FusionOutput:
+        """What the whole says, of what `encode` gave."""
         logits, attention = self.fuse(features, branch_logits)
         by_scale = (len(self.magnifications), self.copies)
         # Losses and probabilities are float32 whatever precision the layers had.

@@ -10,11 +10,15 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
+from msdask.training.ablation import permute_branches
 from msdask.training.class_metrics import ClassPredictions, class_metrics
 from msdask.training.classify_source import ClassifySource
 from msdask.training.classify_task import ClassifyTask
 from msdask.training.comparison import bootstrap_patients, compare, corrected_t_test, holm
+from msdask.training.experiments.config import ExperimentConfig
+from msdask.training.experiments.experiment import ExperimentResult
 from msdask.training.fit import FitResult, evaluate, fit
+from msdask.training.measure import measure
 from msdask.training.predictions import PredictionTable
 from msdask.training.recipe import Recipe
 from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
@@ -28,6 +32,8 @@ __all__ = [
     "ClassPredictions",
     "ClassifySource",
     "ClassifyTask",
+    "ExperimentConfig",
+    "ExperimentResult",
     "FitResult",
     "PredictionTable",
     "Recipe",
@@ -42,6 +48,8 @@ __all__ = [
     "evaluate",
     "fit",
     "holm",
+    "measure",
+    "permute_branches",
     "scale_metrics",
     "splits",
 ]

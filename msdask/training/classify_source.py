@@ -187,7 +187,9 @@ class ClassifySource:
             )
         else:
             why = f"slides with it: {len(holders[number])}, such as {holders[number][:3]}: split them otherwise"
-        raise SpecError(f"split: class {number} is missing from '{part}' ({len(getattr(split, part))} slides): {why}")
+        raise SpecError(
+            f"split {split.repeat}: class {number} is missing from '{part}' ({len(getattr(split, part))} slides): {why}"
+        )
 
     def warn_of_missing(self, slides: Sequence[str]) -> None:
         """Say which classes the slides do not have: what is measured on them says nothing of these."""
@@ -208,6 +210,11 @@ class ClassifySource:
             labels="labeled",
             target="labels" if self.losses == "n+1" else "label",
         )
+
+    @property
+    def patches(self) -> PatchSet | LinkedSet:
+        """The set of centroids, the linked grids, or the one grid."""
+        return self._set
 
     def measured(self, slides: Sequence[str], *, batch_size: int) -> PatchLoader:
         """Batches in order, each tuple once."""

@@ -17,7 +17,7 @@ from msdask.spec import format_magnification
 from msdask.training.class_metrics import ClassPredictions, class_metrics
 from msdask.training.task import Batch
 
-__all__ = ["ClassifyTask", "Losses"]
+__all__ = ["ClassifyTask", "Losses", "inputs"]
 
 Losses = Literal["one", "n+1"]
 
@@ -27,7 +27,7 @@ class ClassifyTask:
 
     One loss: CE(logits, label), the label being that of the centroid or of the finest patch. n + 1 losses: the same
     plus the sum over the magnifications of CE(branch_logits[i], label at i). A label of -1 at a coarser magnification
-    adds nothing; the finest must have a class.
+    adds nothing; the finest must have a class. Where a batch has ``whole`` (B,), that is the label of the whole.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ class ClassifyTask:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[ClassPredictions, Tensor]]:
         """Loss of a batch; probabilities of the whole and of each magnification that is taught, and their labels."""
         self._check_model(model)
-        targets = self._targets(batch["label"])
-        output: FusionOutput = model(batch["image"])
+        targets = self._targets(batch["label"], batch.get("whole"))
+        output: FusionOutput = model(*inputs(batch))
         logits = output.logits.unsqueeze(1)
         if self.losses == "n+1":
             logits = torch.cat([logits, output.branch_logits], dim=1)
@@ -128,10 +128,10 @@ class ClassifyTask:
         """New metrics."""
         return dict(class_metrics(self.classes, self.views))
 
-    def _targets(self, label: Tensor) -> Tensor:
+    def _targets(self, label: Tensor, whole: Tensor | None) -> Tensor:
         """Labels (B, V) of the whole, and with n + 1 losses of each magnification."""
-        finest = label if label.ndim == 1 else label[:, 0]
-        lowest, highest = int(finest.min()), int(label.max())
+        finest = whole if whole is not None else label if label.ndim == 1 else label[:, 0]
+        lowest, highest = int(finest.min()), max(int(finest.max()), int(label.max()))
         if lowest < 0 or highest >= len(self.classes):
             wrong = lowest if lowest < 0 else highest
             raise SpecError(
@@ -154,6 +154,12 @@ class ClassifyTask:
             raise SpecError(f"the model has {model.classes} classes, the task {len(self.classes)}")
         if self.losses == "n+1" and model.magnifications != self.magnifications:
             raise SpecError(f"the model is for {list(model.magnifications)}, the task for {list(self.magnifications)}")
+
+
+def inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """What a classifier's `forward` and `encode` take of a batch: images or features, and areas if there are some."""
+    given = batch["features"] if "features" in batch else batch["image"]
+    return (given, batch["area"]) if "area" in batch else (given,)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ from msdask.training.run_folder import (
 from msdask.training.shares import check_share
 from msdask.training.task import Batch, PreparesModel, Task
 
-__all__ = ["FitResult", "Listener", "evaluate", "fit"]
+__all__ = ["FitResult", "Listener", "check_monitor", "evaluate", "fit"]
 
 Listener = Callable[[Batch, Any, Tensor], None]
 """Called with a batch, and the predictions and targets of it."""
@@ -99,7 +101,7 @@ def fit(
         The task monitors what it does not measure, or a loader was made for another number of processes than train.
     """
     recipe = recipe or Recipe()
-    _check_monitor(task)
+    check_monitor(task)
     run = RunFolder(folder)
     run.begin(
         {
@@ -134,7 +136,8 @@ def fit(
         )
         for loader in (train, valid):
             check_share(loader, trainer.global_rank, trainer.world_size)
-        trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
+        with _interruptible():
+            trainer.fit(module, _one_loader(train), _one_loader(valid), ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if not log.rows:
@@ -205,6 +208,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interrupt be one: Lightning leaves the program on it, and has later ones ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+
+
 def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
     return {
         "accelerator": recipe.accelerator,
@@ -221,7 +238,8 @@ def _engine(recipe: Recipe, *, progress: bool) -> dict[str, Any]:
     }
 
 
-def _check_monitor(task: Task) -> None:
+def check_monitor(task: Task) -> None:
+    """Refuse a task that monitors what it does not measure."""
     known = ["loss", *task.metrics()]
     if task.monitor not in known:
         raise SpecError(f"task: monitor={task.monitor!r}: expected one of {', '.join(known)}")

@@ -185,6 +185,17 @@ PROMISED = {
 {TUPLES}
 --output -o = None
 --all = False
+--ablate = 0
+--quiet -q = False
+""",
+    "experiment": """
+--config
+--ablate = None
+--plan = False
+--workers = None
+--scheduler = None
+--threads = None
+--tries = 3
 --quiet -q = False
 """,
     "test scale": f"""

@@ -1,0 +1,238 @@
+"""ExperimentConfig: everything that decides an experiment, as one frozen value that TOML, a dict or code can give."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from msdask.errors import SpecError
+from msdask.training.class_scores import SCORES
+from msdask.training.classify_source import Relation
+from msdask.training.classify_task import Losses
+from msdask.training.recipe import Recipe
+
+__all__ = ["ExperimentConfig", "Features"]
+
+Features = Literal["trained", "frozen"]
+MODELS = ("single", "features", "predictions", "attention")
+BASELINES = ("matched", "pooled")
+AUGMENT = ("original", "strong", "none")
+STEP = Recipe(schedule="step")
+"""The default: the learning rate falls to a tenth every 5 epochs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """An experiment: data, grid of models, splits, and how each model is made and trained.
+
+    Attributes
+    ----------
+    store : patch store
+    output : folder of the experiment
+    magnifications : what models see, one list a model: ``[[20], [10], [10, 5]]``; one magnification for "single", two
+        or more for the fusions
+    relation : "multicenter" or "upper_region", see `ClassifySource`
+    models : "single", "features", "predictions", "attention"
+    losses : of fusions, "one" and "n+1"; a single scale has one
+    baselines : "matched": one magnification with the parameters of a fusion; "pooled": fine patches for contexts
+    repeats : splits by `ratios`; None: 5, or as many as `lists` has
+    ratios : of training, validation and test, by patient and stratified by class
+    lists : folder with one folder of lists a split, instead; with neither, the split that is stored with the slides
+    seed : decides splits, initial weights, order and augmentation; split k has ``seed + k`` for the last three
+    metric : what comparisons are of: "kappa", "balanced_accuracy", "macro_f1" or "accuracy"
+    ablate : how often the inputs of each branch of a fusion are permuted over the test patches; 0: not
+    features : "trained": networks learn from images; "frozen": heads learn from the features of a frozen backbone
+    backbone : network of torchvision, or "scalenet"
+    weights : it begins with: "imagenet", a file, "none"; "auto": imagenet's where they can be loaded, else none
+    embedding : width of the linear layer behind each backbone, 0 for none; None: 128 for fusions, none for one scale
+    dropout : before the branches' own classes
+    fuse : what predictions are: "logits" or "probabilities"
+    classes : names, or how many; None: up to the highest label
+    patch_set : set of centroids, or one of the grids, where several would do
+    pooled_set : set at the highest magnification whose patches cover the contexts, for "pooled"; None: the tuples' own
+    batch_size : tuples a batch
+    augment : "original", "strong" or "none"; images only
+    monitor : what of the validation says which epoch is the best
+    recipe : how each is trained; in TOML a table ``[recipe]``
+
+    Raises
+    ------
+    SpecError
+        A name is not known, or a value makes no sense; says which, and what is expected.
+    """
+
+    store: str
+    output: str
+    magnifications: tuple[tuple[float, ...], ...]
+    relation: Relation = "multicenter"
+    models: tuple[str, ...] = ("single", "features", "predictions")
+    losses: tuple[Losses, ...] = ("one",)
+    baselines: tuple[str, ...] = BASELINES
+    repeats: int | None = None
+    ratios: tuple[float, ...] | None = None
+    lists: str | None = None
+    seed: int = 0
+    metric: str = "kappa"
+    ablate: int = 0
+    features: Features = "trained"
+    backbone: str = "resnet34"
+    weights: str = "auto"
+    embedding: int | None = None
+    dropout: float = 0.0
+    fuse: Literal["logits", "probabilities"] = "logits"
+    classes: int | tuple[str, ...] | None = None
+    patch_set: str | None = None
+    pooled_set: str | None = None
+    batch_size: int = 64
+    augment: str = "original"
+    monitor: str = "loss"
+    recipe: Recipe = field(default=STEP)
+
+    def __post_init__(self) -> None:
+        for name, known in {"models": MODELS, "losses": get_args(Losses), "baselines": BASELINES}.items():
+            self._check_each(name, known)
+        for name, choices in {
+            "relation": get_args(Relation),
+            "metric": tuple(SCORES),
+            "features": get_args(Features),
+            "fuse": ("logits", "probabilities"),
+            "augment": AUGMENT,
+        }.items():
+            if getattr(self, name) not in choices:
+                raise SpecError(f"experiment: {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
+        for name, least in {"repeats": 1, "seed": 0, "ablate": 0, "embedding": 0, "batch_size": 1}.items():
+            value = getattr(self, name)
+            if value is None and name in ("repeats", "embedding"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecError(f"experiment: {name}={value!r}: expected a whole number of at least {least}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise SpecError(f"experiment: dropout={self.dropout!r}: expected a probability from 0 to below 1")
+        for name in ("store", "output", "lists", "backbone", "weights", "patch_set", "pooled_set", "monitor"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in ("lists", "patch_set", "pooled_set")):
+                raise SpecError(f"experiment: {name}={value!r}: expected a text")
+        self._check_scales()
+        if self.ratios is not None and self.lists is not None:
+            raise SpecError("experiment: ratios and lists each say which slides are for training; give one of them")
+        if self.ratios is None and self.lists is None and (self.repeats or 1) > 1:
+            raise SpecError(
+                f"experiment: repeats={self.repeats} of the one split that is stored with the slides would be the same "
+                "test every time: give ratios = [60, 20, 20], or lists of several splits"
+            )
+
+    def _check_each(self, name: str, known: tuple[str, ...]) -> None:
+        values = _listed(name, getattr(self, name))
+        object.__setattr__(self, name, values)
+        for value in values:
+            if value not in known:
+                raise SpecError(f"experiment: {name}: {value!r}: expected some of {', '.join(known)}")
+        if len(set(values)) < len(values) or (not values and name != "baselines"):
+            raise SpecError(f"experiment: {name}={list(values)}: expected one or more, each once")
+
+    def _check_scales(self) -> None:
+        wanted = "lists of numbers above 0, each once, such as [[20], [10], [10, 5]]"
+        scales: list[tuple[float, ...]] = []
+        for one in _listed("magnifications", self.magnifications):
+            if isinstance(one, str) or not isinstance(one, Iterable):
+                raise SpecError(f"experiment: magnifications: {one!r} is no list; expected {wanted}")
+            values = list(one)
+            if not values or not all(isinstance(m, (int, float)) and not isinstance(m, bool) and m > 0 for m in values):
+                raise SpecError(f"experiment: magnifications: {values!r}: expected {wanted}")
+            scales.append(tuple(sorted((float(m) for m in values), reverse=True)))
+            if len(set(values)) < len(values) or scales.count(scales[-1]) > 1:
+                raise SpecError(f"experiment: magnifications: {values!r} has one twice, or is twice; expected {wanted}")
+        if not scales:
+            raise SpecError(f"experiment: magnifications=[]: expected {wanted}")
+        object.__setattr__(self, "magnifications", tuple(scales))
+        has_single, has_fusion = "single" in self.models, set(self.models) - {"single"}
+        if not (has_single and any(len(s) == 1 for s in scales)) and not (
+            has_fusion and any(len(s) > 1 for s in scales)
+        ):
+            raise SpecError(
+                f"experiment: models={list(self.models)}, magnifications={[list(s) for s in scales]}: none fits: "
+                "'single' takes one magnification, the others two or more"
+            )
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """All magnifications, the highest first: those of the tuples that every model is trained and judged on."""
+        return tuple(sorted({m for of in self.magnifications for m in of}, reverse=True))
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes are said to be there."""
+        return self.classes if isinstance(self.classes, int) or self.classes is None else len(self.classes)
+
+    def recipe_of(self, repeat: int) -> Recipe:
+        """The recipe of a split's runs: the same random numbers for all models."""
+        return replace(self.recipe, seed=self.seed + repeat)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
+
+    @classmethod
+    def read(cls, config: ExperimentConfig | Mapping[str, Any] | str | os.PathLike[str]) -> ExperimentConfig:
+        """A configuration as it is given: itself, a dict, or a TOML file, in which paths are relative to it."""
+        if isinstance(config, ExperimentConfig):
+            return config
+        if isinstance(config, Mapping):
+            return cls.from_dict(config)
+        path = Path(config)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SpecError(f"experiment '{path}': no such file; expected a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+            raise SpecError(f"experiment '{path}' is no TOML file: {error}") from error
+        for name in ("store", "output", "lists", "weights"):
+            value = values.get(name)
+            if (
+                isinstance(value, str)
+                and "://" not in value
+                and (name != "weights" or Path(path.parent, value).is_file())
+            ):
+                values[name] = str(path.parent / value)
+        return cls.from_dict(values, where=f"experiment '{path}'")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, where: str = "experiment") -> ExperimentConfig:
+        """The same from plain values; unknown names are refused."""
+        known = [f.name for f in fields(cls)]
+        _refuse_unknown(where, values, known)
+        if missing := [name for name in ("store", "output", "magnifications") if name not in values]:
+            raise SpecError(
+                f"{where}: {', '.join(missing)} missing: they say what is learnt from, where to and at which"
+            )
+        given = dict(values)
+        recipe = given.get("recipe", STEP)
+        if isinstance(recipe, Mapping):
+            _refuse_unknown(f"{where}: recipe", recipe, [f.name for f in fields(Recipe) if f.name != "seed"])
+            given["recipe"] = replace(STEP, **recipe)
+        for name in ("ratios", "classes"):
+            if isinstance(given.get(name), list):
+                given[name] = tuple(given[name])
+        for name in ("store", "output", "lists"):
+            if isinstance(given.get(name), os.PathLike):
+                given[name] = os.fspath(given[name])
+        return cls(**given)
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        raise SpecError(f"experiment: {name}={value!r}: expected a list")
+    return tuple(value)
+
+
+def _refuse_unknown(where: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for name in values:
+        if name not in known:
+            similar = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {similar[0]!r}? " if similar else ""
+            raise SpecError(f"{where}: {name!r} is not known: {hint}there are {', '.join(known)}")

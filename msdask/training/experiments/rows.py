@@ -1,0 +1,139 @@
+"""Rows of an experiment's table: which model each is, made of the grid that the configuration spans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from msdask.models.backbones import PRECOMPUTED
+from msdask.models.fusion import MultiScaleClassifier
+from msdask.models.registry import create
+from msdask.spec import format_magnification
+from msdask.training.classify_task import ClassifyTask, Losses
+from msdask.training.experiments.config import ExperimentConfig
+
+__all__ = ["Row", "rows_of"]
+
+Kind = Literal["single", "features", "predictions", "attention", "matched", "pooled"]
+_CLASSES = {
+    "single": "SingleScale",
+    "features": "FeatureFusion",
+    "predictions": "PredictionFusion",
+    "attention": "AttentionFusion",
+    "pooled": "PooledContext",
+}
+_TITLES = {
+    "single": "single scale",
+    "features": "combine features",
+    "predictions": "combine predictions",
+    "attention": "combine by attention",
+    "pooled": "fine patches for contexts",
+}
+_FUSIONS = ("features", "predictions", "attention")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a model, which is trained and tested once a split.
+
+    Attributes
+    ----------
+    kind : what brings magnifications together, or which baseline it is
+    magnifications : that it sees; of "pooled" those of the fusion that it stands for
+    losses : that it is trained with
+    copies : branches of its one magnification, for "matched"
+    head : of "matched", what brings the copies together
+    """
+
+    kind: Kind
+    magnifications: tuple[float, ...]
+    losses: Losses = "one"
+    copies: int = 1
+    head: str = ""
+
+    @property
+    def scales(self) -> str:
+        """Its magnifications, the lowest first as in the seed's table: "5x/10x"."""
+        return "/".join(format_magnification(m) for m in reversed(self.magnifications))
+
+    @property
+    def title(self) -> str:
+        """What kind of model it is, in words."""
+        return f"single scale, {self.copies} branches" if self.kind == "matched" else _TITLES[self.kind]
+
+    @property
+    def name(self) -> str:
+        """Unique in a table; the name of its folder."""
+        scales = "-".join(format_magnification(m) for m in self.magnifications)
+        copies = f"-{self.copies}-branches" if self.copies > 1 else ""
+        return f"{self.kind}-{scales}{copies}-{'n+1' if self.losses == 'n+1' else 'one'}"
+
+    @property
+    def is_fusion(self) -> bool:
+        """Whether it is one of the models that the experiment asks about."""
+        return self.kind in _FUSIONS
+
+    def model(self, config: ExperimentConfig, classes: int, *, width: int | None = None) -> MultiScaleClassifier:
+        """The network, not trained yet.
+
+        Parameters
+        ----------
+        config : backbone, weights (None, "imagenet" or a file: decided before), embedding, dropout
+        classes : how many
+        width : of the features that were computed before; None: it takes images
+        """
+        kind = self.head if self.kind == "matched" else self.kind
+        options: dict[str, Any] = {"dropout": config.dropout}
+        options["backbone"] = config.backbone if width is None else f"{PRECOMPUTED}{width}"
+        options["weights"] = None if config.weights == "none" or width is not None else config.weights
+        if config.embedding is not None:
+            options["embedding"] = config.embedding or None
+        if kind == "predictions":
+            options["fuse"] = config.fuse
+        if self.copies > 1:
+            options["copies"] = self.copies
+        model = create(_CLASSES[kind], classes=classes, magnifications=list(self.magnifications), **options)
+        assert isinstance(model, MultiScaleClassifier)
+        return model
+
+    def parameters(self, config: ExperimentConfig, classes: int, *, width: int | None = None) -> int:
+        """How many parameters its network has, counted on one that takes no memory."""
+        from dataclasses import replace
+
+        with torch.device("meta"):
+            model = self.model(replace(config, weights="none"), classes, width=width)
+        return sum(p.numel() for p in model.parameters())
+
+    def task(self, config: ExperimentConfig, classes: tuple[str, ...]) -> ClassifyTask:
+        """What it learns."""
+        scales = self.magnifications if self.losses == "n+1" else ()
+        return ClassifyTask(classes, self.losses, magnifications=scales, monitor=config.monitor)
+
+
+def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None) -> list[Row]:
+    """All rows, in the order of the seed's Table 4: single scales, fusions, then the baselines.
+
+    The baseline with a fusion's parameters has a branch of one magnification for each branch of the fusion. It has the
+    head of the largest fusion of these magnifications, so that it is never smaller than one of them; there is one for
+    each magnification.
+
+    Parameters
+    ----------
+    config : of the experiment
+    classes, width : see `Row.model`; for the counting of parameters
+    """
+    singles = sorted(s for s in config.magnifications if len(s) == 1)
+    fused = sorted((s for s in config.magnifications if len(s) > 1), key=lambda s: (len(s), s))
+    fusions = [m for m in _FUSIONS if m in config.models]
+    rows = [Row("single", s) for s in singles if "single" in config.models]
+    for kind in fusions:
+        rows += [Row(kind, s, losses) for s in fused for losses in config.losses]  # type: ignore[arg-type]
+    if fusions and "matched" in config.baselines:
+        for s in fused:
+            largest = max(fusions, key=lambda kind: Row(kind, s).parameters(config, classes, width=width))  # type: ignore[arg-type]
+            rows += [Row("matched", (m,), copies=len(s), head=largest) for m in reversed(s)]
+    if fusions and "pooled" in config.baselines:
+        rows += [Row("pooled", s) for s in fused]
+    return list(dict.fromkeys(rows))

@@ -1,0 +1,58 @@
+"""Measuring a classifier: metrics, predictions and the figure of its confusion matrix, in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from msdask.plots.confusion import confusion_matrix
+from msdask.storage.files import replacing
+from msdask.training.classify_task import ClassifyTask
+from msdask.training.fit import evaluate
+from msdask.training.predictions import PredictionTable
+from msdask.training.recipe import Recipe
+
+__all__ = ["measure"]
+
+
+def measure(
+    model: nn.Module,
+    task: ClassifyTask,
+    batches: Any,
+    folder: Path | None,
+    *,
+    magnifications: Sequence[float],
+    patients: Mapping[str, str],
+    recipe: Recipe | None = None,
+    progress: bool = False,
+    figure: bool = True,
+) -> dict[str, float]:
+    """Evaluate a classifier on its test patches.
+
+    Parameters
+    ----------
+    model, task : trained
+    batches : loader whose `dataset` has `slide_ids`
+    folder : gets "test" in metrics.json, predictions.parquet and confusion.png; None: none
+    magnifications : of the model, for the columns of attention
+    patients : patient of each slide that has one
+    recipe : device and precision
+    figure : draw confusion.png, too
+
+    Returns
+    -------
+    metrics : of the test patches
+    """
+    table = PredictionTable(
+        batches.dataset.slide_ids, task.classes, views=task.views, magnifications=magnifications, patients=patients
+    )
+    found = evaluate(model, task, batches, folder=folder, listener=table, recipe=recipe, progress=progress)
+    if folder is not None:
+        table.write(folder / "predictions.parquet")
+    if folder is not None and figure:
+        with replacing(folder / "confusion.png", what="figure") as part:
+            confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
+    return found

@@ -1,0 +1,287 @@
+"""Experiments from a store to a table: common test patches, going on after a kill, failures, and what is refused."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_lightning")
+
+import msdask as ms
+from msdask.data import FeatureLoader, LinkedSet, TupleDataset
+from msdask.errors import MsdaskError, SpecError
+from msdask.models import load_model
+from msdask.training import ExperimentConfig, ExperimentResult
+from msdask.training.experiments import run as run_module
+from msdask.training.experiments.data import ExperimentData
+from msdask.training.experiments.experiment import ExperimentPlan, RunOutcome
+from msdask.training.experiments.frozen import FrozenFeatures, encoder_of
+from msdask.training.experiments.gpu import free_gpu
+from msdask.training.experiments.rows import Row
+from tests.tools.class_tools import COHORT, write_class_cohort
+from tests.tools.experiment_tools import result_files, small_config, write_store
+from tests.tools.store_tools import copy_store, forge
+
+ROWS = ["single-10x-one", "features-10x-5x-n+1", "matched-5x-2-branches-one", "matched-10x-2-branches-one"]
+ROWS += ["pooled-10x-5x-one"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="features are those of a scalenet with random weights")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
+    return write_store(tmp_path_factory.mktemp("classes"))
+
+
+@pytest.fixture(scope="module")
+def found(store: ms.PatchStore, tmp_path_factory: pytest.TempPathFactory) -> ExperimentResult:
+    """The small experiment, unbroken."""
+    return ms.experiment(small_config(store.path, tmp_path_factory.mktemp("unbroken"), ablate=2))
+
+
+def test_every_model_of_a_split_is_judged_on_the_same_patches(store, found):
+    linked = LinkedSet([store[f"grid-{m}x-32"] for m in (10, 5)])
+    for split in range(2):
+        expected = None
+        lists = pd.read_csv(found.folder / f"splits/{split}/list_test.csv", header=None)[0].tolist()
+        for row in ROWS:
+            rows = pd.read_parquet(found.folder / f"runs/{row}/{split}/predictions.parquet")
+            place = list(rows[["slide", "row", "x0", "y0", "label"]].itertuples(index=False, name=None))
+            expected = expected or place
+            assert place == expected
+        naive = [
+            (slide, row, int(x), int(y), int(linked.labels(slide)[row, 0]))
+            for slide in sorted(lists)
+            for row, (x, y) in enumerate(
+                zip(*(v[:, 0] for v in store["grid-10x-32"].columns(slide, ["x0", "y0"])), strict=True)
+            )
+            if linked.linked_rows(slide)[row].min() >= 0 and linked.labels(slide)[row].min() >= 0
+        ]
+        assert expected == naive
+
+
+def test_the_table_has_every_row_with_its_parameters(found):
+    assert found.table["row"].tolist() == ROWS
+    assert (found.table["splits"] == 2).all()
+    table = found.table.set_index("row")
+    for row in ROWS:
+        model, _ = load_model(found.folder / f"runs/{row}/0")
+        assert table.loc[row, "parameters"] == sum(p.numel() for p in model.parameters())
+    fusion = table.loc["features-10x-5x-n+1", "parameters"]
+    assert (table.loc[ROWS[2:], "parameters"] == fusion).all()
+    of_runs = [json.loads((found.folder / f"runs/{ROWS[0]}/{split}/metrics.json").read_text()) for split in (0, 1)]
+    kappa = [run["test"]["kappa"] for run in of_runs]
+    assert table.loc[ROWS[0], "kappa"] == pytest.approx(np.mean(kappa))
+    assert table.loc[ROWS[0], "kappa_std"] == pytest.approx(np.std(kappa, ddof=1))
+
+
+def test_fusions_are_compared_with_each_baseline(found):
+    pairs = found.comparisons[["row", "against"]].values.tolist()
+    assert pairs == [
+        ["features-10x-5x-n+1", "best single scale"],
+        ["features-10x-5x-n+1", "same number of parameters"],
+        ["features-10x-5x-n+1", "fine patches for contexts"],
+        ["pooled-10x-5x-one", "best single scale"],
+    ]
+    for row in found.comparisons.to_dict("records"):
+        assert row["verdict"] == "no difference shown" or row["p_holm"] < 0.05
+
+
+def test_branches_and_ablation_are_in_the_results(found):
+    assert found.judged.branches[["row", "branch"]].values.tolist() == [[ROWS[1], "10x"], [ROWS[1], "5x"]]
+    assert set(found.judged.ablation["row"]) == {ROWS[1], ROWS[4]}
+    assert not (found.folder / f"runs/{ROWS[0]}/0/ablation.csv").exists()
+
+
+def test_the_files_say_what_the_result_says(found):
+    text = (found.folder / "table.md").read_text(encoding="utf-8")
+    assert text == found.text
+    tuples = int(found.table["splits"].max())
+    assert f"over {tuples} splits by patient" in text
+    assert "| combine features | 5x/10x | n + 1 | " in text
+    assert "no parent at 5x: " in text
+    assert "Best single scale in validation: single-10x-one." in text
+    assert "pooled-10x-5x-one: share of the contexts that fine patches cover: 5x 100%." in text
+    latex = (found.folder / "table.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\begin{tabular}") == 2
+    assert r"$\pm$" in latex
+    assert (found.folder / "table.png").read_bytes()[:4] == b"\x89PNG"
+    assert pd.read_csv(found.folder / "table.csv")["row"].tolist() == ROWS
+
+
+def test_an_experiment_that_was_interrupted_twice_gives_the_same_table(store, found, tmp_path, monkeypatch):
+    config = small_config(store.path, tmp_path, ablate=2)
+    batch, measure = FeatureLoader._batch, run_module.measure
+    tested = []
+
+    def dies_in_training(self, index):
+        if self.order.group_of is not None and self.epoch == 1:  # in the second epoch of the first run
+            raise KeyboardInterrupt
+        return batch(self, index)
+
+    def dies_in_testing(*arguments, **options):
+        tested.append(arguments[0])
+        if len(tested) == 4:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(FeatureLoader, "_batch", dies_in_training)
+    with pytest.raises(KeyboardInterrupt):
+        ms.experiment(config)
+    monkeypatch.undo()
+    first = tmp_path / "runs" / ROWS[0] / "0"
+    assert (first / "checkpoints/last.ckpt").exists()
+    assert not (first / "model.safetensors").exists()
+    monkeypatch.setattr(run_module, "measure", dies_in_testing)
+    with pytest.raises(KeyboardInterrupt):
+        ms.experiment(config)
+    monkeypatch.undo()
+    fourth = tmp_path / "runs" / ROWS[3] / "0"
+    assert (fourth / "model.safetensors").exists()
+    assert not (fourth / "done.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/done.json")}
+    assert len(written) == 3
+    outcomes: list[RunOutcome] = []
+    ms.experiment(config, listener=outcomes.append)
+    assert [one.state for one in outcomes] == ["kept"] * 3 + ["done"] * 7
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert result_files(tmp_path) == result_files(found.folder)
+
+
+def test_a_run_that_fails_is_named_and_stops_no_other(store, found, tmp_path):
+    config = small_config(store.path, tmp_path, baselines=[])
+    broken = tmp_path / "runs/features-10x-5x-n+1/0"
+    broken.mkdir(parents=True)
+    (broken / "model.safetensors").write_bytes(b"none")
+    result = ms.experiment(config)
+    assert list(result.failures) == ["features-10x-5x-n+1, split 0"]
+    assert "no file 'model.json' there" in result.failures["features-10x-5x-n+1, split 0"]
+    assert "Traceback" in (broken / "error.txt").read_text(encoding="utf-8")
+    assert result.table["splits"].tolist() == [2, 1]
+    assert "combine features (1 of 2 splits)" in result.text
+    assert "FAILED: features-10x-5x-n+1, split 0: " in result.text
+    assert result.comparisons["verdict"].tolist() == ["not tested: one split"]
+    assert "Left out by the configuration: the baselines matched and pooled." in result.text
+    (broken / "model.safetensors").unlink()
+    again = ms.experiment(config)
+    assert again.is_complete
+    assert not (broken / "error.txt").exists()
+    expected = found.judged.scores.set_index(["row", "split"])["kappa"]
+    assert again.judged.scores.set_index(["row", "split"])["kappa"].to_dict() == pytest.approx(
+        {key: expected[key] for key in expected.index if key[0] in ROWS[:2]}
+    )
+
+
+def test_other_settings_in_the_same_folder_are_refused(store, found):
+    changed = small_config(store.path, found.folder, ablate=2, dropout=0.5, batch_size=32)
+    with pytest.raises(MsdaskError, match=r"other settings or data \(differs in dropout, batch_size\)"):
+        ms.experiment(changed)
+
+
+def test_features_are_those_of_the_images(store, found):
+    config = ExperimentConfig.read(small_config(store.path, found.folder))
+    config = ExperimentPlan(config).config
+    data = ExperimentData(config)
+    encoder = encoder_of("scalenet", "none", 0)
+    frozen = FrozenFeatures(config, data, FrozenFeatures.digest_of(data, encoder))
+    for row in (Row("features", (10.0, 5.0)), Row("pooled", (10.0, 5.0))):
+        dataset = data.dataset(["c.png"], row)
+        (given,) = frozen.loader(dataset, row, batch_size=500)
+        images = dataset.__getitems__(range(len(dataset)))
+        count, seen = images["image"].shape[:2]
+        with torch.inference_mode():
+            of_each = encoder(images["image"].flatten(0, 1)).unflatten(0, (count, seen))
+        area = images["area"] if row.kind == "pooled" else torch.eye(seen).expand(count, -1, -1)
+        expected = torch.einsum("nmk,nkf->nmf", area / area.sum(2, keepdim=True), of_each)
+        torch.testing.assert_close(given["features"], expected, rtol=1e-3, atol=1e-4)
+        assert given["whole"].tolist() == images["whole"].tolist()
+
+
+def test_features_that_are_there_are_not_made_again(store, found):
+    plan = ExperimentPlan(ExperimentConfig.read(small_config(store.path, found.folder)))
+    assert plan.encodings() == []
+    (features,) = (found.folder / "features").iterdir()
+    assert {path.name for path in features.iterdir()} == {"grid-10x-32-0", "grid-5x-32-0"}
+
+
+def test_images_are_learnt_from_as_well(store, tmp_path):
+    config = small_config(store.path, tmp_path, features="trained", baselines=["pooled"])
+    config |= {"magnifications": [[10, 5]], "models": ["features"], "ratios": None, "repeats": None}
+    config["recipe"] = {"epochs": 1, "accelerator": "cpu"}
+    with pytest.warns(UserWarning, match="one split: whether models differ beyond chance cannot be tested"):
+        result = ms.experiment(config)
+    assert result.table["row"].tolist() == ["features-10x-5x-n+1", "pooled-10x-5x-one"]
+    model, about = load_model(tmp_path / "runs/pooled-10x-5x-one/0")
+    assert model.config["backbone"] == "scalenet"
+    assert about["initial_weights"] == "none"
+    assert result.comparisons["verdict"].tolist() == ["not tested: one split"]
+    tested = TupleDataset(LinkedSet([store[f"grid-{m}x-32"] for m in (10, 5)]), slides=["d.png", "e.png"])
+    assert json.loads((tmp_path / "runs/pooled-10x-5x-one/0/done.json").read_text())["test_tuples"] == len(tested)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"magnifications": [[40], [10, 5]]}, r"magnifications \[40.0, 10.0, 5.0\] asked for, .* has grid sets at"),
+        ({"classes": 1}, r"label 1, out of range for 1 classes"),
+        ({"classes": ["a", "b", "c"]}, r"split 0: class 2 is missing from 'train'"),
+        ({"backbone": "resnet_18", "weights": "none"}, "no such network; similar ones"),
+        ({"pooled_set": "fine"}, "pooled_set='fine': .* has no such set; it has"),
+        ({"monitor": "kapa"}, "monitor='kapa': expected one of loss, kappa"),
+        ({"models": ["attention"], "embedding": 6}, "heads=4: expected a divisor of the width of the features, 6"),
+        ({"ratios": None, "repeats": None, "lists": "nowhere"}, "lists 'nowhere': none of list_train.csv"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_first_step(store, tmp_path, changes, message):
+    with pytest.raises(MsdaskError, match=message):
+        ms.experiment(small_config(store.path, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_no_experiment_can_be_made_of_is_refused_before_the_first_step(store, tmp_path):
+    lists = {"train": ["a0", "b"], "valid": ["c"], "test": ["a1"]}
+    for name, slides in lists.items():
+        (tmp_path / f"list_{name}.csv").write_text("\n".join(slides) + "\n")
+    config = small_config(store.path, tmp_path / "out", ratios=None, repeats=None, lists=str(tmp_path))
+    with pytest.raises(
+        SpecError, match=r"patient 'A' is in two parts: slide 'a0.png' is in 'train' and slide 'a1.png'"
+    ):
+        ms.experiment(config)
+    with pytest.raises(MsdaskError, match=r"nothing.zarr' is no patch store"):
+        ms.experiment({**config, "store": str(tmp_path / "nothing.zarr")})
+    copy_store(store.path, tmp_path / "copied.zarr")
+    for slide in COHORT:
+        label = store["grid-10x-32"].columns(slide, ["label"])[0]
+        forge(tmp_path / "copied.zarr", "grid-10x-32", slide, {"label": np.full_like(label, -1)})
+    with pytest.raises(SpecError, match=r"no tuple is left .*no label at 10x"):
+        ms.experiment(small_config(tmp_path / "copied.zarr", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_slide_a_class_is_refused_before_the_first_step(tmp_path):
+    halves = {slide: (min(i, 3), min(i, 3)) for i, slide in enumerate(COHORT)}
+    made = write_class_cohort(tmp_path, modes=["grid"], classes=halves, scales=(10.0,))
+    config = small_config(made.path, tmp_path / "out", magnifications=[[10]], losses=["one"])
+    with pytest.raises(SpecError, match=r"class [0-2] is missing .*slides with it: 1, of 1 patients .*, too few"):
+        ms.experiment(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_take_gpus_that_no_other_has(tmp_path):
+    assert [free_gpu(2, tmp_path) for _ in range(2)] == [0, 1]
+    assert free_gpu(2, tmp_path) in (0, 1)
