@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from msdask._version import __version__
-from msdask.cli import classify, scale
+from msdask.cli import classify, classify_map
 from msdask.cli.demo import demo
 from msdask.cli.extract import extract
 from msdask.cli.slides import info, mask
@@ -28,7 +28,7 @@ app = App(
     default_parameter=Parameter(negative=()),  # no --no-quiet
     suppress_keyboard_interrupt=False,  # main says how to go on
 )
-for command in (info, mask, extract, verify, freeze, export, classify.train, classify.test, scale.predict, demo):
+for command in (info, mask, extract, verify, freeze, export, classify.train, classify.test, classify_map.predict, demo):
     app.command(command)
 
 

@@ -84,12 +84,12 @@ def classifier_train(
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
     changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[augment]
     is_quiet = quiet or verbose.lower() == "false"
-    about = {"relation": source.relation, "losses": chosen, "initial_weights": begins_with, "dropped": source.dropped}
+    learnt = source.dataset(split.train)
     result = fit(
         model,
         task,
         loader(
-            source.dataset(split.train),
+            learnt,
             batch_size=tuples.batch_size,
             balanced=True,
             augment=changes,
@@ -101,7 +101,7 @@ def classifier_train(
         recipe=settings,
         resume=resume,
         progress=not is_quiet,
-        about=about,
+        about=_said_of(source, task, learnt.patch_size) | {"initial_weights": begins_with},
     )
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
@@ -194,6 +194,17 @@ def _measure(
         with replacing(folder / "confusion.png", what="figure") as part:
             confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
     _print_metrics(found)
+
+
+def _said_of(source: ClassifySource, task: ClassifyTask, patch_size: int) -> dict[str, Any]:
+    """What model.json says of what a model learnt."""
+    return {
+        "relation": source.relation,
+        "losses": task.losses,
+        "classes": list(task.classes),
+        "patch_size": patch_size,
+        "dropped": source.dropped,
+    }
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:

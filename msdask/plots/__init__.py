@@ -2,5 +2,16 @@
 
 from msdask.plots.confusion import confusion_matrix
 from msdask.plots.figures import LABEL_COLORS, SCALE_COLORS, patches, pyramid, scale_bar, selection
+from msdask.plots.maps import class_map, heat_map
 
-__all__ = ["LABEL_COLORS", "SCALE_COLORS", "confusion_matrix", "patches", "pyramid", "scale_bar", "selection"]
+__all__ = [
+    "LABEL_COLORS",
+    "SCALE_COLORS",
+    "class_map",
+    "confusion_matrix",
+    "heat_map",
+    "patches",
+    "pyramid",
+    "scale_bar",
+    "selection",
+]

@@ -194,6 +194,23 @@ PROMISED = {
 --all = False
 --quiet -q = False
 """,
+    "predict classifier": """
+--model -p
+--slides -i
+--output -o
+--masks -t = None
+--stride = None
+--size -s = None
+--threshold -x = 0.7
+--allow-upsampling = False
+--names = None
+--table = 'parquet'
+--batch-size -b = 64
+--threads = 4
+--device = None
+--overwrite = False
+--quiet -q = False
+""",
     "predict scale": """
 --input -i
 --model -p = 'default'
