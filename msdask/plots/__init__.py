@@ -1,5 +1,6 @@
 """Plots: figures of slides, selections, patches and trainings."""
 
+from msdask.plots.architecture import architecture
 from msdask.plots.confusion import confusion_matrix
 from msdask.plots.figures import LABEL_COLORS, SCALE_COLORS, patches, pyramid, scale_bar, selection
 from msdask.plots.maps import class_map, heat_map
@@ -7,6 +8,7 @@ from msdask.plots.maps import class_map, heat_map
 __all__ = [
     "LABEL_COLORS",
     "SCALE_COLORS",
+    "architecture",
     "class_map",
     "confusion_matrix",
     "heat_map",
