@@ -84,7 +84,8 @@ def classifier_train(
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
     changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[augment]
     is_quiet = quiet or verbose.lower() == "false"
-    learnt = source.dataset(split.train)
+    mpp = tuples.mpp_range
+    learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
         task,
@@ -96,20 +97,19 @@ def classifier_train(
             seed=tuples.seed,
             num_workers=workers,
         ),
-        source.measured(split.valid, batch_size=tuples.batch_size),
+        source.measured(split.valid, batch_size=tuples.batch_size, mpp=mpp),
         output,
         recipe=settings,
         resume=resume,
         progress=not is_quiet,
-        about=_said_of(source, task, learnt.patch_size) | {"initial_weights": begins_with},
+        about=_said_of(source, task, learnt.patch_size) | {"initial_weights": begins_with, "mpp": mpp},
     )
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     if not split.test:
         _print_metrics(result.valid)
         return 0
-    trained = result.model
-    _measure(trained, task, source, split.test, output, batch_size=tuples.batch_size, progress=not is_quiet)
+    _measure(result.model, task, source, split.test, output, tuples=tuples, progress=not is_quiet)
     return 0
 
 
@@ -161,7 +161,7 @@ def classifier_test(
     _print_dropped(source.dropped)
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
     folder = output or run
-    _measure(network, task, source, slides, folder, batch_size=tuples.batch_size, progress=not quiet)
+    _measure(network, task, source, slides, folder, tuples=tuples, progress=not quiet)
     return 0
 
 
@@ -172,15 +172,16 @@ def _measure(
     slides: Sequence[str],
     folder: Path | None,
     *,
-    batch_size: int,
+    tuples: Tuples,
     progress: bool,
 ) -> None:
-    """Evaluate, print, and leave metrics, predictions and the figure of the confusion matrix in a folder."""
+    """Evaluate, print, and leave metrics, predictions and figures in a folder."""
     from msdask.plots import confusion_matrix
     from msdask.storage.files import replacing
-    from msdask.training import PredictionTable, evaluate
+    from msdask.training import PredictionTable, accuracy_by_mpp, evaluate
 
-    batches = source.measured(slides, batch_size=batch_size)
+    mpp = tuples.mpp_range
+    batches = source.measured(slides, batch_size=tuples.batch_size)
     table = PredictionTable(
         batches.dataset.slide_ids,
         task.classes,
@@ -194,6 +195,10 @@ def _measure(
         with replacing(folder / "confusion.png", what="figure") as part:
             confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
     _print_metrics(found)
+    if mpp is not None:
+        rows = accuracy_by_mpp(model, source, slides, mpp=mpp, batch_size=tuples.batch_size, folder=folder)
+        for row in rows.itertuples(index=False):
+            out.print(f"balanced accuracy at {row.mpp:.3f} um/px {row.balanced_accuracy:.4f}", markup=False)
 
 
 def _said_of(source: ClassifySource, task: ClassifyTask, patch_size: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Plots: figures of slides, selections, patches and trainings."""
 
 from msdask.plots.architecture import architecture
+from msdask.plots.by_mpp import scores_by_mpp
 from msdask.plots.confusion import confusion_matrix
 from msdask.plots.figures import LABEL_COLORS, SCALE_COLORS, patches, pyramid, scale_bar, selection
 from msdask.plots.maps import class_map, heat_map
@@ -15,5 +16,6 @@ __all__ = [
     "patches",
     "pyramid",
     "scale_bar",
+    "scores_by_mpp",
     "selection",
 ]

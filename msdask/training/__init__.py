@@ -10,6 +10,7 @@ from msdask.extras import require
 
 require("msdask.training", module="pytorch_lightning")
 
+from msdask.training.any_scale import accuracy_by_mpp
 from msdask.training.class_metrics import ClassPredictions, class_metrics
 from msdask.training.classify_source import ClassifySource
 from msdask.training.classify_task import ClassifyTask
@@ -35,6 +36,7 @@ __all__ = [
     "ScaleTask",
     "Split",
     "Task",
+    "accuracy_by_mpp",
     "bootstrap_patients",
     "class_metrics",
     "compare",

@@ -46,6 +46,7 @@ TUPLES = """
 --batch-size -b = 64
 --lists = None
 --ratios = None
+--mpp = None
 --seed = 0
 """
 PROMISED = {
