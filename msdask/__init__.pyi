@@ -20,6 +20,11 @@ from .errors import WorkerLostError as WorkerLostError
 from .exports.png import export as export
 from .extraction.cohort import extract as extract
 from .extraction.repair import repair as repair
+from .inference.class_map import prediction_table as prediction_table
+from .inference.classify import classify_slide as classify_slide
+from .inference.classify import load_classifier as load_classifier
+from .inference.classify_cohort import classify_slides as classify_slides
+from .inference.map_file import read_class_map as read_class_map
 from .inference.scale import ScaleEstimate as ScaleEstimate
 from .inference.scale import estimate_scale as estimate_scale
 from .masks.files import read_tissue_mask as read_tissue_mask

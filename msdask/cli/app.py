@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from msdask._version import __version__
-from msdask.cli import classify, scale
+from msdask.cli import classify, classify_map
 from msdask.cli.demo import demo
 from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
@@ -29,7 +29,19 @@ app = App(
     default_parameter=Parameter(negative=()),  # no --no-quiet
     suppress_keyboard_interrupt=False,  # main says how to go on
 )
-commands = (info, mask, extract, verify, freeze, export, classify.train, classify.test, scale.predict, experiment, demo)
+commands = (
+    info,
+    mask,
+    extract,
+    verify,
+    freeze,
+    export,
+    classify.train,
+    classify.test,
+    classify_map.predict,
+    experiment,
+    demo,
+)
 for command in commands:
     app.command(command)
 

@@ -84,32 +84,32 @@ def classifier_train(
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
     changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[augment]
     is_quiet = quiet or verbose.lower() == "false"
-    about = {"relation": source.relation, "losses": chosen, "initial_weights": begins_with, "dropped": source.dropped}
+    mpp = tuples.mpp_range
+    learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
         task,
         loader(
-            source.dataset(split.train),
+            learnt,
             batch_size=tuples.batch_size,
             balanced=True,
             augment=changes,
             seed=tuples.seed,
             num_workers=workers,
         ),
-        source.measured(split.valid, batch_size=tuples.batch_size),
+        source.measured(split.valid, batch_size=tuples.batch_size, mpp=mpp),
         output,
         recipe=settings,
         resume=resume,
         progress=not is_quiet,
-        about=about,
+        about=_said_of(source, task, learnt.patch_size) | {"initial_weights": begins_with, "mpp": mpp},
     )
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     if not split.test:
         _print_metrics(result.valid)
         return 0
-    trained = result.model
-    _measure(trained, task, source, split.test, output, batch_size=tuples.batch_size, progress=not is_quiet)
+    _measure(result.model, task, source, split.test, output, tuples=tuples, progress=not is_quiet)
     return 0
 
 
@@ -164,7 +164,7 @@ def classifier_test(
     _print_dropped(source.dropped)
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
     folder = output or run
-    _measure(network, task, source, slides, folder, batch_size=tuples.batch_size, progress=not quiet)
+    _measure(network, task, source, slides, folder, tuples=tuples, progress=not quiet)
     if ablate:
         _ablate(network, source, slides, folder, repeats=ablate, seed=tuples.seed, batch_size=tuples.batch_size)
     return 0
@@ -177,15 +177,20 @@ def _measure(
     slides: Sequence[str],
     folder: Path | None,
     *,
-    batch_size: int,
+    tuples: Tuples,
     progress: bool,
 ) -> None:
-    """Evaluate, print, and leave metrics, predictions and the figure of the confusion matrix in a folder."""
-    from msdask.training import measure
+    """Evaluate, print, and leave metrics, predictions and figures in a folder."""
+    from msdask.training import accuracy_by_mpp, measure
 
-    batches = source.measured(slides, batch_size=batch_size)
+    mpp = tuples.mpp_range
+    batches = source.measured(slides, batch_size=tuples.batch_size)
     scales, patients = source.magnifications, source.patients
     _print_metrics(measure(model, task, batches, folder, magnifications=scales, patients=patients, progress=progress))
+    if mpp is not None:
+        rows = accuracy_by_mpp(model, source, slides, mpp=mpp, batch_size=tuples.batch_size, folder=folder)
+        for row in rows.itertuples(index=False):
+            out.print(f"balanced accuracy at {row.mpp:.3f} um/px {row.balanced_accuracy:.4f}", markup=False)
 
 
 def _ablate(
@@ -210,6 +215,17 @@ def _ablate(
     for branch, fall in (means.loc["none"] - means.drop(index="none")).iterrows():
         said = ", ".join(f"{str(name).replace('_', ' ')} {value:.4f}" for name, value in fall.items())
         out.print(f"{branch} permuted, scores fall by: {said}", markup=False)
+
+
+def _said_of(source: ClassifySource, task: ClassifyTask, patch_size: int) -> dict[str, Any]:
+    """What model.json says of what a model learnt."""
+    return {
+        "relation": source.relation,
+        "losses": task.losses,
+        "classes": list(task.classes),
+        "patch_size": patch_size,
+        "dropped": source.dropped,
+    }
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:

@@ -49,6 +49,9 @@ class Tuples:
     """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
     ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
     """split by these instead, by patient and stratified by class: training, validation, test"""
+    mpp: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    """finest and coarsest um/px, such as 0.25 2.0: training draws the scale of every sample from the range and reads it
+    from the slide; both train and test measure accuracy at 12 scales of it"""
     seed: int = 0
     """decides splits, and in training order, augmentation and initial weights"""
 
@@ -61,6 +64,16 @@ class Tuples:
     def is_split_given(self) -> bool:
         """Whether the options say which slides are for what."""
         return self.lists is not None or self.ratios is not None
+
+    @property
+    def mpp_range(self) -> tuple[float, float] | None:
+        """Finest and coarsest um/px, where they are given."""
+        if self.mpp is None:
+            return None
+        if len(self.mpp) != 2 or not 0 < self.mpp[0] < self.mpp[1]:
+            given = " ".join(f"{value:g}" for value in self.mpp)
+            raise SpecError(f"--mpp {given}: expected the finest and the coarsest um/px, such as --mpp 0.25 2.0")
+        return self.mpp[0], self.mpp[1]
 
     def source(self, place: Path, *, losses: str, magnifications: list[float] | None = None) -> ClassifySource:
         """The tuples of a store."""
@@ -89,7 +102,7 @@ class Branches:
     """what of the magnifications is brought together: features, predictions, features by attention; single: one
     magnification"""
     backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34"
-    """a classification network of torchvision, or scalenet"""
+    """a classification network of torchvision, efficientnet_lite0, or scalenet"""
     weights: str = "auto"
     """imagenet, a file, none; auto: imagenet where they can be loaded, else none, which is said and noted"""
     embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"])] = None

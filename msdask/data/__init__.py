@@ -14,7 +14,7 @@ from msdask.data.images import image_lattice, image_patches  # noqa: E402
 from msdask.data.linked import LinkedSet  # noqa: E402
 from msdask.data.loader import PatchLoader, loader  # noqa: E402
 from msdask.data.order import EpochOrder  # noqa: E402
-from msdask.data.scales import ScaleAugment, ScaleRange  # noqa: E402
+from msdask.data.scales import MppRange, ScaleAugment, ScaleRange  # noqa: E402
 from msdask.data.stream import PatchStream  # noqa: E402
 from msdask.data.tuples import TupleDataset  # noqa: E402
 from msdask.data.virtual import VirtualSet  # noqa: E402
@@ -25,6 +25,7 @@ __all__ = [
     "EpochOrder",
     "FeatureLoader",
     "LinkedSet",
+    "MppRange",
     "PatchDataset",
     "PatchLoader",
     "PatchStream",

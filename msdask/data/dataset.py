@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from msdask.data.contents import contents_hash
 from msdask.data.linked import LinkedSet
 from msdask.data.patches import Patches, StoredPatches
-from msdask.data.scales import ScaleAugment, ScaledCut, ScaleRange
+from msdask.data.scales import AnyScale, ScaleAugment, ScaledCut, ScaleRange
 from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
 from msdask.store.patch_set import PatchSet
@@ -116,8 +116,8 @@ class PatchDataset(Dataset[Batch]):
     target : what a class is, for balance: "label", the "labels" at every magnification (balanced by the first), or the
         nominal "magnification"
     label_maps : also read the label maps, for segmentation
-    scale : draw other magnifications and read them from the slide at exactly that scale, see `ScaleAugment` and
-        `ScaleRange`; virtual sets only
+    scale : draw other magnifications and read them from the slide at exactly that scale, see `ScaleAugment`,
+        `MppRange` and `ScaleRange`; virtual sets only
     transform : from batch to batch, done where the batch is read
 
     Raises
@@ -139,7 +139,7 @@ class PatchDataset(Dataset[Batch]):
         keep: bool = True,
         target: Target = "label",
         label_maps: bool = False,
-        scale: ScaleAugment | ScaleRange | None = None,
+        scale: AnyScale | None = None,
         transform: Transform | None = None,
     ) -> None:
         if target not in ("label", "labels", "magnification"):
@@ -169,17 +169,9 @@ class PatchDataset(Dataset[Batch]):
         self.scale, self.transform, self._label_maps = scale, transform, label_maps
         choice = _Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
         self._take(choice)
-        if isinstance(scale, ScaleRange):
-            self._check_sizes(scale)
-
-    def _check_sizes(self, scale: ScaleRange) -> None:
-        for group, key in enumerate(self._groups):
-            limits = self._limits(group)
-            if limits[0] * 1.001 >= scale.highest:
-                raise SpecError(
-                    f"slide '{key.slide_id}' is too small for a patch of {self.patch_size} px: it fits at "
-                    f"{limits[0]:.3g}x and above, the range of scales ends at {scale.highest:g}x"
-                )
+        if scale is not None and not isinstance(scale, ScaleAugment):
+            for group, key in enumerate(self._groups):
+                scale.check(key.slide_id, self._limits(group), self.patch_size)
 
     def _check_sets(self, given: Sequence[Patches], magnifications: Sequence[float] | None) -> None:
         known = sorted({m for s in given for m in s.magnifications}, reverse=True)
@@ -340,13 +332,13 @@ class PatchDataset(Dataset[Batch]):
         self, index: NDArray[np.int64], seeds: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> tuple[list[Future[None]], NDArray[np.float32]]:
         """Begin to cut images at magnifications that are drawn; gives these, (n, M)."""
-        scale = cast("ScaleAugment | ScaleRange", self.scale)
+        scale = cast("AnyScale", self.scale)
         drawn = np.empty(out.shape[:2], np.float32)
         cuts: dict[int, list[ScaledCut]] = {}
         for i, (k, seed) in enumerate(zip(index.tolist(), seeds.tolist(), strict=True)):
             g, row = int(self._group[k]), int(self._row[k])
             drawn[i] = scale.draw(self._magnification[g], seed, limits=self._limits(g))
-            if isinstance(scale, ScaleAugment):
+            if not isinstance(scale, ScaleRange):
                 for j, column in enumerate(self._groups[g].columns):
                     cuts.setdefault(g, []).append(ScaledCut(row, column, float(drawn[i, j]), None, out[i, j]))
                 continue

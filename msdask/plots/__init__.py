@@ -1,16 +1,23 @@
 """Plots: figures of slides, selections, patches and trainings."""
 
+from msdask.plots.architecture import architecture
+from msdask.plots.by_mpp import scores_by_mpp
 from msdask.plots.confusion import confusion_matrix
 from msdask.plots.experiment import experiment_scores
 from msdask.plots.figures import LABEL_COLORS, SCALE_COLORS, patches, pyramid, scale_bar, selection
+from msdask.plots.maps import class_map, heat_map
 
 __all__ = [
     "LABEL_COLORS",
     "SCALE_COLORS",
+    "architecture",
+    "class_map",
     "confusion_matrix",
     "experiment_scores",
+    "heat_map",
     "patches",
     "pyramid",
     "scale_bar",
+    "scores_by_mpp",
     "selection",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "round_length",
     "scale_bar",
     "show",
+    "slide_figure",
     "squares_at",
 ]
 
@@ -106,6 +107,16 @@ def show(axes: Axes, pixels: NDArray[np.uint8], *, extent: tuple[float, float, f
     axes.set_xticks([])
     axes.set_yticks([])
     frame(axes, REJECTED, width=0.8)
+
+
+def slide_figure(thumbnail: NDArray[np.uint8], shape: tuple[int, int]) -> tuple[Figure, Axes]:
+    """A figure about as many px large as the thumbnail; its axes are in level-0 px."""
+    scale = float(np.clip(max(thumbnail.shape[:2]) / DPI, 6.0, 13.5)) / max(shape)
+    wide, tall = max(shape[1] * scale, 3.0), max(shape[0] * scale, 1.5)
+    figure = PlainFigure(figsize=(wide, tall + 1.0), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0.0, 0.6 / (tall + 1.0), 1.0, tall / (tall + 1.0)))
+    show(axes, thumbnail, extent=(0, shape[1], shape[0], 0))
+    return figure, axes
 
 
 def frame(axes: Axes, color: str, *, width: float = 2.0) -> None:

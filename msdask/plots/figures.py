@@ -32,6 +32,7 @@ from msdask.plots.drawing import (
     polygons,
     scale_bar,
     show,
+    slide_figure,
     squares_at,
 )
 from msdask.scale import magnification_to_mpp, mpp_to_magnification
@@ -137,7 +138,7 @@ def selection(
     """
     height, width = slide.shape
     thumbnail = slide.thumbnail(max_size=max_size)
-    figure, axes = _slide_figure(thumbnail, slide.shape)
+    figure, axes = slide_figure(thumbnail, slide.shape)
     corner = np.stack([table["x0"].values, table["y0"].values], axis=-1).astype(float)
     footprint = [float(side) for side in np.atleast_1d(table.attrs["footprint"])]
     scales = [float(m) for m in np.atleast_1d(table["magnification"].values)]
@@ -272,16 +273,6 @@ def _window(slide: Slide, mpp: float, center: tuple[float, float], size_px: int)
         inside = image.isel(y=y_in, x=x_in).compute(scheduler=in_process()).values
         pixels[y_in.start - y : y_in.stop - y, x_in.start - x : x_in.stop - x] = inside
     return pixels
-
-
-def _slide_figure(thumbnail: NDArray[np.uint8], shape: tuple[int, int]) -> tuple[Figure, Axes]:
-    """A figure about as many px large as the thumbnail; its axes are in level-0 px."""
-    scale = float(np.clip(max(thumbnail.shape[:2]) / DPI, 6.0, 13.5)) / max(shape)
-    wide, tall = max(shape[1] * scale, 3.0), max(shape[0] * scale, 1.5)
-    figure = PlainFigure(figsize=(wide, tall + 1.0), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0.0, 0.6 / (tall + 1.0), 1.0, tall / (tall + 1.0)))
-    show(axes, thumbnail, extent=(0, shape[1], shape[0], 0))
-    return figure, axes
 
 
 def _rejected(table: xr.Dataset, corner: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from msdask.extras import require
 require("msdask.training", module="pytorch_lightning")
 
 from msdask.training.ablation import permute_branches
+from msdask.training.any_scale import accuracy_by_mpp
 from msdask.training.class_metrics import ClassPredictions, class_metrics
 from msdask.training.classify_source import ClassifySource
 from msdask.training.classify_task import ClassifyTask
@@ -41,6 +42,7 @@ __all__ = [
     "ScaleTask",
     "Split",
     "Task",
+    "accuracy_by_mpp",
     "bootstrap_patients",
     "class_metrics",
     "compare",

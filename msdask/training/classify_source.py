@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from msdask.data.dataset import PatchDataset
 from msdask.data.linked import LinkedSet
 from msdask.data.loader import PatchLoader, loader
+from msdask.data.scales import MppRange
+from msdask.data.virtual import VirtualSet
 from msdask.errors import MsdaskError, SpecError
 from msdask.spec import format_magnification
 from msdask.store.patch_set import PatchSet
@@ -25,6 +28,9 @@ from msdask.training.splits import Split, chosen_split
 __all__ = ["ClassifySource", "Relation"]
 
 Relation = Literal["multicenter", "upper_region"]
+
+_SAME_SCALE = 1.06
+"""um/px up to this factor apart are one nominal scale: slides snap within 5 %."""
 
 
 class ClassifySource:
@@ -201,10 +207,26 @@ class ClassifySource:
                 stacklevel=2,
             )
 
-    def dataset(self, slides: Sequence[str]) -> PatchDataset:
-        """Labeled tuples of slides."""
+    def dataset(self, slides: Sequence[str], *, mpp: tuple[float, float] | None = None) -> PatchDataset:
+        """Labeled tuples of slides.
+
+        Parameters
+        ----------
+        slides : ids
+        mpp : finest and coarsest um/px; then each sample is read from its slide at a scale that is drawn for it, around
+            the center and with the label of the stored patch, see `msdask.data.MppRange`
+
+        Raises
+        ------
+        SpecError
+            `mpp` with linked grids or n + 1 losses, whose labels belong to their scale, or a slide has no such scale.
+        """
+        scale = None if mpp is None else MppRange(*mpp)
+        if scale is not None:
+            self._check_any_scale(slides, scale)
         return PatchDataset(
-            self._set,
+            self._set if scale is None else self._virtual,
+            scale=scale,
             magnifications=self.magnifications,
             slides=list(slides),
             labels="labeled",
@@ -216,9 +238,33 @@ class ClassifySource:
         """The set of centroids, the linked grids, or the one grid."""
         return self._set
 
-    def measured(self, slides: Sequence[str], *, batch_size: int) -> PatchLoader:
-        """Batches in order, each tuple once."""
-        return loader(self.dataset(slides), batch_size=batch_size, shuffle=False)
+    @cached_property
+    def _virtual(self) -> VirtualSet:
+        """The same patches, read from their slides."""
+        assert isinstance(self._set, PatchSet)
+        return VirtualSet.of(self._set)
+
+    def _check_any_scale(self, slides: Sequence[str], scale: MppRange) -> None:
+        if isinstance(self._set, LinkedSet) or self.losses == "n+1":
+            raise SpecError(
+                f"mpp=({scale.finest:g}, {scale.coarsest:g}) with {self.relation}, losses '{self.losses}': labels of "
+                "several magnifications belong to their scale; take relation 'multicenter' (or one grid) and one loss"
+            )
+        own = {slide: 10 / self._virtual.scale_limits(slide)[1] for slide in slides}
+        coarser = [slide for slide, mpp in own.items() if mpp > scale.finest * _SAME_SCALE]
+        if coarser and scale.finest < scale.coarsest:
+            warnings.warn(
+                f"{len(coarser)} of {len(own)} slides are coarser than {scale.finest:g} um/px, such as '{coarser[0]}' "
+                f"({own[coarser[0]]:.3g}): their samples begin at their own px, nothing is enlarged",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def measured(
+        self, slides: Sequence[str], *, batch_size: int, mpp: tuple[float, float] | None = None
+    ) -> PatchLoader:
+        """Batches in order, each tuple once; with `mpp` each at a scale that its number decides, see `dataset`."""
+        return loader(self.dataset(slides, mpp=mpp), batch_size=batch_size, shuffle=False)
 
 
 def _centroids(store: PatchStore, place: str, magnifications: Sequence[float] | None, name: str | None) -> PatchSet:

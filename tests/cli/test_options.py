@@ -46,6 +46,7 @@ TUPLES = """
 --batch-size -b = 64
 --lists = None
 --ratios = None
+--mpp = None
 --seed = 0
 """
 PROMISED = {
@@ -203,6 +204,23 @@ PROMISED = {
 --model -p
 {PARTS}
 --all = False
+--quiet -q = False
+""",
+    "predict classifier": """
+--model -p
+--slides -i
+--output -o
+--masks -t = None
+--stride = None
+--size -s = None
+--threshold -x = 0.7
+--allow-upsampling = False
+--names = None
+--table = 'parquet'
+--batch-size -b = 64
+--threads = 4
+--device = None
+--overwrite = False
 --quiet -q = False
 """,
     "predict scale": """

@@ -1,0 +1,103 @@
+"""`msdask predict classifier`: what a classifier says of whole slides, as maps, tables and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from msdask.cli.options import BatchSize, Output, Quiet
+from msdask.cli.scale import predict
+from msdask.cli.terminal import err, out
+from msdask.extras import require
+
+__all__ = ["classifier_predict", "predict"]
+
+
+@predict.command(name="classifier")
+def classifier_predict(
+    model: Annotated[Path, Parameter(name=["--model", "-p"])],
+    slides: Annotated[list[str], Parameter(name=["--slides", "-i"], consume_multiple=True)],
+    *,
+    output: Output,
+    masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
+    stride: int | None = None,
+    size: Annotated[int | None, Parameter(name=["--size", "-s"])] = None,
+    threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7,
+    allow_upsampling: bool = False,
+    names: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    table: Literal["parquet", "csv"] = "parquet",
+    batch_size: BatchSize = 64,
+    threads: int = 4,
+    device: str | None = None,
+    overwrite: bool = False,
+    quiet: Quiet = False,
+) -> int:
+    """Classify whole slides on a grid over their tissue: OME-Zarr maps, tables of predictions, figures.
+
+    Example: `msdask predict classifier run a.svs b.svs -o maps --stride 112`. The same command again goes on where it
+    was stopped. A slide that fails does not stop the others; then the exit code is 1.
+
+    Parameters
+    ----------
+    model
+        run folder of `msdask train classifier`, or a .safetensors file
+    slides
+        slides, a folder of them, or a CSV as for `msdask extract`
+    output
+        folder for maps/SLIDE.ome.zarr, predictions/SLIDE.parquet, overlays/SLIDE.png and slides.csv
+    masks
+        folder of tissue masks; without it the tissue is found by msdask
+    stride
+        px between patches at the highest magnification; default the size of a patch
+    size
+        side of a patch, px; default what the model learnt from
+    threshold
+        least fraction of tissue
+    allow_upsampling
+        enlarge where a slide is coarser than the model's highest magnification
+    names
+        of the classes; default what the model says
+    table
+        format of the predictions
+    batch_size
+        tuples at once
+    threads
+        that read
+    device
+        cpu, cuda, ...; default a GPU if there is one
+    overwrite
+        replace maps of other models or options
+    """
+    require("msdask predict")
+    from msdask.inference.classify_cohort import classify_slides
+    from msdask.progress.bar import Progress
+
+    with Progress(enabled=not quiet) as bar:
+        found = classify_slides(
+            slides[0] if len(slides) == 1 else slides,
+            model,
+            output,
+            masks=masks,
+            table=table,
+            patch_size=size,
+            stride=stride,
+            min_tissue=threshold,
+            allow_upsampling=allow_upsampling,
+            classes=names,
+            batch_size=batch_size,
+            threads=threads,
+            device=device,
+            overwrite=overwrite,
+            listeners=[bar],
+        )
+    failed = found["state"] == "failed"
+    for slide_id, reason in found.loc[failed, ["slide_id", "reason"]].itertuples(index=False):
+        err.print(f"failed: {slide_id}: {reason}", markup=False)
+    for row in found[~failed].to_dict("records"):
+        named = {str(name): value for name, value in row.items()}
+        shares = ", ".join(f"{n.removeprefix('share_')} {v:.1%}" for n, v in named.items() if n.startswith("share_"))
+        out.print(f"{row['slide_id']}: {int(row['tuples'])} patches: {shares}", markup=False)
+    out.print(f"{output}: {len(found)} slides{f', {int(failed.sum())} failed' if failed.any() else ''}", markup=False)
+    return 1 if failed.any() else 0

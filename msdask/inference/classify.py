@@ -1,0 +1,339 @@
+"""classify_slide: what a classifier says of a whole slide, as maps of classes, probabilities and attention."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask.cutting.cutter import Cutter
+from msdask.cutting.lazy_patches import planned
+from msdask.errors import MsdaskError, SpecError
+from msdask.extras import require
+from msdask.inference.class_map import MapPlan, MapRows, class_map
+from msdask.inference.map_file import MapFile, read_class_map
+from msdask.inference.reading_ahead import read_ahead
+from msdask.masks.tissue import tissue_mask
+from msdask.selection.select import select
+from msdask.slides.slide import Slide
+from msdask.spec import ExtractionSpec
+from msdask.store.layout import check_slide_id
+
+if TYPE_CHECKING:
+    import torch
+
+    from msdask.models import MultiScaleClassifier
+
+__all__ = ["Classifier", "classify_slide", "load_classifier"]
+
+Model: TypeAlias = "str | os.PathLike[str] | MultiScaleClassifier | Classifier"
+Wrote: TypeAlias = Callable[[int, int, int], object]
+"""Called with a shard's number, how many there are, and the tuples in it, when it is written."""
+
+THREADS = 4
+"""That read by default: a disk or a server has several requests to work on."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier, ready for any number of slides.
+
+    Attributes
+    ----------
+    network : in evaluation mode, on its device
+    patch_size : px a side of what it learnt from, or None where nobody says
+    classes : their names
+    identity : class, configuration, SHA-256 of the weights
+    """
+
+    network: MultiScaleClassifier
+    patch_size: int | None
+    classes: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+
+def classify_slide(
+    slide: Slide | str | os.PathLike[str],
+    model: Model,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    mask: xr.DataArray | NDArray[Any] | None = None,
+    patch_size: int | None = None,
+    stride: int | None = None,
+    min_tissue: float = 0.7,
+    inside: bool = True,
+    allow_upsampling: bool = False,
+    classes: Sequence[str] | None = None,
+    slide_id: str | None = None,
+    batch_size: int = 64,
+    threads: int = THREADS,
+    device: str | None = None,
+    overwrite: bool = False,
+    wrote: Wrote | None = None,
+) -> xr.Dataset:
+    """Classify a slide on a grid over its tissue.
+
+    Concentric tuples at the model's magnifications are read from the slide by threads while the network looks at those
+    before. The highest magnification lies on the grid; contexts that leave the slide see white there, as in training.
+    A map does not depend on the number of threads, and a run that was stopped goes on with the same call and leaves the
+    same bytes.
+
+    Parameters
+    ----------
+    slide : open, or a path
+    model : run folder of `msdask train classifier`, .safetensors file, classifier, or what `load_classifier` gives
+    output : folder ending in .ome.zarr, or URL of object storage, for an OME-Zarr 0.5 image of the probabilities with
+        an image-label of the classes (0 nothing, k + 1 class k); None: nothing is written
+    mask : (y, x), not 0 = tissue, any resolution, covering the whole slide; None: `msdask.tissue_mask` finds it
+    patch_size : px a side; None: what the model learnt from
+    stride : px at the highest magnification between patches, which is the side of a px of the map; None: `patch_size`
+    min_tissue : least fraction of tissue under a patch of the highest magnification
+    inside : leave out patches of the highest magnification that reach over the edge of the slide
+    allow_upsampling : enlarge where the slide is coarser than the model's highest magnification
+    classes : names; None: what the model says, or numbers
+    slide_id : names the slide in the result; None: its file name
+    batch_size : tuples that go through the network at once
+    threads : that read
+    device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
+    overwrite : replace a map of another slide or model at `output`
+    wrote : hears of every shard that is written
+
+    Returns
+    -------
+    map : Dataset
+        probability (class, y, x) float32 and predicted (y, x) int16, NaN and -1 where there was no tissue to look at;
+        outside (magnification, y, x) float32, the share of each patch that lies outside of the slide; attention
+        (magnification, y, x) float32 of models that have it. Coordinates y and x are centers in level-0 px, y_um and
+        x_um the same in um. Attributes: slide_id, shape, mpp, mpp_used, step (level-0 px), footprint, spec, model,
+        classes, tuples, outside_share (mean share outside of each magnification) and more.
+
+    Raises
+    ------
+    SpecError
+        An argument makes no sense, the slide is coarser than the model, or no patch fits it.
+    SlideError, MissingScaleError
+        The slide cannot be read, or does not say how large its pixels are.
+    StoreError
+        Something else is at `output`.
+    MsdaskError
+        The model cannot be loaded, or is no classifier.
+
+    Examples
+    --------
+    >>> found = ms.classify_slide("a.svs", "run", "a.ome.zarr")  # doctest: +SKIP
+    >>> ms.plots.class_map(ms.open_slide("a.svs"), found)  # doctest: +SKIP
+    """
+    if batch_size < 1 or threads < 1:
+        raise SpecError(f"batch_size={batch_size}, threads={threads}: expected whole numbers of at least 1")
+    slide = slide if isinstance(slide, Slide) else Slide(slide)
+    classifier = load_classifier(model, device=device, classes=classes)
+    size = patch_size or classifier.patch_size
+    if size is None:
+        raise SpecError("patch_size=None, and the model does not say what it learnt from: give patch_size=224, say")
+    scales = classifier.network.magnifications
+    spec = ExtractionSpec(
+        "grid" if len(scales) == 1 else "centroids",
+        scales,
+        size,
+        stride=stride,
+        min_tissue=min_tissue,
+        inside=inside,
+        allow_upsampling=allow_upsampling,
+        tolerance=slide.tolerance,
+    )
+    tissue = np.asarray(tissue_mask(slide) if mask is None else mask) != 0
+    cutter, table = planned(slide, select(slide, spec, mask=tissue))
+    plan = _plan(slide, slide_id or slide.name, classifier, spec, table, tissue, batch_size)
+    file = None if output is None else MapFile(output, plan, overwrite=overwrite)
+    if file is not None and file.is_complete:
+        return read_class_map(file.path)
+    work = _Work(slide, cutter, table, MapRows.of(table), classifier, plan, file)
+    return class_map(plan, *work.done(threads, wrote))
+
+
+def load_classifier(model: Model, *, device: str | None = None, classes: Sequence[str] | None = None) -> Classifier:
+    """A classifier for many slides: `classify_slide` takes it as its model.
+
+    Parameters
+    ----------
+    model, device, classes : as for `classify_slide`
+
+    Raises
+    ------
+    MsdaskError
+        The model cannot be loaded, or is no classifier of tissue.
+    SpecError
+        Another number of names than the model has classes, or there is no such device.
+    """
+    require("classify_slide")
+    import torch
+
+    from msdask.models import MultiScaleClassifier, load_model
+
+    if isinstance(model, Classifier):
+        return model if classes is None else replace(model, classes=_names(classes, model.network.classes))
+    about: dict[str, Any] = {}
+    network: Any = model
+    if isinstance(model, (str, os.PathLike)):
+        network, about = load_model(model)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(network, MultiScaleClassifier):
+        named = f"model '{model}' is a" if isinstance(model, (str, os.PathLike)) else "model of class"
+        raise MsdaskError(f"{named} {type(network).__name__}: expected a classifier of tissue such as FeatureFusion")
+    if device is not None:
+        try:
+            network = network.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise SpecError(f"device={device!r}: {str(error).splitlines()[0]}; expected 'cpu', 'cuda' ...") from error
+    named_classes = classes or about.get("classes") or range(network.classes)
+    identity = {"class": type(network).__name__, "config": dict(network.config), "weights": _weights_hash(network)}
+    return Classifier(network, about.get("patch_size"), _names(named_classes, network.classes), identity)
+
+
+def _names(classes: Sequence[Any], count: int) -> tuple[str, ...]:
+    names = tuple(map(str, classes))
+    if len(names) != count or len(set(names)) < count:
+        raise SpecError(f"classes={list(names)!r}: the model has {count}, expected a name of its own for each")
+    return names
+
+
+def _weights_hash(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _plan(
+    slide: Slide,
+    slide_id: str,
+    classifier: Classifier,
+    spec: ExtractionSpec,
+    table: xr.Dataset,
+    tissue: NDArray[np.bool_],
+    batch_size: int,
+) -> MapPlan:
+    rows, columns = table.attrs["grid_shape"]
+    if not rows or not columns:
+        raise SpecError(
+            f"slide '{slide.path}' of {slide.shape[1]} x {slide.shape[0]} px is too small for a patch of "
+            f"{table.attrs['footprint'][0]:g} px: take another magnification, or inside=False"
+        )
+    network = classifier.network
+    shape = np.asarray(tissue.shape, "<i8").tobytes()
+    return MapPlan(
+        slide_id=check_slide_id(slide_id),
+        fingerprint=table.attrs["fingerprint"],
+        shape=slide.shape,
+        mpp=slide.mpp or slide.mpp_used,
+        mpp_used=slide.mpp_used,
+        spec=spec.to_dict(),
+        start=tuple(table.attrs["start"]),
+        step=float(table.attrs["step"]),
+        grid=(int(rows), int(columns)),
+        mask=hashlib.sha256(shape + np.packbits(tissue).tobytes()).hexdigest(),
+        model=classifier.identity,
+        classes=classifier.classes,
+        batch_size=batch_size,
+        device=next(network.parameters()).device.type,
+        has_attention=hasattr(network, "attention"),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One slide that is classified."""
+
+    slide: Slide
+    cutter: Cutter
+    table: xr.Dataset
+    rows: MapRows
+    classifier: Classifier
+    plan: MapPlan
+    file: MapFile | None
+
+    def done(self, threads: int, wrote: Wrote | None) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Probability (class, y, x) and attention (magnification, y, x): what is written already, and the rest."""
+        probability, attention = self._begun()
+        is_written = np.zeros(len(self.rows.shards), bool)
+        if self.file is not None:
+            is_written = self.file.written(self.rows.shards)
+        for shard in self._classified(~is_written, probability, attention, threads):
+            if self.file is not None:
+                self.file.write(self.rows.shards[shard], probability, attention)
+            if wrote is not None:
+                wrote(shard, len(self.rows.shards), int((self.rows.shard == shard).sum()))
+        if self.file is not None:
+            self.file.finish(probability, attention)
+        return probability, attention
+
+    def _begun(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        if self.file is not None:
+            self.file.begin()
+            return self.file.read()
+        plan = self.plan
+        probability = np.full((len(plan.classes), *plan.grid), np.nan, np.float32)
+        shape = (len(plan.magnifications), *plan.grid)
+        return probability, np.full(shape, np.nan, np.float32) if plan.has_attention else None
+
+    def _classified(
+        self,
+        wanted: NDArray[np.bool_],
+        probability: NDArray[np.float32],
+        attention: NDArray[np.float32] | None,
+        threads: int,
+    ) -> Iterator[int]:
+        """Fill the maps in; gives the number of each shard that is wanted when all of it is there.
+
+        Batches are cut from the whole selection, whatever is there already: a tuple goes through the network beside the
+        same neighbours in every run, so that its probabilities have the same last bits.
+        """
+        of, count, size = self.rows.shard, len(self.rows.shard), self.plan.batch_size
+        is_wanted = wanted[of] if count else np.zeros(0, bool)
+        batches = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+        batches = [rows for rows in batches if is_wanted[rows].any()]
+        last_row = np.searchsorted(of, np.arange(len(wanted)), side="right") - 1
+        x0, y0 = self.table["x0"].values, self.table["y0"].values
+        coming = read_ahead(self.slide, self.cutter, x0, y0, batches, threads=threads)
+        with _evaluating(self.classifier.network) as network, closing(coming):  # type: ignore[type-var]
+            for rows, pixels in coming:
+                taken = np.arange(rows.start, rows.stop)[is_wanted[rows]]
+                found, looked = _predicted(network, pixels)
+                at = (slice(None), self.rows.row[taken], self.rows.column[taken])
+                probability[at] = found[taken - rows.start].T
+                if attention is not None and looked is not None:
+                    attention[at] = looked[taken - rows.start].T
+                ended = np.flatnonzero(wanted & (last_row >= rows.start) & (last_row < rows.stop))
+                yield from ended.tolist()
+
+
+@contextmanager
+def _evaluating(network: MultiScaleClassifier) -> Iterator[MultiScaleClassifier]:
+    """The network in evaluation mode, and as it was before when this ends."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train(was_training)
+
+
+def _predicted(
+    network: MultiScaleClassifier, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Probabilities (B, C) and attention (B, M) of tuples (B, M, S, S, 3)."""
+    import torch
+
+    with torch.inference_mode():
+        images = torch.from_numpy(pixels).to(next(network.parameters()).device).movedim(-1, -3)
+        output = network(images)
+        attention = None if output.attention is None else output.attention.float().cpu().numpy()
+        return output.logits.softmax(-1).float().cpu().numpy(), attention
