@@ -9,6 +9,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,9 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def program(name: str) -> ModuleType:
-    """A file of the folder as a module, under a name that no other module has: there is a `codecs` in Python."""
+    """A file of the folder as a module, by its own name, which worker processes know; Python has a `codecs`, too."""
+    if name not in sys.stdlib_module_names:
+        return import_module(name)
     spec = spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
