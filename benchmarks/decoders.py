@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one short round")
     given = parser.parse_args(given_all)
     if given.quick:
-        given.rounds, given.seconds = 1, 0.02
+        given.rounds, given.seconds = 1, 0.003
     facts = machine()
     ways = [way for way in decoders() if given.only is None or way.kind.startswith(tuple(given.only))]
     lines = [line for size in given.sizes for line in measure(ways, size, given)]
