@@ -183,7 +183,8 @@ def _run(engine: Engine, order: int, job: RunJob, ended: _Ended) -> None:
             facts = engine.call(f"run: {job.name}", trace, do_run, job)
     except Exception as error:  # whatever stops one run stops no other: it is named, with its reason
         reason = str(error) if isinstance(error, MsdaskError) else f"{type(error).__name__}: {error}"
-        ended.add(job.name, "failed", reason=f"{reason} (see {job.folder / 'error.txt'})")
+        told = job.folder / "error.txt"
+        ended.add(job.name, "failed", reason=f"{reason} (see {told})" if told.exists() else reason)
     else:
         ended.add(job.name, "done", facts["test"])
 
