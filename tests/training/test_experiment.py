@@ -285,3 +285,22 @@ def test_one_slide_a_class_is_refused_before_the_first_step(tmp_path):
 def test_processes_take_gpus_that_no_other_has(tmp_path):
     assert [free_gpu(2, tmp_path) for _ in range(2)] == [0, 1]
     assert free_gpu(2, tmp_path) in (0, 1)
+
+
+def test_contexts_that_nothing_fine_covers_are_refused_and_a_set_that_does_is_named(tmp_path):
+    task = ms.sample.make_scale_bits(tmp_path, "xor", slides=(1, 1, 1), side=4)
+    store = ms.PatchStore(tmp_path / "bits.zarr")
+    ms.extract(task.table, store, task.grids(), values=task.values, threads=1, progress=False)
+    config = small_config(store.path, tmp_path / "out", magnifications=[[20, 5]], models=["features"])
+    config |= {"ratios": None, "repeats": None, "baselines": ["pooled"]}
+    with pytest.raises(SpecError, match=r"contexts at 5x cannot be replaced .* cover 6.2% .*pooled_set"):
+        ms.experiment(config)
+    assert not (tmp_path / "out").exists()
+    fine = ms.ExtractionSpec("grid", (20.0,), 64)
+    ms.extract(task.table, store, fine, values=task.values, threads=1, progress=False, name="fine")
+    with pytest.raises(SpecError, match="several grids at one magnification"):
+        ms.experiment(config)
+    plan = ExperimentPlan(ExperimentConfig.read({**config, "pooled_set": "fine"}))
+    assert [row.name for row in plan.rows] == ["features-20x-5x-n+1", "pooled-20x-5x-one"]
+    assert plan.data.areas(plan.rows[1]).covered == {5.0: 1.0}
+    assert {job.set_name for job in plan.encodings()} == {"fine", "grid-20x-64", "grid-5x-64"}
