@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +17,7 @@ import msdask as ms
 from msdask.data import FeatureLoader, LinkedSet, TupleDataset
 from msdask.errors import MsdaskError, SpecError
 from msdask.models import load_model
+from msdask.storage.locks import held
 from msdask.training import ExperimentConfig, ExperimentResult
 from msdask.training.experiments import run as run_module
 from msdask.training.experiments.data import ExperimentData
@@ -33,13 +33,17 @@ ROWS = ["single-10x-one", "features-10x-5x-n+1", "matched-5x-2-branches-one", "m
 ROWS += ["pooled-10x-5x-one"]
 
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:features are those of a scalenet with random weights"),
+    pytest.mark.filterwarnings("ignore:one split. whether models differ"),
+]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="features are those of a scalenet with random weights")
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -191,6 +195,11 @@ def test_other_settings_in_the_same_folder_are_refused(store, found):
     changed = small_config(store.path, found.folder, ablate=2, dropout=0.5, batch_size=32)
     with pytest.raises(MsdaskError, match=r"other settings or data \(differs in dropout, batch_size\)"):
         ms.experiment(changed)
+
+
+def test_two_at_once_in_one_folder_are_refused(store, found):
+    with held(str(found.folder / "experiment.lock"), "it"), pytest.raises(MsdaskError, match="is being written by"):
+        ms.experiment(small_config(store.path, found.folder, ablate=2))
 
 
 def test_features_are_those_of_the_images(store, found):

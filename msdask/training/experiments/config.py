@@ -120,6 +120,8 @@ class ExperimentConfig:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("lists", "patch_set")):
                 raise SpecError(f"experiment: {name}={value!r}: expected a text")
+        if "://" in self.output:
+            raise SpecError(f"experiment: output='{self.output}': expected a folder that all processes see, no URL")
         if not isinstance(self.classes, (int, type(None))):
             object.__setattr__(self, "classes", tuple(map(str, _listed("classes", self.classes))))
         self._check_scales()

@@ -23,6 +23,7 @@ from msdask.extraction.cohort_work import setup_of_workers
 from msdask.models.backbones import SCALENET, make_backbone
 from msdask.storage import places
 from msdask.storage.files import write_file
+from msdask.storage.locks import held
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.data import ExperimentData
 from msdask.training.experiments.frozen import EncodeJob, FrozenFeatures, encode, encoder_of
@@ -148,7 +149,21 @@ def experiment(
     >>> ms.experiment("experiment.toml", listener=print)  # doctest: +SKIP
     """
     plan = ExperimentPlan(ExperimentConfig.read(config))
-    plan.begin()
+    output = plan.config.output
+    with held(os.path.join(output, "experiment.lock"), f"experiment '{output}'"):
+        plan.begin()
+        return _done(plan, client, workers, threads, tries, listener)
+
+
+def _done(
+    plan: ExperimentPlan,
+    client: Client | None,
+    workers: int | None,
+    threads: int | None,
+    tries: int,
+    listener: Callable[[RunOutcome], object] | None,
+) -> ExperimentResult:
+    """Do the runs, and put them together."""
     if workers is not None and threads is None:
         threads = max(1, CPU_COUNT // workers)
     runs = plan.runs(threads=threads, is_own_process=client is not None or workers is not None)
