@@ -313,3 +313,16 @@ def test_contexts_that_nothing_fine_covers_are_refused_and_a_set_that_does_is_na
     assert [row.name for row in plan.rows] == ["features-20x-5x-n+1", "pooled-20x-5x-one"]
     assert plan.data.areas(plan.rows[1]).covered == {5.0: 1.0}
     assert {job.set_name for job in plan.encodings()} == {"fine", "grid-20x-64", "grid-5x-64"}
+
+
+def test_no_model_knows_more_than_its_magnifications_show(tmp_path):
+    task = ms.sample.make_scale_bits(tmp_path, "xor", slides=(2, 1, 1), side=4)
+    store = ms.PatchStore(tmp_path / "bits.zarr")
+    ms.extract(task.table, store, task.tuples(), values=task.values, threads=1, progress=False)
+    config = small_config(store.path, tmp_path / "out", relation="multicenter", losses=["one"], baselines=["matched"])
+    config |= {"magnifications": [[20], [5], [20, 5]], "ratios": None, "repeats": None}
+    table = ms.experiment(config).table.set_index("row")["balanced_accuracy"]
+    one_scale = [name for name in table.index if name.startswith(("single", "matched"))]
+    assert len(one_scale) == 4
+    assert (table[one_scale] == 0.5).all()  # exactly: sites come in groups that differ in the hidden bit
+    assert table["features-20x-5x-one"] <= 0.75
