@@ -326,3 +326,17 @@ def test_no_model_knows_more_than_its_magnifications_show(tmp_path):
     assert len(one_scale) == 4
     assert (table[one_scale] == 0.5).all()  # exactly: sites come in groups that differ in the hidden bit
     assert table["features-20x-5x-one"] <= 0.75
+
+
+def test_weights_are_decided_once_for_all_runs(store, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", none)
+    config = small_config(store.path, tmp_path / "out", backbone="resnet18", features="trained", embedding=4)
+    with pytest.warns(UserWarning, match="training begins with random weights: .*ImageNet weights cannot be loaded"):
+        plan = ExperimentPlan(ExperimentConfig.read(config))
+    assert plan.config.weights == "none"
+    assert {job.config.weights for job in plan.runs()} == {"none"}
+    with pytest.raises(MsdaskError, match=r"weights '.*gone.pt': no such file"):
+        ExperimentPlan(ExperimentConfig.read({**config, "weights": str(tmp_path / "gone.pt")}))

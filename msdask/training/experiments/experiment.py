@@ -324,7 +324,9 @@ def _absolute(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _weights(config: ExperimentConfig) -> str:
-    """What backbones begin with, decided once for all runs."""
+    """What backbones begin with, decided once for all runs; loaded once to see that it can be."""
+    if config.weights not in ("auto", "none"):
+        make_backbone(config.backbone, weights=config.weights)
     if config.weights != "auto":
         return config.weights
     if config.backbone == SCALENET:
