@@ -45,6 +45,7 @@ class ClassifySource:
     losses : "n+1" takes the labels at every magnification, "one" the first
     name : of the set of centroids, or of one of the grids, where several would do
     classes : how many there are; None means up to the highest label
+    leave_out : names of sets that are not meant, where they would do as well
 
     Attributes
     ----------
@@ -70,6 +71,7 @@ class ClassifySource:
         losses: Losses = "one",
         name: str | None = None,
         classes: int | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         if relation not in get_args(Relation):
             raise SpecError(f"relation={relation!r}: expected one of {', '.join(get_args(Relation))}")
@@ -81,7 +83,7 @@ class ClassifySource:
         if relation == "multicenter":
             self._set = _centroids(store, self.place, magnifications, name)
         else:
-            self._set = _linked(store, self.place, magnifications, name)
+            self._set = _linked(store, self.place, magnifications, name, leave_out)
         own = self._set.magnifications if isinstance(self._set, LinkedSet) else self._set.spec.magnifications
         self.magnifications = tuple(m for m in own if magnifications is None or m in magnifications)
         self.losses: Losses = losses
@@ -287,10 +289,14 @@ def _centroids(store: PatchStore, place: str, magnifications: Sequence[float] | 
 
 
 def _linked(
-    store: PatchStore, place: str, magnifications: Sequence[float] | None, name: str | None
+    store: PatchStore,
+    place: str,
+    magnifications: Sequence[float] | None,
+    name: str | None,
+    leave_out: Sequence[str],
 ) -> PatchSet | LinkedSet:
     """Grids at these magnifications, linked; or the one grid."""
-    grids = [s for s in store.values() if s.spec.mode == "grid"]
+    grids = [s for s in store.values() if s.spec.mode == "grid" and s.name not in leave_out]
     if name is not None:
         named = [s for s in grids if s.name == name]
         if not named:

@@ -140,3 +140,16 @@ def test_weights_that_cannot_be_had_are_said_where_nobody_asked_for_them(monkeyp
 def test_an_embedding_is_on_off_or_a_width(text, width):
     model, _ = Branches(backbone="scalenet", embedding=text).model(3, (10.0, 5.0))
     assert model.config["embedding"] == width
+
+
+def test_branches_are_permuted_where_asked_for(store, msdask, tmp_path):
+    run = tmp_path / "run"
+    code, _, said = msdask("train", "classifier", "-i", store.path, "-o", run, "-m", 20, 5, *SMALL)
+    assert code == 0, said
+    code, printed, said = msdask("test", "classifier", "-i", store.path, "-p", run, "--ablate", 2, "-q")
+    assert code == 0, said
+    assert "20x permuted, scores fall by: kappa " in printed
+    table = pd.read_csv(run / "ablation.csv")
+    assert table[["branch", "repeat"]].values.tolist() == [["none", 0], ["20x", 0], ["20x", 1], ["5x", 0], ["5x", 1]]
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    assert table["kappa"][0] == pytest.approx(metrics["kappa"], nan_ok=True)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +17,7 @@ import msdask as ms
 from msdask.data import FeatureLoader, LinkedSet, TupleDataset
 from msdask.errors import MsdaskError, SpecError
 from msdask.models import load_model
+from msdask.storage.locks import held
 from msdask.training import ExperimentConfig, ExperimentResult
 from msdask.training.experiments import run as run_module
 from msdask.training.experiments.data import ExperimentData
@@ -33,13 +33,17 @@ ROWS = ["single-10x-one", "features-10x-5x-n+1", "matched-5x-2-branches-one", "m
 ROWS += ["pooled-10x-5x-one"]
 
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:features are those of a scalenet with random weights"),
+    pytest.mark.filterwarnings("ignore:one split. whether models differ"),
+]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def quiet() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="features are those of a scalenet with random weights")
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -193,6 +197,11 @@ def test_other_settings_in_the_same_folder_are_refused(store, found):
         ms.experiment(changed)
 
 
+def test_two_at_once_in_one_folder_are_refused(store, found):
+    with held(str(found.folder / "experiment.lock"), "it"), pytest.raises(MsdaskError, match="is being written by"):
+        ms.experiment(small_config(store.path, found.folder, ablate=2))
+
+
 def test_features_are_those_of_the_images(store, found):
     config = ExperimentConfig.read(small_config(store.path, found.folder))
     config = ExperimentPlan(config).config
@@ -285,3 +294,49 @@ def test_one_slide_a_class_is_refused_before_the_first_step(tmp_path):
 def test_processes_take_gpus_that_no_other_has(tmp_path):
     assert [free_gpu(2, tmp_path) for _ in range(2)] == [0, 1]
     assert free_gpu(2, tmp_path) in (0, 1)
+
+
+def test_contexts_that_nothing_fine_covers_are_refused_and_a_set_that_does_is_named(tmp_path):
+    task = ms.sample.make_scale_bits(tmp_path, "xor", slides=(1, 1, 1), side=4)
+    store = ms.PatchStore(tmp_path / "bits.zarr")
+    ms.extract(task.table, store, task.grids(), values=task.values, threads=1, progress=False)
+    config = small_config(store.path, tmp_path / "out", magnifications=[[20, 5]], models=["features"])
+    config |= {"ratios": None, "repeats": None, "baselines": ["pooled"]}
+    with pytest.raises(SpecError, match=r"contexts at 5x cannot be replaced .* cover 6.2% .*pooled_set"):
+        ms.experiment(config)
+    assert not (tmp_path / "out").exists()
+    fine = ms.ExtractionSpec("grid", (20.0,), 64)
+    ms.extract(task.table, store, fine, values=task.values, threads=1, progress=False, name="fine")
+    with pytest.raises(SpecError, match="several grids at one magnification"):
+        ms.experiment(config)
+    plan = ExperimentPlan(ExperimentConfig.read({**config, "pooled_set": "fine"}))
+    assert [row.name for row in plan.rows] == ["features-20x-5x-n+1", "pooled-20x-5x-one"]
+    assert plan.data.areas(plan.rows[1]).covered == {5.0: 1.0}
+    assert {job.set_name for job in plan.encodings()} == {"fine", "grid-20x-64", "grid-5x-64"}
+
+
+def test_no_model_knows_more_than_its_magnifications_show(tmp_path):
+    task = ms.sample.make_scale_bits(tmp_path, "xor", slides=(2, 1, 1), side=4)
+    store = ms.PatchStore(tmp_path / "bits.zarr")
+    ms.extract(task.table, store, task.tuples(), values=task.values, threads=1, progress=False)
+    config = small_config(store.path, tmp_path / "out", relation="multicenter", losses=["one"], baselines=["matched"])
+    config |= {"magnifications": [[20], [5], [20, 5]], "ratios": None, "repeats": None}
+    table = ms.experiment(config).table.set_index("row")["balanced_accuracy"]
+    one_scale = [name for name in table.index if name.startswith(("single", "matched"))]
+    assert len(one_scale) == 4
+    assert (table[one_scale] == 0.5).all()  # exactly: sites come in groups that differ in the hidden bit
+    assert table["features-20x-5x-one"] <= 0.75
+
+
+def test_weights_are_decided_once_for_all_runs(store, tmp_path, monkeypatch):
+    def none(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", none)
+    config = small_config(store.path, tmp_path / "out", backbone="resnet18", features="trained", embedding=4)
+    with pytest.warns(UserWarning, match="training begins with random weights: .*ImageNet weights cannot be loaded"):
+        plan = ExperimentPlan(ExperimentConfig.read(config))
+    assert plan.config.weights == "none"
+    assert {job.config.weights for job in plan.runs()} == {"none"}
+    with pytest.raises(MsdaskError, match=r"weights '.*gone.pt': no such file"):
+        ExperimentPlan(ExperimentConfig.read({**config, "weights": str(tmp_path / "gone.pt")}))

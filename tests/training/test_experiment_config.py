@@ -85,6 +85,9 @@ def test_recipes_differ_between_splits_and_not_between_models():
         ({"repeats": 5}, "would be the same test every time"),
         ({"dropout": "much"}, "dropout='much'"),
         ({"store": 3}, "store=3: expected a text"),
+        ({"output": "s3://bucket/out"}, "expected a folder that all processes see, no URL"),
+        ({"classes": "five"}, "classes='five': expected a list"),
+        ({"pooled_set": 3}, "pooled_set=3: expected a list"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

@@ -54,7 +54,8 @@ class ExperimentConfig:
     fuse : what predictions are: "logits" or "probabilities"
     classes : names, or how many; None: up to the highest label
     patch_set : set of centroids, or one of the grids, where several would do
-    pooled_set : set at the highest magnification whose patches cover the contexts, for "pooled"; None: the tuples' own
+    pooled_set : name of a set, or of several, whose patches cover the contexts, for "pooled": one at the highest
+        magnification of each fusion; where there is none, the tuples' own patches
     batch_size : tuples a batch
     augment : "original", "strong" or "none"; images only
     monitor : what of the validation says which epoch is the best
@@ -87,7 +88,7 @@ class ExperimentConfig:
     fuse: Literal["logits", "probabilities"] = "logits"
     classes: int | tuple[str, ...] | None = None
     patch_set: str | None = None
-    pooled_set: str | None = None
+    pooled_set: str | tuple[str, ...] = ()
     batch_size: int = 64
     augment: str = "original"
     monitor: str = "loss"
@@ -113,10 +114,16 @@ class ExperimentConfig:
                 raise SpecError(f"experiment: {name}={value!r}: expected a whole number of at least {least}")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise SpecError(f"experiment: dropout={self.dropout!r}: expected a probability from 0 to below 1")
-        for name in ("store", "output", "lists", "backbone", "weights", "patch_set", "pooled_set", "monitor"):
+        pooled = (self.pooled_set,) if isinstance(self.pooled_set, str) else _listed("pooled_set", self.pooled_set)
+        object.__setattr__(self, "pooled_set", pooled)
+        for name in ("store", "output", "lists", "backbone", "weights", "patch_set", "monitor"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (value is None and name in ("lists", "patch_set", "pooled_set")):
+            if not isinstance(value, str) and not (value is None and name in ("lists", "patch_set")):
                 raise SpecError(f"experiment: {name}={value!r}: expected a text")
+        if "://" in self.output:
+            raise SpecError(f"experiment: output='{self.output}': expected a folder that all processes see, no URL")
+        if not isinstance(self.classes, (int, type(None))):
+            object.__setattr__(self, "classes", tuple(map(str, _listed("classes", self.classes))))
         self._check_scales()
         if self.ratios is not None and self.lists is not None:
             raise SpecError("experiment: ratios and lists each say which slides are for training; give one of them")

@@ -55,6 +55,7 @@ class ExperimentData:
             losses="n+1" if is_taught else "one",
             name=config.patch_set,
             classes=config.class_count,
+            leave_out=config.pooled_set if config.relation == "upper_region" else (),
         )
         names = config.classes if isinstance(config.classes, tuple) else range(self.source.classes)
         self.classes = tuple(map(str, names))
@@ -105,8 +106,7 @@ class ExperimentData:
         """Hash of what is stored in all sets that are read."""
         patches = self.source.patches
         sets = [*(patches.sets if isinstance(patches, LinkedSet) else [patches])]
-        if self.config.pooled_set is not None:
-            sets.append(self._named(self.config.pooled_set))
+        sets += [self._named(name) for name in self.config.pooled_set]
         stored = [StoredPatches(one) for one in sets]
         used = [
             (i, slide_id) for i, one in enumerate(sets) for slide_id in self.source.slides if slide_id in one.slides
@@ -139,11 +139,8 @@ class ExperimentData:
     def areas(self, row: Row) -> AreaSet:
         """The contexts of a row as fine patches; found once."""
         if row.magnifications not in self._areas:
-            fine = None
-            if self.config.pooled_set is not None:
-                named = self._named(self.config.pooled_set)
-                # fusions without the highest magnification pool patches at their own highest one
-                fine = named if row.magnifications[0] in named.spec.magnifications else None
+            named = [self._named(name) for name in self.config.pooled_set]
+            fine = next((one for one in named if row.magnifications[0] in one.spec.magnifications), None)
             self._areas[row.magnifications] = AreaSet(self.source.patches, row.magnifications, fine=fine)
         return self._areas[row.magnifications]
 

@@ -23,6 +23,7 @@ from msdask.extraction.cohort_work import setup_of_workers
 from msdask.models.backbones import SCALENET, make_backbone
 from msdask.storage import places
 from msdask.storage.files import write_file
+from msdask.storage.locks import held
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.data import ExperimentData
 from msdask.training.experiments.frozen import EncodeJob, FrozenFeatures, encode, encoder_of
@@ -148,7 +149,21 @@ def experiment(
     >>> ms.experiment("experiment.toml", listener=print)  # doctest: +SKIP
     """
     plan = ExperimentPlan(ExperimentConfig.read(config))
-    plan.begin()
+    output = plan.config.output
+    with held(os.path.join(output, "experiment.lock"), f"experiment '{output}'"):
+        plan.begin()
+        return _done(plan, client, workers, threads, tries, listener)
+
+
+def _done(
+    plan: ExperimentPlan,
+    client: Client | None,
+    workers: int | None,
+    threads: int | None,
+    tries: int,
+    listener: Callable[[RunOutcome], object] | None,
+) -> ExperimentResult:
+    """Do the runs, and put them together."""
     if workers is not None and threads is None:
         threads = max(1, CPU_COUNT // workers)
     runs = plan.runs(threads=threads, is_own_process=client is not None or workers is not None)
@@ -183,7 +198,8 @@ def _run(engine: Engine, order: int, job: RunJob, ended: _Ended) -> None:
             facts = engine.call(f"run: {job.name}", trace, do_run, job)
     except Exception as error:  # whatever stops one run stops no other: it is named, with its reason
         reason = str(error) if isinstance(error, MsdaskError) else f"{type(error).__name__}: {error}"
-        ended.add(job.name, "failed", reason=f"{reason} (see {job.folder / 'error.txt'})")
+        told = job.folder / "error.txt"
+        ended.add(job.name, "failed", reason=f"{reason} (see {told})" if told.exists() else reason)
     else:
         ended.add(job.name, "done", facts["test"])
 
@@ -308,7 +324,9 @@ def _absolute(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _weights(config: ExperimentConfig) -> str:
-    """What backbones begin with, decided once for all runs."""
+    """What backbones begin with, decided once for all runs; loaded once to see that it can be."""
+    if config.weights not in ("auto", "none"):
+        make_backbone(config.backbone, weights=config.weights)
     if config.weights != "auto":
         return config.weights
     if config.backbone == SCALENET:

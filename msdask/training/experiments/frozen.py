@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,9 +61,18 @@ class Encoder(nn.Module):
         return features
 
 
-@lru_cache(maxsize=1)
+_MAKING = threading.Lock()
+"""Held while weights are drawn: random numbers are one state of the whole process."""
+
+
 def encoder_of(backbone: str, weights: str, seed: int) -> Encoder:
-    """The backbone of an experiment; random weights follow from the seed."""
+    """The backbone of an experiment, made once in a process; random weights follow from the seed."""
+    with _MAKING:
+        return _made(backbone, weights, seed)
+
+
+@lru_cache(maxsize=1)
+def _made(backbone: str, weights: str, seed: int) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Encoder(backbone, None if weights == "none" else weights)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
+import getpass
 import os
 import tempfile
 from pathlib import Path
 from typing import IO
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: the GPUs are shared by number of process there
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["free_gpu", "take_gpu"]
 
@@ -27,7 +32,7 @@ def take_gpu() -> None:
         return
     count = torch.cuda.device_count()
     if count > 1:
-        folder = Path(tempfile.gettempdir()) / f"msdask-gpus-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"msdask-gpus-{getpass.getuser()}"
         os.environ[_VISIBLE] = str(free_gpu(count, folder))
 
 
@@ -40,7 +45,7 @@ def free_gpu(count: int, folder: Path) -> int:
     folder : of the locks; made
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
+    for number in range(count if fcntl is not None else 0):
         lock = open(folder / str(number), "ab")  # noqa: SIM115 - stays open as long as the process lives
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

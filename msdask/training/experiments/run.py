@@ -36,6 +36,8 @@ __all__ = ["RunJob", "do_run"]
 
 _TRAINING = threading.Lock()
 """Held while something is trained: random numbers are one state of the whole process."""
+_MEASURED = 4096
+"""Features that are measured at once: metrics cost the same for a batch of any size."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,8 @@ def _batches(job: RunJob, data: ExperimentData, slides: Sequence[str], *, is_tra
     seed = config.seed + job.split.repeat
     if job.features is not None:
         frozen = FrozenFeatures(config, data, job.features[0])
-        return frozen.loader(
-            dataset, job.row, batch_size=config.batch_size, balanced=is_training, shuffle=is_training, seed=seed
-        )
+        size = config.batch_size if is_training else max(config.batch_size, _MEASURED)
+        return frozen.loader(dataset, job.row, batch_size=size, balanced=is_training, shuffle=is_training, seed=seed)
     changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[config.augment]
     return loader(
         dataset,
