@@ -223,7 +223,7 @@ class ClassifySource:
         if scale is not None:
             self._check_any_scale(slides, scale)
         return PatchDataset(
-            self._set if scale is None else self._virtual,  # type: ignore[arg-type]
+            self._set if scale is None else self._virtual,
             scale=scale,
             magnifications=self.magnifications,
             slides=list(slides),
