@@ -43,6 +43,9 @@ def classifier_train(
 ) -> int:
     """Train a classifier of tissue on the labeled tuples of a patch store, and measure it on the test slides.
 
+    Examples: `msdask train classifier -i cohort.zarr -o run -m 20 10 5 --ratios 60 20 20`; of any scale from 40x to 5x:
+    `msdask train classifier -i cohort.zarr -o run -m 10 --combine single --mpp 0.25 2.0`.
+
     Parameters
     ----------
     data
@@ -184,6 +187,8 @@ def _measure(
     from msdask.training import accuracy_by_mpp, measure
 
     mpp = tuples.mpp_range
+    if mpp is not None:
+        mpp = source.common_range(slides, mpp)
     batches = source.measured(slides, batch_size=tuples.batch_size)
     scales, patients = source.magnifications, source.patients
     _print_metrics(measure(model, task, batches, folder, magnifications=scales, patients=patients, progress=progress))

@@ -106,7 +106,7 @@ def _layer(
 
 
 def load_imagenet(network: EfficientNetLite0) -> None:
-    """Load the ImageNet weights of the package on the index, tensor by tensor in their order, with shapes checked.
+    """Load the ImageNet weights of the package on the index, tensor by tensor in order; shapes are checked.
 
     Raises
     ------

@@ -262,6 +262,21 @@ class ClassifySource:
                 stacklevel=3,
             )
 
+    def common_range(self, slides: Sequence[str], mpp: tuple[float, float]) -> tuple[float, float]:
+        """What of a range of um/px all slides have: it begins at the px of the coarsest slide.
+
+        Raises
+        ------
+        SpecError
+            As `dataset`; or they have none of it in common.
+        """
+        self.dataset(slides, mpp=(mpp[1], mpp[1]))  # refuses what has not even the coarsest
+        coarsest = max(10 / self._virtual.scale_limits(slide)[1] for slide in slides)
+        finest = mpp[0] if coarsest <= mpp[0] * _SAME_SCALE else coarsest
+        if finest >= mpp[1]:
+            raise SpecError(f"the slides have no range of um/px within {mpp} in common: one has {coarsest:.3g}")
+        return finest, mpp[1]
+
     def measured(
         self, slides: Sequence[str], *, batch_size: int, mpp: tuple[float, float] | None = None
     ) -> PatchLoader:

@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.inference import ome_zarr
 from msdask.inference.class_map import outside_shares
 from msdask.models import AttentionFusion, FeatureFusion, SingleScale, save_model
+from tests.tools.s3_server import BUCKET, keys, s3_server
 from tests.tools.store_tools import tree
 
 SCALES = (20.0, 10.0, 5.0)
@@ -133,7 +135,7 @@ class _Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("shards", [1, 5, 11])
+@pytest.mark.parametrize("shards", [1, 11])
 def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(path, tmp_path, shards):
     _map(path, tmp_path / "whole.ome.zarr")
     heard: list[int] = []
@@ -262,6 +264,27 @@ def test_a_pyramid_is_the_mean_of_what_is_known():
             known = ~np.isnan(four[0])
             expected = four[:, known].mean(1) if known.any() else np.full(2, np.nan)
             np.testing.assert_allclose(coarser[:, i, j], expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_object_storage_holds_the_same_bytes_and_is_gone_on_with_too(path, tmp_path):
+    with s3_server() as client:
+        place = f"s3://{BUCKET}/map.ome.zarr"
+
+        def stop(*_: int) -> None:
+            raise _Stopped
+
+        with pytest.raises(_Stopped):
+            _map(path, place, stride=32, wrote=stop)
+        found = _map(path, place, stride=32)
+        local = _map(path, tmp_path / "map.ome.zarr", stride=32)
+        stored = {
+            key: hashlib.sha256(client.get_object(Bucket=BUCKET, Key=f"map.ome.zarr/{key}")["Body"].read()).hexdigest()
+            for key in keys(client, place)
+        }
+        assert stored == tree(tmp_path / "map.ome.zarr")
+        xr.testing.assert_identical(found, local)
+        xr.testing.assert_identical(ms.read_class_map(place), local)
 
 
 # --- what is refused, and what is not there --------------------------------------------------------------------------

@@ -120,5 +120,9 @@ def test_what_cannot_be_is_refused(store):
         accuracy_by_mpp(FeatureFusion(2, (20.0, 10.0), backbone="scalenet"), _source(store, 20.0), ["d.png"])
     with pytest.warns(UserWarning, match=r"2 of 2 slides are coarser than 0\.25 um/px"):
         _source(store, 20.0).dataset(["d.png", "e.png"], mpp=(0.25, 2.0))
+    assert _source(store, 20.0).common_range(["d.png", "e.png"], (0.25, 2.0)) == (0.5, 2.0)
+    assert _source(store, 20.0).common_range(["d.png"], (0.48, 2.0)) == (0.48, 2.0)
+    with pytest.raises(SpecError, match="labels of several magnifications"):
+        _source(store, losses="n+1").common_range(["d.png"], (0.5, 2.0))
     with pytest.raises(SpecError, match="two or more points"):
         accuracy_by_mpp(FeatureFusion(2, (20.0, 10.0), backbone="scalenet"), _source(store), list(COHORT), points=1)
