@@ -304,7 +304,7 @@ def fresh_checks(path: str, larger: str, settings: Settings) -> list[Check]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()) / "msdask-benchmark", help="slides and scratch"
@@ -319,7 +319,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed-seconds", type=float, default=None, help="of the seed's way in a round (default 8)")
     parser.add_argument("--hs2p-python", default=None, help="interpreter that has hs2p installed (see hs2p_peer.py)")
     parser.add_argument("--only", nargs="*", default=None, help="cases to run, such as 20x tuples")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = arguments_of(arguments)
     side = given.side or (QUICK_SIDE if given.quick else SIDE)
     settings = Settings(
         given.folder / "scratch",
