@@ -67,7 +67,7 @@ class Part:
 
 def bits_store(task_name: Any, folder: Path, *, quick: bool) -> tuple[ms.sample.ScaleBits, ms.PatchStore, Path]:
     """Slides of a generated task, their tuples, and lists of splits, each with training and test slides of its own."""
-    splits, side, train = (1, 4, 1) if quick else (SPLITS, 16, TRAIN)
+    splits, side, train = (1, 8, 1) if quick else (SPLITS, 16, TRAIN)
     task = ms.sample.make_scale_bits(folder, task_name, slides=(train * splits, 1, 2 * splits), side=side)
     store = ms.PatchStore(folder / "bits.zarr")
     ms.extract(task.table, store, task.tuples(), values=task.values, progress=False)

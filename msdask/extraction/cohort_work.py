@@ -23,7 +23,11 @@ __all__ = ["bound_here", "cohort_plan", "cohort_work", "repair_work", "setup_of_
 _SECONDS_PER_SLIDE = 0.05
 """To open a slide, find its tissue, and commit it, however small it is."""
 _BYTES_PER_SECOND = 25e6
-"""Of a slide's file, that one thread works through at 40x; coarser patches need less."""
+"""Of a slide's file, that one thread works through at 40x."""
+_SHARES = ((20.0, 1.0), (10.0, 0.65), (0.0, 0.08))
+"""Above which magnification a slide takes which share of that: up to 10x a coarser level is read (simulation.md)."""
+_BEGIN_BYTES_PER_SECOND = 1.2e9
+"""Of a slide's file, for its mask and its table."""
 _UNKNOWN_SECONDS = 60.0
 """For a slide of which nobody knows how large it is without opening it."""
 _LOADED_BY_BLOCKS = ("msdask.extraction.slide_job", "msdask.readers.tiff")
@@ -35,9 +39,11 @@ def cohort_plan(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec], *, ti
 
 
 def cohort_work(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec]) -> Work:
-    """The work on the slides of a cohort: from the sizes of their files alone, so that it takes no time."""
+    """The work on the slides of a cohort: from sizes of files and magnifications alone, so that it takes no time."""
     patch = max(len(spec.magnifications) * 3 * spec.patch_size**2 for spec in specs)
-    return Work(len(rows), sum(_seconds(row.path) for row in rows), patch, setup_of_workers(), bound_here())
+    share = sum(_share(magnification) for spec in specs for magnification in spec.magnifications)
+    seconds = sum(_seconds(row.path, share) for row in rows)
+    return Work(len(rows), seconds, patch, setup_of_workers(), bound_here())
 
 
 def repair_work(slides: int) -> Work:
@@ -45,12 +51,17 @@ def repair_work(slides: int) -> Work:
     return Work(slides, prepare=setup_of_workers(), refusal=bound_here())
 
 
-def _seconds(path: str) -> float:
+def _share(magnification: float) -> float:
+    return next(share for above, share in _SHARES if magnification > above)
+
+
+def _seconds(path: str, share: float) -> float:
     if places.is_url(path) or not os.path.isfile(path):
         return _UNKNOWN_SECONDS
     if os.path.isdir(os.path.splitext(path)[0]):  # MRXS and the like: the pixels lie beside it
         return _UNKNOWN_SECONDS
-    return _SECONDS_PER_SLIDE + os.path.getsize(path) / _BYTES_PER_SECOND
+    size = os.path.getsize(path)
+    return _SECONDS_PER_SLIDE + size / _BEGIN_BYTES_PER_SECOND + share * size / _BYTES_PER_SECOND
 
 
 def bound_here() -> str:

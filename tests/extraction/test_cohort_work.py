@@ -35,7 +35,11 @@ def test_work_grows_with_slides_and_their_files(tmp_path: Path) -> None:
         with file.open("wb") as opened:
             opened.truncate(size)
     assert cohort_work([row(small)], [GRID]).seconds == pytest.approx(0.05, rel=0.01)
-    assert cohort_work([row(large), row(small)], [GRID]).seconds == pytest.approx(10.1, rel=0.01)
+    assert cohort_work([row(large), row(small)], [GRID]).seconds == pytest.approx(6.81, rel=0.01)
+    coarse, fine = (replace(GRID, magnifications=(m,)) for m in (10, 40))
+    assert cohort_work([row(large)], [coarse]).seconds == pytest.approx(1.06, rel=0.01)
+    assert cohort_work([row(large)], [fine]).seconds == pytest.approx(10.26, rel=0.01)
+    assert cohort_work([row(large)], [coarse, fine]).seconds == pytest.approx(11.06, rel=0.01)
     assert cohort_work([row(small)], [GRID, TUPLES]).patch_bytes == 3 * 3 * 224 * 224
 
 
