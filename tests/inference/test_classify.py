@@ -266,7 +266,6 @@ def test_a_pyramid_is_the_mean_of_what_is_known():
             np.testing.assert_allclose(coarser[:, i, j], expected, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_object_storage_holds_the_same_bytes_and_is_gone_on_with_too(path, tmp_path):
     with s3_server() as client:
         place = f"s3://{BUCKET}/map.ome.zarr"
