@@ -29,8 +29,9 @@ _STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (3, 1, 6, 320, 1),
 )
 _STEM, _HEAD = 32, 1280
-_EPSILON, _MOMENTUM = 1e-3, 0.01
-"""Of batch norm, as the weights were learnt with."""
+_EPSILON = 1e-3
+"""Of batch norm, as the weights were learnt with. They were also learnt with averages over some 100 batches; trainings
+on tissue are shorter, and take PyTorch's 10."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -100,7 +101,7 @@ def _layer(
     """Convolution, batch norm, and ReLU6 unless it is the last of a block."""
     layers: list[nn.Module] = [
         _Convolution(channels, width, kernel, stride=stride, groups=groups),
-        nn.BatchNorm2d(width, eps=_EPSILON, momentum=_MOMENTUM),
+        nn.BatchNorm2d(width, eps=_EPSILON),
     ]
     return nn.Sequential(*layers, *([] if is_last else [nn.ReLU6(inplace=True)]))
 

@@ -266,7 +266,6 @@ def test_a_pyramid_is_the_mean_of_what_is_known():
             np.testing.assert_allclose(coarser[:, i, j], expected, rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_object_storage_holds_the_same_bytes_and_is_gone_on_with_too(path, tmp_path):
     with s3_server() as client:
         place = f"s3://{BUCKET}/map.ome.zarr"
@@ -389,3 +388,16 @@ def test_an_unreadable_tile_is_an_error_that_names_it(path, tmp_path, monkeypatc
     monkeypatch.setattr(type(slide.reader), "read_tile", broken)
     with pytest.raises(TileError, match="tile 3, 4"):
         _map(path, mask=np.ones((2, 2), bool))
+
+
+def test_slides_of_a_cohort_get_masks_from_a_folder(path, tmp_path):
+    mask = np.zeros((42, 61), np.uint8)
+    mask[:, :30] = 255
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks/a.png")
+    network = _network(SingleScale, (20,))
+    rows = ms.classify_slides([path], network, tmp_path / "out", masks=tmp_path / "masks", patch_size=SIZE)
+    assert rows["state"].tolist() == ["complete"], rows["reason"].tolist()
+    table = pd.read_parquet(tmp_path / "out/predictions")
+    assert len(table) == rows["tuples"][0] > 50
+    assert table["x0"].max() + 0.7 * SIZE <= 300 + 1e-6
