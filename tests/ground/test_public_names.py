@@ -82,7 +82,7 @@ def test_a_star_import_without_pytorch_leaves_out_the_rooms_that_need_it():
         "from msdask import *; print(*globals())"
     )
     names = set(_printed_by(code))
-    assert set(dir(ms)) - names == {"data", "models", "training"}
+    assert set(dir(ms)) - names == {"data", "experiment", "models", "training"}
 
 
 def test_a_room_that_needs_pytorch_says_so_where_it_is_missing():
