@@ -123,7 +123,7 @@ def choose_plan(machine: Machine, work: Work, *, must_end: bool = False) -> Plan
             max(2, wanted): f"one for each {SECONDS_PER_WORKER:g} s of work",
         }
         return Plan("processes", workers, _threads(machine), f"{known}; {limits[workers]}")
-    return Plan("threads", 1, machine.cores, f"{known}; {why}")
+    return Plan("threads", 1, _threads(machine), f"{known}; {why}")
 
 
 def threads_of_task(cores: int, tasks_at_once: int, most: int) -> int:

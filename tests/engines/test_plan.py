@@ -33,11 +33,11 @@ FEW_SMALL = Work(slides=3, seconds=0.6)
         # a process for each 2 s of work is enough, each with more threads
         (64, 256, MANY_SMALL, ("processes", 38, 4)),
         # less than starting them would cost
-        (64, 256, FEW_SMALL, ("threads", 1, 64)),
+        (64, 256, FEW_SMALL, ("threads", 1, 4)),
         # memory for fewer than there are cores
         (16, 8, HUGE, ("processes", 7, 4)),
         (64, 8, COHORT, ("processes", 7, 4)),
-        (16, 1, COHORT, ("threads", 1, 16)),
+        (16, 1, COHORT, ("threads", 1, 4)),
     ],
 )
 def test_the_plan_of_a_machine(cores: int, gib: int, work: Work, expected: tuple[str, int, int]) -> None:
