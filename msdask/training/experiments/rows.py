@@ -109,7 +109,11 @@ class Row:
     def task(self, config: ExperimentConfig, classes: tuple[str, ...]) -> ClassifyTask:
         """What it learns."""
         scales = self.magnifications if self.losses == "n+1" else ()
-        return ClassifyTask(classes, self.losses, magnifications=scales, monitor=config.monitor)
+        weights = None
+        if config.loss_weights is not None and scales:
+            whole, each = config.loss_weights
+            weights = (whole, *[each] * len(scales))
+        return ClassifyTask(classes, self.losses, magnifications=scales, weights=weights, monitor=config.monitor)
 
 
 def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None) -> list[Row]:
