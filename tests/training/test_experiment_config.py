@@ -14,7 +14,7 @@ from msdask.training.experiments.rows import rows_of
 
 SEED = """
 store = "cohort.zarr"
-output = "seed"
+output = "grid"
 relation = "upper_region"
 magnifications = [[20], [10], [5], [10, 5], [20, 10, 5]]
 losses = ["one", "n+1"]
@@ -27,11 +27,11 @@ def config(**changes: object) -> ExperimentConfig:
     return ExperimentConfig.from_dict({"store": "s", "output": "o", "magnifications": [[20], [20, 5]], **changes})
 
 
-def test_the_seed_s_grid_is_a_few_lines(tmp_path):
-    (tmp_path / "seed.toml").write_text(SEED, encoding="utf-8")
-    read = ExperimentConfig.read(tmp_path / "seed.toml")
+def test_the_paper_s_grid_is_a_few_lines(tmp_path):
+    (tmp_path / "grid.toml").write_text(SEED, encoding="utf-8")
+    read = ExperimentConfig.read(tmp_path / "grid.toml")
     assert Path(read.store) == tmp_path / "cohort.zarr"
-    assert Path(read.output) == tmp_path / "seed"
+    assert Path(read.output) == tmp_path / "grid"
     assert read.scales == (20.0, 10.0, 5.0)
     assert read.recipe == Recipe(schedule="step")
     rows = rows_of(read, 5)
