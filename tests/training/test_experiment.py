@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from msdask.errors import MsdaskError, SpecError
 from msdask.models import load_model
 from msdask.storage.locks import held
 from msdask.training import ExperimentConfig, ExperimentResult
+from msdask.training.experiments import gpu
 from msdask.training.experiments import run as run_module
 from msdask.training.experiments.data import ExperimentData
 from msdask.training.experiments.experiment import ExperimentPlan, RunOutcome
@@ -291,9 +293,15 @@ def test_one_slide_a_class_is_refused_before_the_first_step(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_processes_take_gpus_that_no_other_has(tmp_path):
+def test_processes_take_gpus_that_no_other_has(tmp_path, monkeypatch):
+    held_here: list[IO[bytes]] = []
+    monkeypatch.setattr(gpu, "_held", held_here)
     assert [free_gpu(2, tmp_path) for _ in range(2)] == [0, 1]
-    assert free_gpu(2, tmp_path) in (0, 1)
+    assert free_gpu(2, tmp_path) in (0, 1)  # all are taken: one is shared
+    for lock in held_here:
+        lock.close()
+    assert free_gpu(2, tmp_path) == 0
+    held_here[-1].close()
 
 
 def test_contexts_that_nothing_fine_covers_are_refused_and_a_set_that_does_is_named(tmp_path):

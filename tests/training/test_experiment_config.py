@@ -14,7 +14,7 @@ from msdask.training.experiments.rows import rows_of
 
 SEED = """
 store = "cohort.zarr"
-output = "seed"
+output = "grid"
 relation = "upper_region"
 magnifications = [[20], [10], [5], [10, 5], [20, 10, 5]]
 losses = ["one", "n+1"]
@@ -27,11 +27,11 @@ def config(**changes: object) -> ExperimentConfig:
     return ExperimentConfig.from_dict({"store": "s", "output": "o", "magnifications": [[20], [20, 5]], **changes})
 
 
-def test_the_seed_s_grid_is_a_few_lines(tmp_path):
-    (tmp_path / "seed.toml").write_text(SEED, encoding="utf-8")
-    read = ExperimentConfig.read(tmp_path / "seed.toml")
+def test_the_paper_s_grid_is_a_few_lines(tmp_path):
+    (tmp_path / "grid.toml").write_text(SEED, encoding="utf-8")
+    read = ExperimentConfig.read(tmp_path / "grid.toml")
     assert Path(read.store) == tmp_path / "cohort.zarr"
-    assert Path(read.output) == tmp_path / "seed"
+    assert Path(read.output) == tmp_path / "grid"
     assert read.scales == (20.0, 10.0, 5.0)
     assert read.recipe == Recipe(schedule="step")
     rows = rows_of(read, 5)
@@ -61,6 +61,17 @@ def test_recipes_differ_between_splits_and_not_between_models():
     assert read.recipe == Recipe(epochs=3, schedule="step")
 
 
+def test_losses_may_be_weighed():
+    read = config(
+        losses=["one", "n+1"], loss_weights=[1, 0.5], backbone="scalenet", weights="none", models=["features"]
+    )
+    tasks = {row.losses: row.task(read, ("a", "b")) for row in rows_of(read, 2) if row.kind == "features"}
+    assert tasks["one"].weights is None
+    assert tasks["n+1"].weights == (1.0, 0.5, 0.5)
+    again = {"losses": ("one", "n+1"), "loss_weights": (1, 0.5), "models": ("features",), "weights": "none"}
+    assert hash(read) == hash(config(**again, backbone="scalenet"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -86,6 +97,7 @@ def test_recipes_differ_between_splits_and_not_between_models():
         ({"dropout": "much"}, "dropout='much'"),
         ({"store": 3}, "store=3: expected a text"),
         ({"output": "s3://bucket/out"}, "expected a folder that all processes see, no URL"),
+        ({"loss_weights": [1, 1, 1]}, r"loss_weights=\(1, 1, 1\): expected two numbers"),
         ({"classes": "five"}, "classes='five': expected a list"),
         ({"pooled_set": 3}, "pooled_set=3: expected a list"),
     ],

@@ -147,7 +147,7 @@ def test_comparisons_take_the_splits_that_both_have():
     assert "| combine features (1 of 5 splits) | 5x/10x | n + 1 | 1,000 | 0.7100 | 0.7100 | 0.7100 |" in text
 
 
-def test_the_layout_is_that_of_the_seed_s_table():
+def test_the_layout_is_that_of_the_paper_s_table():
     lines = markdown(made(), caption="Five splits.", notes=["A note."], metric="kappa").splitlines()
     head = lines.index("| model | magnifications | losses | parameters | kappa | balanced accuracy | macro F1 |")
     cells = [line.strip("| ").split(" | ") for line in lines[head + 2 : head + 8]]

@@ -39,6 +39,7 @@ class ExperimentConfig:
     relation : "multicenter" or "upper_region", see `ClassifySource`
     models : "single", "features", "predictions", "attention"
     losses : of fusions, "one" and "n+1"; a single scale has one
+    loss_weights : with n + 1 losses, of the loss of the whole, and of that of each magnification; None: 1 and 1
     baselines : "matched": one magnification with the parameters of a fusion; "pooled": fine patches for contexts
     repeats : splits by `ratios`; None: 5, or as many as `lists` has
     ratios : of training, validation and test, by patient and stratified by class
@@ -73,6 +74,7 @@ class ExperimentConfig:
     relation: Relation = "multicenter"
     models: tuple[str, ...] = ("single", "features", "predictions")
     losses: tuple[Losses, ...] = ("one",)
+    loss_weights: tuple[float, float] | None = None
     baselines: tuple[str, ...] = BASELINES
     repeats: int | None = None
     ratios: tuple[float, ...] | None = None
@@ -120,6 +122,14 @@ class ExperimentConfig:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("lists", "patch_set")):
                 raise SpecError(f"experiment: {name}={value!r}: expected a text")
+        for name in ("ratios", "loss_weights"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _listed(name, getattr(self, name)))
+        if self.loss_weights is not None and len(self.loss_weights) != 2:
+            raise SpecError(
+                f"experiment: loss_weights={self.loss_weights!r}: expected two numbers, for the loss of the whole and "
+                "for that of each magnification"
+            )
         if "://" in self.output:
             raise SpecError(f"experiment: output='{self.output}': expected a folder that all processes see, no URL")
         if not isinstance(self.classes, (int, type(None))):
@@ -222,9 +232,6 @@ class ExperimentConfig:
         if isinstance(recipe, Mapping):
             _refuse_unknown(f"{where}: recipe", recipe, [f.name for f in fields(Recipe) if f.name != "seed"])
             given["recipe"] = replace(STEP, **recipe)
-        for name in ("ratios", "classes"):
-            if isinstance(given.get(name), list):
-                given[name] = tuple(given[name])
         for name in ("store", "output", "lists"):
             if isinstance(given.get(name), os.PathLike):
                 given[name] = os.fspath(given[name])

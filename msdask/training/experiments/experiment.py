@@ -40,7 +40,7 @@ __all__ = ["ExperimentResult", "RunOutcome", "experiment"]
 
 _KEPT = (
     *("relation", "features", "backbone", "weights", "embedding", "dropout", "fuse"),
-    *("batch_size", "augment", "monitor", "seed"),
+    *("batch_size", "augment", "monitor", "seed", "loss_weights"),
 )
 """Fields of a configuration that all runs follow from."""
 

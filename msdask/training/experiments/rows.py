@@ -55,7 +55,7 @@ class Row:
 
     @property
     def scales(self) -> str:
-        """Its magnifications, the lowest first as in the seed's table: "5x/10x"."""
+        """Its magnifications, the lowest first as in the paper's table: "5x/10x"."""
         return "/".join(format_magnification(m) for m in reversed(self.magnifications))
 
     @property
@@ -109,11 +109,15 @@ class Row:
     def task(self, config: ExperimentConfig, classes: tuple[str, ...]) -> ClassifyTask:
         """What it learns."""
         scales = self.magnifications if self.losses == "n+1" else ()
-        return ClassifyTask(classes, self.losses, magnifications=scales, monitor=config.monitor)
+        weights = None
+        if config.loss_weights is not None and scales:
+            whole, each = config.loss_weights
+            weights = (whole, *[each] * len(scales))
+        return ClassifyTask(classes, self.losses, magnifications=scales, weights=weights, monitor=config.monitor)
 
 
 def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None) -> list[Row]:
-    """All rows, in the order of the seed's Table 4: single scales, fusions, then the baselines.
+    """All rows, in the order of the paper's Table 4: single scales, fusions, then the baselines.
 
     The baseline with a fusion's parameters has a branch of one magnification for each branch of the fusion. It has the
     head of the largest fusion of these magnifications, so that it is never smaller than one of them; there is one for

@@ -1,4 +1,4 @@
-"""An experiment's table, in the layout of the seed's Table 4: Markdown, LaTeX and CSV."""
+"""An experiment's table, in the layout of the paper's Table 4: Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
