@@ -105,7 +105,7 @@ def classifier_train(
         recipe=settings,
         resume=resume,
         progress=not is_quiet,
-        about=_said_of(source, task, learnt.patch_size) | {"initial_weights": begins_with, "mpp": mpp},
+        about=_said_of(source, task) | {"initial_weights": begins_with, "mpp": mpp},
     )
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
@@ -222,13 +222,13 @@ def _ablate(
         out.print(f"{branch} permuted, scores fall by: {said}", markup=False)
 
 
-def _said_of(source: ClassifySource, task: ClassifyTask, patch_size: int) -> dict[str, Any]:
+def _said_of(source: ClassifySource, task: ClassifyTask) -> dict[str, Any]:
     """What model.json says of what a model learnt."""
     return {
         "relation": source.relation,
         "losses": task.losses,
         "classes": list(task.classes),
-        "patch_size": patch_size,
+        "patch_size": source.patch_size,
         "dropped": source.dropped,
     }
 

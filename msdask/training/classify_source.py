@@ -240,6 +240,11 @@ class ClassifySource:
         """The set of centroids, the linked grids, or the one grid."""
         return self._set
 
+    @property
+    def patch_size(self) -> int:
+        """Px a side."""
+        return self._set.patch_size if isinstance(self._set, LinkedSet) else self._set.spec.patch_size
+
     @cached_property
     def _virtual(self) -> VirtualSet:
         """The same patches, read from their slides."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_fusions_are_compared_with_each_baseline(found):
     ]
     for row in found.comparisons.to_dict("records"):
         assert row["verdict"] == "no difference shown" or row["p_holm"] < 0.05
+
+
+def test_a_run_is_a_model_that_maps_slides(store, tmp_path):
+    config = small_config(store.path, tmp_path / "out", features="trained", models=["features"], baselines=[])
+    config |= {"recipe": {"epochs": 1, "lr": 0.01, "accelerator": "cpu"}, "repeats": 1}
+    ms.experiment(config)
+    run = tmp_path / "out/runs/features-10x-5x-n+1/0"
+    slide = ms.open_slide(Path(store.path).parent / "a0.png", mpp=0.5)
+    found = ms.classify_slide(slide, run, min_tissue=0.0, device="cpu")
+    assert found.attrs["spec"]["patch_size"] == 32
+    assert list(found["class"].values) == ["0", "1"]
+    assert (found["predicted"].values >= 0).all()
 
 
 def test_branches_and_ablation_are_in_the_results(found):

@@ -176,6 +176,7 @@ def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
             "relation": config.relation,
             "losses": row.losses,
             "classes": list(data.classes),
+            "patch_size": data.source.patch_size,
             "initial_weights": config.weights,
             **({} if job.features is None else {"features": {"backbone": config.backbone, "digest": job.features[0]}}),
         }
