@@ -58,8 +58,8 @@ def run(name: str, *options: object) -> Any:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
 def test_every_program_can_be_imported(name: str) -> None:
-    for package in {"stream": "torch", "gpu": "torch", "scale_detector": "torch"}.get(name, "").split():
-        pytest.importorskip(package)
+    if name in {"any_scale", "classification", "gpu", "scale_detector", "stream"}:
+        pytest.importorskip("torch")
     assert program(name).__doc__
 
 
@@ -245,3 +245,14 @@ def test_jpeg_decoders_with_and_without_simd(tmp_path: Path) -> None:
     tiles = json.loads((tmp_path / "decoders.json").read_text())["tiles"]
     assert all(line["simd"] > 0 for line in tiles if line["kind"].startswith("JPEG 4"))
     assert {line["name"] for line in tiles if line["is_ours"]} == {"simplejpeg", "imagecodecs jpeg2k"}
+
+
+@pytest.mark.slow
+def test_classification_is_judged_against_its_ceilings(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    assert run("classification", "--quick", "--parts", "xor", "--folder", tmp_path) == 0
+    text = (tmp_path / "classification-xor.md").read_text()
+    lines = {line.split(":")[0].strip("| ") for line in text.splitlines() if ": balanced accuracy |" in line}
+    assert {"single-20x-one", "single-5x-one", "features-20x-5x-one", "attention-20x-5x-one"} <= lines
+    assert text.count("| pass |") >= 5, "what sees one bit, or adds, knows nothing"
+    assert (tmp_path / "classification-xor.png").is_file()
