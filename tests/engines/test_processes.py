@@ -324,7 +324,7 @@ def test_no_process_outlives_its_program(
     slides = cohort(sample, tmp_path / "slides", *(f"{i}.svs" for i in range(30)))
     script = tmp_path / "program.py"
     # Events come one at a time: the run lasts until the signal comes, however busy the machine is.
-    slow = PROGRAM.replace("workers=2", "workers=2, listeners=[lambda event: time.sleep(0.3)]")
+    slow = PROGRAM.replace("workers=2", "workers=2, listeners=[lambda event: time.sleep(0.05)]")
     script.write_text(f"import time{slow}")
     program = subprocess.Popen(
         [sys.executable, str(script), str(slides), str(tmp_path / "s.zarr")],
