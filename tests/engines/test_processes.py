@@ -325,7 +325,9 @@ def test_no_process_outlives_its_program(
     script = tmp_path / "program.py"
     # Events come one at a time: the run lasts until the signal comes, however busy the machine is.
     slow = PROGRAM.replace("workers=2", "workers=2, listeners=[lambda event: time.sleep(0.05)]")
-    script.write_text(f"import time{slow}")
+    # A shell has its background jobs, and so what they start, ignore Ctrl-C.
+    hears = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script.write_text(f"{hears}{slow}")
     program = subprocess.Popen(
         [sys.executable, str(script), str(slides), str(tmp_path / "s.zarr")],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
