@@ -50,6 +50,11 @@ def turn(image: NDArray[np.uint8], out: NDArray[np.uint8], vertical: bool, horiz
         cv2.rotate(image, _TURNS[quarters], dst=out)
 
 
+_NO_STAIN = [[0.0] * 3] * 2
+_NO_TONE = (0.0, 0.0, 0.0)
+_NO_SHIFT = [0.0] * 3
+
+
 class Augment:
     """Random changes of patches that leave their class alone; from batch to batch, on the CPU, uint8 in and out.
 
@@ -175,44 +180,43 @@ class Augment:
     def _draw(self, batch: Batch) -> tuple[NDArray[Any], list[int]]:
         """What is drawn for each patch, and the seeds."""
         seeds = (batch["seed"] if "seed" in batch else batch["index"]).tolist()
-        draws = np.zeros(len(seeds), DRAW)
-        for i, seed in enumerate(seeds):
-            self._draw_one(np.random.default_rng([seed, 0]), draws[i])
-        return draws, seeds
+        return np.array([self._draw_one(np.random.default_rng([seed, 0])) for seed in seeds], DRAW), seeds
 
-    def _draw_one(self, generator: np.random.Generator, draw: Any) -> None:
-        """Fill in a draw. The order of what is taken from the generator is never changed."""
+    def _draw_one(self, generator: np.random.Generator) -> tuple[Any, ...]:
+        """A draw, field by field. The order of what is taken from the generator is never changed."""
+        uniform = generator.uniform
         vertical, horizontal = (generator.random(2) < self._shares[0]).tolist()
         quarters = int(generator.integers(4))
         does = dict(zip(_CHANGES, (generator.random(len(_CHANGES)) < self._shares).tolist(), strict=True))
-        draw["vertical"], draw["horizontal"] = self.flips and vertical, self.flips and horizontal
-        draw["quarters"] = quarters if self.rotate and does["rotate"] else 0
-        if self.stain is not None and does["stain"]:
-            draw["stains"] = True
-            if self.stain == "hed":
-                draw["stain"][0] = 1 + generator.uniform(-self.hed[0], self.hed[0], 3)
-                draw["stain"][1] = generator.uniform(-self.hed[1], self.hed[1], 3)
+        stains, stain = self.stain is not None and does["stain"], _NO_STAIN
+        if stains and self.stain == "hed":
+            (factor, term) = self.hed
+            stain = [[1 + x for x in uniform(-factor, factor, 3).tolist()], uniform(-term, term, 3).tolist()]
         saturates = self.saturation is not None and does["saturation"]
         contrasts = (self.contrast > 0 or self.brightness > 0) and does["contrast"]
+        tone = _NO_TONE
         if saturates or contrasts:
-            draw["tones"], draw["tone"] = True, (1.0, 1.0, 0.0)
-            if saturates and self.saturation is not None:
-                draw["tone"][0] = generator.uniform(*self.saturation)
-            if contrasts:
-                draw["tone"][1] = 1 + generator.uniform(-self.contrast, self.contrast)
-                draw["tone"][2] = generator.uniform(-self.brightness, self.brightness)
-        if self.hsv is not None and does["hsv"]:
-            draw["shifts"], draw["hsv"] = True, [generator.uniform(*limits) for limits in self.hsv]
+            saturation = uniform(*self.saturation) if saturates and self.saturation is not None else 1.0
+            contrast = 1 + uniform(-self.contrast, self.contrast) if contrasts else 1.0
+            tone = (saturation, contrast, uniform(-self.brightness, self.brightness) if contrasts else 0.0)
+        shifts = self.hsv is not None and does["hsv"]
+        hsv = [uniform(*limits) for limits in self.hsv] if shifts and self.hsv is not None else _NO_SHIFT
+        noise, place = 0.0, 0
         if self.noise > 0 and does["noise"]:
-            draw["noise"] = 255 * generator.uniform(0, self.noise)
-            draw["noise_place"] = generator.integers(len(noise_table()))
-        if self.blur > 0 and does["blur"]:
-            draw["blur"] = generator.uniform(min(0.1, self.blur), self.blur)
+            noise, place = 255 * uniform(0, self.noise), int(generator.integers(len(noise_table())))
+        blur = uniform(min(0.1, self.blur), self.blur) if self.blur > 0 and does["blur"] else 0.0
+        sharpen = (0.0, 0.0)
         if self.sharpen > 0 and does["sharpen"]:
-            draw["sharpen"] = generator.uniform(0.6, 1.2), generator.uniform(0, self.sharpen)
+            sharpen = (uniform(0.6, 1.2), uniform(0, self.sharpen))
+        quality, halves_colour = 0, False
         if self.jpeg is not None and does["jpeg"]:
-            draw["jpeg"] = generator.integers(self.jpeg[0], self.jpeg[1] + 1)
-            draw["halves_colour"] = generator.random() < 0.5
+            quality = int(generator.integers(self.jpeg[0], self.jpeg[1] + 1))
+            halves_colour = bool(generator.random() < 0.5)
+        return (
+            *(self.flips and vertical, self.flips and horizontal, quarters if self.rotate and does["rotate"] else 0),
+            *(stains, stain, saturates or contrasts, tone, shifts, hsv, noise, place, blur, sharpen),
+            *(quality, halves_colour),
+        )
 
     def _apply(self, batch: Batch, draws: NDArray[Any], seeds: list[int], places: NDArray[np.intp]) -> Batch:
         """The batch with its patches at some places changed."""

@@ -23,6 +23,10 @@ FEW_SMALL = Work(slides=3, seconds=0.6)
     [
         (1, 64, COHORT, ("threads", 1, 1)),
         (2, 64, COHORT, ("threads", 1, 2)),
+        # what is done for a small slide holds the lock
+        (2, 64, MANY_SMALL, ("processes", 2, 2)),
+        (1, 64, MANY_SMALL, ("threads", 1, 1)),
+        (2, 64, FEW_SMALL, ("threads", 1, 2)),
         (4, 16, HUGE, ("processes", 4, 4)),
         (4, 16, COHORT, ("processes", 4, 4)),
         (16, 64, HUGE, ("processes", 16, 4)),
