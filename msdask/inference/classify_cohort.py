@@ -18,6 +18,7 @@ from msdask.plots.maps import class_map
 from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone, SlideBegun, SlideDone
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
+from msdask.storage import places
 from msdask.storage.files import replacing, write_file
 
 __all__ = ["Table", "classify_slides"]
@@ -72,7 +73,7 @@ def classify_slides(
     if table not in get_args(Table):
         raise SpecError(f"table={table!r}: expected one of {', '.join(get_args(Table))}")
     rows, classifier = read_slides(slides), load_classifier(model, device=device, classes=classes)
-    choice, place = MaskChoice.of(masks), Path(folder)
+    choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
     options = {
         "patch_size": patch_size,
         "stride": stride,

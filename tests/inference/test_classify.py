@@ -401,3 +401,11 @@ def test_slides_of_a_cohort_get_masks_from_a_folder(path, tmp_path):
     table = pd.read_parquet(tmp_path / "out/predictions")
     assert len(table) == rows["tuples"][0] > 50
     assert table["x0"].max() + 0.7 * SIZE <= 300 + 1e-6
+
+
+def test_a_folder_at_home_gets_everything(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ms.classify_slides([path], _network(), "~/out", patch_size=SIZE, threads=1)
+    assert {folder.name for folder in (tmp_path / "out").iterdir()} == {"maps", "predictions", "overlays", "slides.csv"}
+    assert not (tmp_path / "~").exists()

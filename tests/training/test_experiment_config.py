@@ -10,6 +10,7 @@ pytest.importorskip("pytorch_lightning")
 
 from msdask.errors import SpecError
 from msdask.training import ExperimentConfig, Recipe
+from msdask.training.experiments.experiment import _absolute
 from msdask.training.experiments.rows import rows_of
 
 SEED = """
@@ -115,3 +116,14 @@ def test_what_is_missing_or_no_toml_is_said(tmp_path):
     (tmp_path / "broken.toml").write_text("store = ", encoding="utf-8")
     with pytest.raises(SpecError, match=r"broken.toml' is no TOML file"):
         ExperimentConfig.read(tmp_path / "broken.toml")
+
+
+def test_paths_may_begin_at_home_wherever_the_file_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = 'store = "~/s.zarr"\noutput = "out"\nlists = "~/lists"\nmagnifications = [[10]]\n'
+    (tmp_path / "a.toml").write_text(text, encoding="utf-8")
+    found = ExperimentConfig.read(tmp_path / "a.toml")
+    home = str(tmp_path / "home")
+    assert (found.store, found.output, found.lists) == (f"{home}/s.zarr", str(tmp_path / "out"), f"{home}/lists")
+    absolute = _absolute(ExperimentConfig(store="~/s.zarr", output="~/out", magnifications=[[10]]))
+    assert (absolute.store, absolute.output) == (f"{home}/s.zarr", f"{home}/out")

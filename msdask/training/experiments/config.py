@@ -213,9 +213,9 @@ class ExperimentConfig:
             if (
                 isinstance(value, str)
                 and "://" not in value
-                and (name != "weights" or Path(path.parent, value).is_file())
+                and (name != "weights" or Path(path.parent, os.path.expanduser(value)).is_file())
             ):
-                values[name] = str(path.parent / value)
+                values[name] = os.path.join(path.parent, os.path.expanduser(value))
         return cls.from_dict(values, where=f"experiment '{path}'")
 
     @classmethod

@@ -318,9 +318,13 @@ class ExperimentPlan:
 
 def _absolute(config: ExperimentConfig) -> ExperimentConfig:
     """The same with paths that mean the same in another process."""
-    store = config.store if places.is_url(config.store) else os.path.abspath(config.store)
-    weights = os.path.abspath(config.weights) if os.path.isfile(config.weights) else config.weights
-    return replace(config, store=store, output=os.path.abspath(config.output), weights=weights)
+    file = places.local_path(config.weights)
+    return replace(
+        config,
+        store=places.location(config.store),
+        output=places.local_path(config.output),
+        weights=file if os.path.isfile(file) else config.weights,
+    )
 
 
 def _weights(config: ExperimentConfig) -> str:
