@@ -85,7 +85,6 @@ def classifier_train(
     model, begins_with = branches.model(source.classes, source.magnifications)
     scales = source.magnifications if chosen == "n+1" else ()
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
-    changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[augment]
     is_quiet = quiet or verbose.lower() == "false"
     mpp = tuples.mpp_range
     learnt = source.dataset(split.train, mpp=mpp)
@@ -96,7 +95,7 @@ def classifier_train(
             learnt,
             batch_size=tuples.batch_size,
             balanced=True,
-            augment=changes,
+            augment=Augment.named(augment),
             seed=tuples.seed,
             num_workers=workers,
         ),
@@ -105,7 +104,7 @@ def classifier_train(
         recipe=settings,
         resume=resume,
         progress=not is_quiet,
-        about=_said_of(source, task) | {"initial_weights": begins_with, "mpp": mpp},
+        about={**source.about(task), "dropped": source.dropped, "initial_weights": begins_with, "mpp": mpp},
     )
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
@@ -220,17 +219,6 @@ def _ablate(
     for branch, fall in (means.loc["none"] - means.drop(index="none")).iterrows():
         said = ", ".join(f"{str(name).replace('_', ' ')} {value:.4f}" for name, value in fall.items())
         out.print(f"{branch} permuted, scores fall by: {said}", markup=False)
-
-
-def _said_of(source: ClassifySource, task: ClassifyTask) -> dict[str, Any]:
-    """What model.json says of what a model learnt."""
-    return {
-        "relation": source.relation,
-        "losses": task.losses,
-        "classes": list(task.classes),
-        "patch_size": source.patch_size,
-        "dropped": source.dropped,
-    }
 
 
 def _print_dropped(dropped: Mapping[str, int]) -> None:

@@ -155,6 +155,11 @@ class Augment:
             p={"stain": 1.0, "contrast": 1.0, "blur": 0.13, "sharpen": 0.07, "jpeg": 0.2},
         )
 
+    @classmethod
+    def named(cls, name: str) -> Augment | None:
+        """By the names that command line and experiments know: "original" (the default), "strong" or "none"."""
+        return {"original": cls(), "strong": cls.strong(), "none": None}[name]
+
     def __call__(self, batch: Batch) -> Batch:
         """The batch with new ``image``, and ``label_map`` and ``magnification`` where they change."""
         if self.scale is not None:

@@ -26,10 +26,10 @@ from msdask.cutting.tile_cache import process_cache
 from msdask.errors import SlideError, StoreError, UnreachableError
 from msdask.extraction.slide_table import SlideRow
 from msdask.masks.choice import MaskChoice, masks_of_slide
+from msdask.masks.darkness import darkness_warning
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
-from msdask.slides.darkness import darkness_warning
 from msdask.slides.opened import file_state
 from msdask.slides.overview import Overview
 from msdask.slides.slide import Slide

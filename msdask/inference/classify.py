@@ -27,8 +27,6 @@ from msdask.spec import ExtractionSpec
 from msdask.store.layout import check_slide_id
 
 if TYPE_CHECKING:
-    import torch
-
     from msdask.models import MultiScaleClassifier
 
 __all__ = ["Classifier", "classify_slide", "load_classifier"]
@@ -176,6 +174,7 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
     import torch
 
     from msdask.models import MultiScaleClassifier, load_model
+    from msdask.models.files import weights_hash
 
     if isinstance(model, Classifier):
         return model if classes is None else replace(model, classes=_names(classes, model.network.classes))
@@ -193,7 +192,7 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
         except (RuntimeError, AssertionError) as error:
             raise SpecError(f"device={device!r}: {str(error).splitlines()[0]}; expected 'cpu', 'cuda' ...") from error
     named_classes = classes or about.get("classes") or range(network.classes)
-    identity = {"class": type(network).__name__, "config": dict(network.config), "weights": _weights_hash(network)}
+    identity = {"class": type(network).__name__, "config": dict(network.config), "weights": weights_hash(network)}
     return Classifier(network, about.get("patch_size"), _names(named_classes, network.classes), identity)
 
 
@@ -202,14 +201,6 @@ def _names(classes: Sequence[Any], count: int) -> tuple[str, ...]:
     if len(names) != count or len(set(names)) < count:
         raise SpecError(f"classes={list(names)!r}: the model has {count}, expected a name of its own for each")
     return names
-
-
-def _weights_hash(network: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _plan(

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from msdask.errors import StoreError
 from msdask.inference import ome_zarr
 from msdask.inference.class_map import MapPlan, class_map
+from msdask.plots.drawing import LABEL_COLORS
 from msdask.spec import format_magnification
 from msdask.storage import places
 
 __all__ = ["MapFile", "read_class_map"]
 
 FORMAT = 1
-_COLORS = ("#E69F00", "#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#009E73")
-"""Of the classes in viewers: those of msdask's figures, the palette of Okabe and Ito."""
 
 
 class MapFile:
@@ -100,7 +99,7 @@ class MapFile:
     def finish(self, probability: NDArray[np.float32], attention: NDArray[np.float32] | None) -> None:
         """Write coarser levels, classes, and the documents in which viewers find them."""
         names = list(self.plan.classes)
-        colors = [_COLORS[k % len(_COLORS)] for k in range(len(names))]
+        colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
         levels = ome_zarr.pyramid(probability)
         for number, level in enumerate(levels):
             if number:

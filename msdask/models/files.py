@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -18,7 +19,7 @@ from msdask.errors import MsdaskError, SpecError
 from msdask.models.registry import create, names
 from msdask.storage.files import replacing
 
-__all__ = ["Released", "load_model", "load_released", "released", "save_model"]
+__all__ = ["Released", "load_model", "load_released", "released", "save_model", "weights_hash"]
 
 FORMAT = 2
 """Of the JSON: msdask_model (this number), class (a registered name), config, about. Format 1 had no task in `about`,
@@ -113,6 +114,15 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
         reason = str(error).splitlines()[0]
         raise MsdaskError(f"model '{weights}': the weights are damaged or of another model: {reason}") from error
     return model.eval(), content["about"]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) of a model's weights: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_shapes(content: Mapping[str, Any], weights: Path) -> None:

@@ -22,7 +22,7 @@ from msdask.spec import format_magnification
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.store.splits import PARTS, parts_of
-from msdask.training.classify_task import Losses
+from msdask.training.classify_task import ClassifyTask, Losses
 from msdask.training.splits import Split, chosen_split
 
 __all__ = ["ClassifySource", "Relation"]
@@ -244,6 +244,15 @@ class ClassifySource:
     def patch_size(self) -> int:
         """Px a side."""
         return self._set.patch_size if isinstance(self._set, LinkedSet) else self._set.spec.patch_size
+
+    def about(self, task: ClassifyTask) -> dict[str, Any]:
+        """What model.json says of what a model learnt: with it a map of a slide is made without being told."""
+        return {
+            "relation": self.relation,
+            "losses": task.losses,
+            "classes": list(task.classes),
+            "patch_size": self.patch_size,
+        }
 
     @cached_property
     def _virtual(self) -> VirtualSet:

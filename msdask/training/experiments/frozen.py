@@ -22,6 +22,7 @@ from msdask.data.patches import StoredPatches
 from msdask.data.tuples import TupleDataset
 from msdask.errors import MsdaskError
 from msdask.models.backbones import Normalization, make_backbone
+from msdask.models.files import weights_hash
 from msdask.storage.files import replacing
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
     Attributes
     ----------
     width : F
-    digest : SHA-256 (hex) of its weights
+    digest : SHA-256 (hex) of its name and weights
     """
 
     def __init__(self, backbone: str, weights: str | None) -> None:
@@ -49,10 +50,7 @@ class Encoder(nn.Module):
         self.normalize = Normalization(backbone)
         self.backbone = make_backbone(backbone, weights=weights)
         self.width = self.backbone.n_features
-        found = hashlib.sha256(backbone.encode())
-        for name, value in sorted(self.backbone.state_dict().items()):
-            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        self.digest = found.hexdigest()
+        self.digest = hashlib.sha256(f"{backbone} {weights_hash(self.backbone)}".encode()).hexdigest()
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:

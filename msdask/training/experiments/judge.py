@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,6 @@ class Judged:
     branches: pd.DataFrame
     ablation: pd.DataFrame
     best_single: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 def judge(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -100,8 +100,6 @@ class Row:
 
     def parameters(self, config: ExperimentConfig, classes: int, *, width: int | None = None) -> int:
         """How many parameters its network has, counted on one that takes no memory."""
-        from dataclasses import replace
-
         with torch.device("meta"):
             model = self.model(replace(config, weights="none"), classes, width=width)
         return sum(p.numel() for p in model.parameters())

@@ -170,20 +170,18 @@ def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
         recipe = config.recipe_of(job.split.repeat)
         recipe.seed_weights()
         width = None if job.features is None else job.features[1]
+        task = row.task(config, data.classes)
         about = {
             "experiment": row.name,
             "split": job.split.repeat,
-            "relation": config.relation,
-            "losses": row.losses,
-            "classes": list(data.classes),
-            "patch_size": data.source.patch_size,
+            **data.source.about(task),
             "initial_weights": config.weights,
             **({} if job.features is None else {"features": {"backbone": config.backbone, "digest": job.features[0]}}),
         }
         job.split.write(job.folder / "lists")
         result = fit(
             row.model(config, len(data.classes), width=width),
-            row.task(config, data.classes),
+            task,
             _batches(job, data, job.split.train, is_training=True),
             _batches(job, data, job.split.valid),
             job.folder,
@@ -206,13 +204,12 @@ def _batches(job: RunJob, data: ExperimentData, slides: Sequence[str], *, is_tra
         frozen = FrozenFeatures(config, data, job.features[0])
         size = config.batch_size if is_training else max(config.batch_size, _MEASURED)
         return frozen.loader(dataset, job.row, batch_size=size, balanced=is_training, shuffle=is_training, seed=seed)
-    changes = {"original": Augment(), "strong": Augment.strong(), "none": None}[config.augment]
     return loader(
         dataset,
         batch_size=config.batch_size,
         balanced=is_training,
         shuffle=is_training,
-        augment=changes if is_training else None,
+        augment=Augment.named(config.augment) if is_training else None,
         seed=seed,
     )
 

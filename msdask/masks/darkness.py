@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from msdask.masks.planes import largest_channel
 
 __all__ = ["dark_share", "darkness_warning"]
 
@@ -24,8 +25,7 @@ class _Viewable(Protocol):
 
 def dark_share(image: NDArray[np.uint8]) -> float:
     """Share of dark px in an image (y, x, 3) uint8 of a whole slide."""
-    red, green, blue = cv2.split(image)
-    brightest = np.maximum(np.maximum(red, green), blue)
+    brightest = largest_channel(image)
     return float(np.count_nonzero(brightest < DARK_BELOW) / max(1, brightest.size))
 
 
