@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import SpecError
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.extraction.slide_work import reason
 from msdask.inference.class_map import prediction_table
 from msdask.inference.classify import THREADS, Classifier, Model, classify_slide, load_classifier
 from msdask.masks.choice import MaskChoice, masks_of_slide
@@ -93,8 +94,8 @@ def classify_slides(
         said: dict[str, Any] = {"slide_id": row.slide_id, "path": row.path, "state": "complete", "reason": ""}
         try:
             said |= _classify(row, classifier, place, choice, table, {**options, "wrote": wrote})
-        except (MsdaskError, OSError) as error:
-            said |= {"state": "failed", "reason": str(error)}
+        except Exception as error:  # also a network without memory: the slides after it are smaller, or not
+            said |= {"state": "failed", "reason": reason(error)}
         records.append(said)
         outcome = Outcome(row.slide_id, "map", said["state"], said["reason"], int(said.get("tuples", 0)))
         tell(SlideDone(row.slide_id, ("map",), order, (outcome,)))

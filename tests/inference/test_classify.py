@@ -375,6 +375,23 @@ def test_one_bad_slide_never_stops_the_others(path, tmp_path, capsys):
     assert (tmp_path / "out/overlays/a.svs.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_network_that_breaks_on_a_slide_does_not_stop_the_others(path, tmp_path, monkeypatch):
+    other = Path(shutil.copy(path, tmp_path / "b.svs"))
+    network, calls = _network(SingleScale, (20,)), []
+    forward = type(network).forward
+
+    def breaks_once(self, *arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(type(network), "forward", breaks_once)
+    found = ms.classify_slides([path, other], network, tmp_path / "out", patch_size=SIZE, threads=1)
+    assert found["state"].tolist() == ["failed", "complete"]
+    assert found.loc[0, "reason"] == "RuntimeError: out of memory"
+
+
 def test_an_unreadable_tile_is_an_error_that_names_it(path, tmp_path, monkeypatch):
     path = Path(shutil.copy(path, tmp_path))  # whose tiles are not known yet
     slide = ms.open_slide(path)
