@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before any library looks: the tests run beside each other, and threads of small networks wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import dask
 import pytest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -19,14 +18,6 @@ from msdask.data.feed import Feed
 
 ONE: dict[str, Any] = {"flips": False, "rotate": False, "hsv": None, "p": 1}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batch_of(count: int = 24, images: int = 2, size: int = 64) -> dict[str, torch.Tensor]:

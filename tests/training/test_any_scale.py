@@ -19,14 +19,6 @@ from msdask.training import ClassifySource, accuracy_by_mpp
 from tests.tools.class_tools import COHORT, SIZE, write_class_cohort
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
     return write_class_cohort(tmp_path_factory.mktemp("classes"))

@@ -29,14 +29,6 @@ from tests.tools.class_tools import SCALES, write_class_cohort
 CPU = {"accelerator": "cpu", "patience": None}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
     return write_class_cohort(tmp_path_factory.mktemp("classes"))

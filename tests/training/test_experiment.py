@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -40,14 +39,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:features are those of a scalenet with random weights"),
     pytest.mark.filterwarnings("ignore:one split. whether models differ"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

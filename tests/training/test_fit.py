@@ -32,14 +32,6 @@ CPU = {"accelerator": "cpu", "patience": None}
 CLASSES = np.array([5.0, 8.0, 10.0, 15.0, 20.0, 30.0, 40.0])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _model(**options) -> ScaleRegressor:
     torch.manual_seed(0)
     return ScaleRegressor("scalenet", embedding=16, target="log2", **options)
