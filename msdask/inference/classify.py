@@ -174,6 +174,8 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
     import torch
 
     from msdask.models import MultiScaleClassifier, load_model
+    from msdask.models.backbones import PRECOMPUTED
+    from msdask.models.encoder import with_encoder
     from msdask.models.files import weights_hash
 
     if isinstance(model, Classifier):
@@ -186,6 +188,13 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
     if not isinstance(network, MultiScaleClassifier):
         named = f"model '{model}' is a" if isinstance(model, (str, os.PathLike)) else "model of class"
         raise MsdaskError(f"{named} {type(network).__name__}: expected a classifier of tissue such as FeatureFusion")
+    if network.config["backbone"].startswith(PRECOMPUTED):
+        if "encoder" not in about:
+            raise MsdaskError(
+                f"the model takes features ('{network.config['backbone']}'), and nothing says of which backbone: give "
+                "the run folder of an experiment, or a model of images"
+            )
+        with_encoder(network, about["encoder"])
     if device is not None:
         try:
             network = network.to(device)

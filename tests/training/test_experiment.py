@@ -17,14 +17,15 @@ pytest.importorskip("pytorch_lightning")
 import msdask as ms
 from msdask.data import FeatureLoader, LinkedSet, TupleDataset
 from msdask.errors import MsdaskError, SpecError
-from msdask.models import load_model
+from msdask.models import load_model, save_model
+from msdask.models.encoder import encoder_of
 from msdask.storage.locks import held
 from msdask.training import ExperimentConfig, ExperimentResult
 from msdask.training.experiments import gpu
 from msdask.training.experiments import run as run_module
 from msdask.training.experiments.data import ExperimentData
 from msdask.training.experiments.experiment import ExperimentPlan, RunOutcome
-from msdask.training.experiments.frozen import FrozenFeatures, encoder_of
+from msdask.training.experiments.frozen import FrozenFeatures
 from msdask.training.experiments.gpu import free_gpu
 from msdask.training.experiments.rows import Row
 from tests.tools.class_tools import COHORT, write_class_cohort
@@ -110,6 +111,26 @@ def test_a_run_is_a_model_that_maps_slides(store, tmp_path):
     assert found.attrs["spec"]["patch_size"] == 32
     assert list(found["class"].values) == ["0", "1"]
     assert (found["predicted"].values >= 0).all()
+
+
+def test_heads_on_frozen_features_map_slides_with_their_backbone(store, found, tmp_path):
+    run = found.folder / "runs" / ROWS[1] / "0"
+    heads, about = load_model(run)
+    images = torch.randint(0, 256, (3, 2, 3, 32, 32), dtype=torch.uint8)
+    encoder = encoder_of("scalenet", "none", 0)
+    assert about["encoder"] == encoder.about
+    with torch.inference_mode():
+        expected = heads.eval()(encoder(images.flatten(0, 1)).unflatten(0, (3, 2))).logits
+        classifier = ms.load_classifier(run, device="cpu")
+        torch.testing.assert_close(classifier.network.eval()(images).logits, expected, rtol=1e-3, atol=1e-4)
+    slide = ms.open_slide(Path(store.path).parent / "a0.png", mpp=0.5)
+    assert (ms.classify_slide(slide, classifier, min_tissue=0.0)["predicted"].values >= 0).all()
+    with pytest.raises(MsdaskError, match=r"takes features \('features-.*nothing says of which backbone"):
+        ms.load_classifier(heads)
+    about["encoder"]["digest"] = "0"
+    save_model(load_model(run)[0], tmp_path / "m.safetensors", about=about)
+    with pytest.raises(MsdaskError, match="backbone 'scalenet': weights 'none' are others than those whose features"):
+        ms.load_classifier(tmp_path / "m.safetensors")
 
 
 def test_branches_and_ablation_are_in_the_results(found):

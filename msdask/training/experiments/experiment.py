@@ -21,12 +21,13 @@ from msdask.engines.plan import Work
 from msdask.errors import MsdaskError, SpecError
 from msdask.extraction.cohort_work import setup_of_workers
 from msdask.models.backbones import SCALENET, make_backbone
+from msdask.models.encoder import encoder_of
 from msdask.storage import places
 from msdask.storage.files import write_file
 from msdask.storage.locks import held
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.data import ExperimentData
-from msdask.training.experiments.frozen import EncodeJob, FrozenFeatures, encode, encoder_of
+from msdask.training.experiments.frozen import EncodeJob, FrozenFeatures, encode
 from msdask.training.experiments.judge import Judged
 from msdask.training.experiments.results import collect, write_results
 from msdask.training.experiments.rows import Row, rows_of

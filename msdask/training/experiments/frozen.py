@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from msdask.data.dataset import as_images
 from msdask.data.features import FeatureLoader
@@ -21,8 +18,7 @@ from msdask.data.linked import LinkedSet
 from msdask.data.patches import StoredPatches
 from msdask.data.tuples import TupleDataset
 from msdask.errors import MsdaskError
-from msdask.models.backbones import Normalization, make_backbone
-from msdask.models.files import weights_hash
+from msdask.models.encoder import Encoder, encoder_of
 from msdask.storage.files import replacing
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
@@ -31,49 +27,9 @@ from msdask.training.experiments.data import ExperimentData, data_of
 from msdask.training.experiments.rows import Row
 from msdask.training.recipe import Recipe
 
-__all__ = ["EncodeJob", "FrozenFeatures", "device_of", "encode", "encoder_of"]
+__all__ = ["EncodeJob", "FrozenFeatures", "device_of", "encode"]
 
 _BATCH = 64
-
-
-class Encoder(nn.Module):
-    """A frozen backbone: features (B, F) float32 of images (B, 3, S, S) uint8.
-
-    Attributes
-    ----------
-    width : F
-    digest : SHA-256 (hex) of its name and weights
-    """
-
-    def __init__(self, backbone: str, weights: str | None) -> None:
-        super().__init__()
-        self.normalize = Normalization(backbone)
-        self.backbone = make_backbone(backbone, weights=weights)
-        self.width = self.backbone.n_features
-        self.digest = hashlib.sha256(f"{backbone} {weights_hash(self.backbone)}".encode()).hexdigest()
-        self.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of images."""
-        features: Tensor = self.backbone(self.normalize(images)).float()
-        return features
-
-
-_MAKING = threading.Lock()
-"""Held while weights are drawn: random numbers are one state of the whole process."""
-
-
-def encoder_of(backbone: str, weights: str, seed: int) -> Encoder:
-    """The backbone of an experiment, made once in a process; random weights follow from the seed."""
-    with _MAKING:
-        return _made(backbone, weights, seed)
-
-
-@lru_cache(maxsize=1)
-def _made(backbone: str, weights: str, seed: int) -> Encoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Encoder(backbone, None if weights == "none" else weights)
 
 
 @dataclass(frozen=True)

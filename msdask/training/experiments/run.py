@@ -18,6 +18,7 @@ import torch
 from msdask.data.augment import Augment
 from msdask.data.loader import loader
 from msdask.errors import MsdaskError
+from msdask.models.encoder import encoder_of
 from msdask.models.files import load_model
 from msdask.models.fusion import MultiScaleClassifier
 from msdask.storage.files import replacing, write_file
@@ -176,7 +177,11 @@ def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
             "split": job.split.repeat,
             **data.source.about(task),
             "initial_weights": config.weights,
-            **({} if job.features is None else {"features": {"backbone": config.backbone, "digest": job.features[0]}}),
+            **(
+                {}
+                if job.features is None
+                else {"encoder": encoder_of(config.backbone, config.weights, config.seed).about}
+            ),
         }
         job.split.write(job.folder / "lists")
         result = fit(
