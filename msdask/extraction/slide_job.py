@@ -24,7 +24,7 @@ from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
 from msdask.cutting.tile_cache import process_cache
 from msdask.errors import SlideError, SpecError, StoreError, UnreachableError
-from msdask.extraction.slide_labels import as_stored, label_plane, origin, with_outside, write_maps
+from msdask.extraction.slide_labels import as_stored, is_same_mask, label_plane, origin, with_outside, write_maps
 from msdask.extraction.slide_table import SlideRow
 from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.masks.darkness import darkness_warning
@@ -164,12 +164,12 @@ def begin_set(
     arrays, written = writing.begin(
         target.path,
         codec,
-        facts if maps is None else with_outside(facts),
+        facts if maps is None else with_outside(facts).assign_attrs(origin(maps, str(source))),
         rows=block_rows(count, magnifications, cutter.patch_size),
         tissue_mean=lambda: float(mean_of_tissue(overview or slide.with_bad_tiles(on_bad_tile), mask)),
         sharded=("image",) if maps is None else ("image", "label_map"),
         labels=0 if maps is None else len(maps.classes) + 1,
-        attrs=dict(attrs or {}) | ({} if maps is None else origin(maps)),
+        attrs=attrs,
     )
     todo, done = tuple(np.flatnonzero(~written).tolist()), writing.patches_in(arrays, written)
     empty = () if count else ("no patch was selected",)
@@ -383,15 +383,10 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
             f"'{path}' was made at {stored['mpp']:g} um/px, now '{row.path}' has {slide.mpp:g} ({slide.mpp_source}): "
             "pass overwrite=True to replace it, or give the slide another id"
         )
-    if row.mask is not None or masks.folder is not None:
-        found = masks_of_slide(slide, row.mask, masks, spec=spec)
-        given, used = (
-            np.asarray(found.tissue if found.labels is None else found.labels),
-            layout.read_column(path, "mask"),
+    is_given = row.mask is not None or masks.folder is not None
+    if is_given and not is_same_mask(masks_of_slide(slide, row.mask, masks, spec=spec), path, stored):
+        raise StoreError(
+            f"'{path}' was made with another mask than the one given for '{row.path}' now: pass overwrite=True to "
+            "replace it, or give the new patch set a name of its own"
         )
-        if given.shape != used.shape or (given != used).any():
-            raise StoreError(
-                f"'{path}' was made with another mask than the one given for '{row.path}' now: pass overwrite=True to "
-                "replace it, or give the new patch set a name of its own"
-            )
     return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +19,23 @@ from msdask.masks.label_plane import ArrayPlane, LabelPlane
 from msdask.selection.coverage import outside_shares
 from msdask.slides.slide import Slide
 from msdask.storage import places
+from msdask.storage.source import open_source
 from msdask.store import documents, layout, shards
 from msdask.store.slide_arrays import SlideArrays
 
-__all__ = ["StoredPlane", "as_stored", "label_plane", "origin", "plane_again", "with_outside", "write_maps"]
+__all__ = [
+    "StoredPlane",
+    "as_stored",
+    "is_same_mask",
+    "label_plane",
+    "origin",
+    "plane_again",
+    "with_outside",
+    "write_maps",
+]
 
 LABELS_FROM: Final = "labels_from"
-"""Attribute of a slide whose label maps can be cut again: from its stored "mask", or from "outlines" in a file."""
+"""Attribute of a slide whose label maps can be cut again: from its stored "mask", or from the "outlines" of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +93,37 @@ def as_stored(plane: LabelPlane, path: str) -> LabelPlane:
     return StoredPlane(path, plane.shape, plane.classes) if isinstance(plane, ArrayPlane) else plane
 
 
-def origin(plane: LabelPlane) -> dict[str, str]:
-    """The attribute of a slide that says what its label maps are cut from."""
-    return {LABELS_FROM: "mask" if isinstance(plane, ArrayPlane) else "outlines"}
+def origin(plane: LabelPlane, file: str) -> dict[str, str]:
+    """The attribute of a slide that says what its label maps are cut from; of outlines with their file's SHA-256.
+
+    The mask that is stored with a slide is drawn from outlines coarsely: it does not show every change of theirs.
+    """
+    if isinstance(plane, ArrayPlane):
+        return {LABELS_FROM: "mask"}
+    source = open_source(file, kind="mask", error=MaskError)
+    try:
+        return {LABELS_FROM: f"outlines {hashlib.sha256(source.read(0, source.size)).hexdigest()}"}
+    except OSError as error:
+        raise MaskError(f"mask '{file}': cannot be read ({error}); check that it exists and may be read") from error
+    finally:
+        source.close()
+
+
+def is_same_mask(found: SlideMasks, path: str, stored: Mapping[str, Any]) -> bool:
+    """Whether a stored slide was made with this mask.
+
+    Parameters
+    ----------
+    found : the mask, as it is now
+    path, stored : of the slide's group, and its attributes
+    """
+    mask = found.tissue if found.labels is None else found.labels
+    given, used = np.asarray(mask), layout.read_column(path, "mask")
+    if given.shape != used.shape or (given != used).any():
+        return False
+    if found.plane is None or mask is None or LABELS_FROM not in stored:
+        return True
+    return stored[LABELS_FROM] == origin(found.plane, str(mask.attrs["source"]))[LABELS_FROM]
 
 
 def plane_again(slide: Slide, path: str, attrs: Mapping[str, Any], read: Callable[[], SlideMasks]) -> LabelPlane | None:

@@ -33,7 +33,7 @@ __all__ = ["begin", "commit", "differences", "first_checksum", "patches_in", "up
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
 """Tables that a selection must bring; `outside` and `parent_<m>x` may follow."""
 
-_IDENTITY = ("fingerprint", "selection", "mpp", "mpp_used", "reads", "slide_id", "spec_hash", "schema")
+_IDENTITY = ("fingerprint", "selection", "labels_from", "mpp", "mpp_used", "reads", "slide_id", "spec_hash", "schema")
 """Attributes that say that two writes mean the same slide, selection and pixels."""
 
 
@@ -148,7 +148,7 @@ def _identity(tables: xr.Dataset) -> dict[str, Any]:
             digest.update(values.tobytes())
     keys = ("fingerprint", "shape", "mpp", "mpp_used", "mpp_source", "mpp_quality", "reads", "tissue_mean")
     facts = {key: attrs.get(key) for key in keys}
-    optional = ("slide_region", "start", "step", "footprint", "grid_shape", "candidates", "classes")
+    optional = ("slide_region", "start", "step", "footprint", "grid_shape", "candidates", "classes", "labels_from")
     grid = {key: attrs[key] for key in optional if key in attrs}
     facts["reads"] = [dict(zip(r, map(_plain, r.values()), strict=True)) for r in attrs["reads"]]
     # Its file's name, not where it lies: a store is the same wherever its slides are.

@@ -273,7 +273,7 @@ def test_what_is_drawn_travels_and_is_read_again_for_a_repair(
     store = tmp_path / "s.zarr"
     extracted(folder, store, threads=0)
     found = PatchStore(store)[NAME].open(SLIDE)
-    assert found.attrs["labels_from"] == "outlines"
+    assert found.attrs["labels_from"].startswith("outlines ")
     plane = Stripes(width)
     expected = plane.cut(found["x0"].values, found["y0"].values, (SIZE * 2, SIZE * 8), SIZE)
     np.testing.assert_array_equal(found["label_map"].to_numpy(), expected)
@@ -286,6 +286,12 @@ def test_what_is_drawn_travels_and_is_read_again_for_a_repair(
     width = 3.0
     assert repair(store, **again).is_complete
     assert tree(store) == tree(whole)
+    # A file that was written anew may have other outlines than a coarse mask of it shows.
+    (tmp_path / "labels").mkdir()
+    other = str(tmp_path / "labels" / "a.png")
+    cv2.imwrite(other, labels_of(folder) * 50, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    report = extract(folder / "slides", store, SPEC, labels=tmp_path / "labels", threads=0, **OPTIONS)
+    assert "was made with another mask" in report.failures[SLIDE]
 
 
 def test_a_job_carries_no_mask(folder: Path, tmp_path: Path) -> None:
