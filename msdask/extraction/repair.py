@@ -240,7 +240,10 @@ def _mend_blocks(
         masks=replace(run.masks, kind="labels"),
     )
     patches = work.run("mend", name, mend_block, job, damage.images)
-    patches += work.run("mend", name, mend_maps, job, damage.maps)
+    # Where images were read again their patches are counted already.
+    with_images = set(damage.images)
+    work.run("mend", name, mend_maps, job, [block for block in damage.maps if block in with_images])
+    patches += work.run("mend", name, mend_maps, job, [block for block in damage.maps if block not in with_images])
     lock.check()
     if not work.call(f"finish: {name}/{slide_id}", finish_repair, job):
         raise StoreError(

@@ -100,12 +100,17 @@ class ArrayPlane:
         self, x0: NDArray[np.int32], y0: NDArray[np.int32], footprints: Sequence[float], patch_size: int
     ) -> NDArray[np.uint8]:
         """The label map under each patch; see `LabelPlane.cut`."""
-        # Coordinates stay separable: (patch, magnification, px) along each axis, combined by one look-up.
+        # Coordinates stay separable: (patch, magnification, px) along each axis.
         centers = (np.arange(patch_size) + 0.5) * (np.asarray(footprints, np.float64) / patch_size)[:, None]
         height, width = self.labels.shape
         y, y_outside = _places(y0[:, :, None] + centers, self.shape[0], height)
         x, x_outside = _places(x0[:, :, None] + centers, self.shape[1], width)
-        maps: NDArray[np.uint8] = self.labels[y[..., :, None], x[..., None, :]]
+        # Many rows of a map lie in one row of a coarse mask: each is looked up px by px once, and copied whole.
+        row = y - y[..., :1]
+        rows = np.minimum(y[..., :1] + np.arange(int(row.max(initial=0)) + 1), height - 1)
+        strips = self.labels[rows[..., :, None], x[..., None, :]].reshape(-1, patch_size)
+        row += rows.shape[-1] * np.arange(row[..., 0].size).reshape(*row.shape[:-1], 1)
+        maps: NDArray[np.uint8] = np.take(strips, row, axis=0)
         if y_outside.any() or x_outside.any():
             maps[y_outside[..., :, None] | x_outside[..., None, :]] = 0
         return maps

@@ -118,7 +118,7 @@ def create_measured(arrays: SlideArrays) -> None:
 def create_label_pixels(arrays: SlideArrays, labels: int) -> None:
     """Create the column `label_pixels`: how many px of each label the target's label map has."""
     count, rows = arrays.shape[0], arrays.rows
-    document = array_document((count, labels), (rows, labels), np.uint32, dims=("patch", "label"))
+    document = array_document((count, labels), (rows, labels), np.uint32, dims=("patch", "label_value"))
     _write_array(arrays.array_path("label_pixels"), document)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import xarray as xr
 from distributed import Client
 
 from msdask.cli import main
@@ -144,6 +145,9 @@ def test_verify_freeze_and_table(whole: Path, tmp_path: Path) -> None:
     assert PatchStore(store.path, at="v1")[NAME].open(SLIDE)["label_map"].shape[1] == 2
     assert ("spec", "centroids, 20 px") not in store[NAME].facts()
     assert "label_maps True" in dict(store[NAME].facts())["spec"]
+    plain = xr.open_zarr(f"{store.path}/{NAME}/{SLIDE}", chunks=None)
+    assert plain["label_pixels"].dims == ("patch", "label_value")
+    np.testing.assert_array_equal(plain["label_map"], store[NAME].open(SLIDE)["label_map"])
     table = store[NAME].table()
     np.testing.assert_array_equal(table["outside_5x"], store[NAME].columns(SLIDE, ["outside"])[0][:, 1])
 
@@ -231,6 +235,8 @@ def test_broken_label_maps_are_cut_again_from_the_stored_mask(folder: Path, whol
     assert PatchStore(store)[NAME].verify()
     report = repair(store, threads=0, progress=False)
     assert [(r.action, r.blocks) for r in report.repairs] == [("blocks", (1, 2, 3))], report.failures
+    rows = PatchStore(store)[NAME].arrays(SLIDE)
+    assert report.repairs[0].patches == sum(rows.block(b).stop - rows.block(b).start for b in (1, 2, 3))
     assert tree(store) == tree(whole)
     assert {path for path, time in before.items() if path.stat().st_mtime_ns != time} == set(broken)
 

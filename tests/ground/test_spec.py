@@ -155,6 +155,7 @@ def test_every_field_changes_the_hash() -> None:
         ("max_hole_um2", math.inf),
         ("max_hole_um2", "7500"),
         ("codec", "png"),
+        ("label_maps", "no"),
     ],
 )
 def test_nonsense_is_refused_by_name(field: str, value: object) -> None:
