@@ -100,20 +100,27 @@ class ArrayPlane:
         self, x0: NDArray[np.int32], y0: NDArray[np.int32], footprints: Sequence[float], patch_size: int
     ) -> NDArray[np.uint8]:
         """The label map under each patch; see `LabelPlane.cut`."""
-        # Coordinates stay separable: (patch, magnification, px) along each axis.
-        centers = (np.arange(patch_size) + 0.5) * (np.asarray(footprints, np.float64) / patch_size)[:, None]
-        height, width = self.labels.shape
-        y, y_outside = _places(y0[:, :, None] + centers, self.shape[0], height)
-        x, x_outside = _places(x0[:, :, None] + centers, self.shape[1], width)
-        # Many rows of a map lie in one row of a coarse mask: each is looked up px by px once, and copied whole.
-        row = y - y[..., :1]
-        rows = np.minimum(y[..., :1] + np.arange(int(row.max(initial=0)) + 1), height - 1)
-        strips = self.labels[rows[..., :, None], x[..., None, :]].reshape(-1, patch_size)
-        row += rows.shape[-1] * np.arange(row[..., 0].size).reshape(*row.shape[:-1], 1)
-        maps: NDArray[np.uint8] = np.take(strips, row, axis=0)
-        if y_outside.any() or x_outside.any():
-            maps[y_outside[..., :, None] | x_outside[..., None, :]] = 0
+        maps = np.empty((*x0.shape, patch_size, patch_size), np.uint8)
+        for m, side in enumerate(footprints):
+            centers = (np.arange(patch_size) + 0.5) * (side / patch_size)
+            self._look_up(x0[:, m, None] + centers, y0[:, m, None] + centers, maps[:, m])
         return maps
+
+    def _look_up(self, x: NDArray[np.float64], y: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
+        """The classes at the columns `x` and the rows `y` of patches, both (n, S) level-0 px, into `out` (n, S, S)."""
+        if not out.size:
+            return
+        height, width = self.labels.shape
+        row, is_above_or_below = _places(y, self.shape[0], height)
+        column, is_beside = _places(x, self.shape[1], width)
+        # Many rows of a map lie in one row of a coarse mask: each is looked up px by px once, and copied whole.
+        first = row[:, :1]
+        rows = np.minimum(first + np.arange(int((row - first).max()) + 1), height - 1)
+        strips = np.zeros((rows.size + 1, row.shape[1]), np.uint8)  # the last one is of what lies outside the slide
+        found = self.labels[rows[:, :, None], column[:, None, :]]
+        np.multiply(found, ~is_beside[:, None, :], out=strips[:-1].reshape(found.shape))
+        strip = row - first + rows.shape[1] * np.arange(len(row))[:, None]
+        np.take(strips, np.where(is_above_or_below, rows.size, strip), axis=0, out=out, mode="clip")
 
 
 def _places(position: NDArray[np.float64], slide: int, mask: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
