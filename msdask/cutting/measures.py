@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from itertools import product
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ __all__ = [
     "MEASURES",
     "column",
     "contrast",
+    "count_labels",
     "keep",
     "measure",
     "tissue_mean",
@@ -112,6 +115,32 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     if filled is not None:
         column(measured, "filled")[...] = filled
     return measured
+
+
+def count_labels(maps: NDArray[np.uint8], labels: int) -> NDArray[np.uint32]:
+    """How many px of each label the target's label maps have.
+
+    Parameters
+    ----------
+    maps : (patch, magnification, y, x) uint8, the target (the highest magnification) first
+    labels : how many there are, 0 = unlabeled among them
+
+    Returns
+    -------
+    counts : (patch, label) uint32
+    """
+    counts = np.zeros((len(maps), labels), np.uint32)
+    # Bands of rows keep what OpenCV counts in float32 exact: whole numbers up to 2 ** 24.
+    band = max(1, _AT_ONCE_BYTES // max(1, maps.shape[3]))
+    step = min(_MOST_AT_ONCE, max(1, _AT_ONCE_BYTES // max(1, math.prod(maps.shape[2:]))))
+    for first, top in product(range(0, len(maps), step), range(0, maps.shape[2], band)):
+        some = maps[first : first + step, 0, top : top + band]
+        flat = np.ascontiguousarray(some).reshape(len(some), -1)
+        numbers = np.repeat(np.arange(len(some), dtype=np.uint8)[:, None], flat.shape[1], axis=1)
+        shape = [len(some), labels]
+        found = cv2.calcHist([numbers, flat], [0, 1], None, shape, [0, shape[0], 0, labels])
+        counts[first : first + len(some)] += np.asarray(found).reshape(shape).astype(np.uint32)
+    return counts
 
 
 def contrast(pixels: NDArray[np.uint8]) -> float:

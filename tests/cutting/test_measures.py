@@ -16,6 +16,7 @@ from msdask.cutting.measures import (
     LOW_CONTRAST,
     MEASURES,
     contrast,
+    count_labels,
     keep,
     measure,
     tissue_mean,
@@ -166,3 +167,17 @@ def test_the_tissue_mean_looks_inside_the_mask_only() -> None:
     mask[:2] = True
     assert tissue_mean(image, mask) == 100.0
     assert tissue_mean(image, np.zeros((4, 4), bool)) == 255.0
+
+
+@pytest.mark.parametrize("at_once", [100, 2000, 4 * 2**20])
+@pytest.mark.parametrize(("count", "labels"), [(0, 3), (1, 1), (7, 4), (300, 256)])
+def test_labels_are_counted_whatever_is_looked_at_in_one_go(
+    count: int, labels: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msdask.cutting.measures._AT_ONCE_BYTES", at_once)
+    maps = np.random.default_rng(0).integers(0, labels, (count, 2, 13, 13), dtype=np.uint8)
+    found = count_labels(maps, labels)
+    assert found.dtype == np.uint32
+    naive = [[sum(1 for px in one[0].ravel().tolist() if px == k) for k in range(labels)] for one in maps[:9]]
+    np.testing.assert_array_equal(found[:9], np.reshape(naive, (-1, labels)))
+    np.testing.assert_array_equal(found.sum(1), np.full(count, 169))
