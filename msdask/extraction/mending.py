@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ def reopen(
     source: str,
     blocks: Sequence[int],
     *,
+    with_maps: bool = False,
     mask: str | None = None,
     masks: MaskChoice | None = None,
 ) -> BlockJob:
@@ -45,7 +47,8 @@ def reopen(
     spec : of its patch set
     source : where the slide's file is now
     blocks : to read again
-    mask, masks : where its mask is now; needed only where label maps are drawn from outlines, which no store has
+    with_maps : label maps are to be cut again, too, where the slide has some
+    mask, masks : where its mask is now, for that; needed only of outlines, which no store has
 
     Raises
     ------
@@ -61,9 +64,10 @@ def reopen(
         raise StoreError(
             f"'{place.path}' was read in another way ({attrs['reads']}) than this version would read '{source}'"
         )
-    plane = plane_again(
-        slide, place.path, attrs, lambda: masks_of_slide(slide, mask, masks or MaskChoice(kind="labels"), spec=spec)
-    )
+    plane = None
+    if with_maps:
+        given = partial(masks_of_slide, slide, mask, masks or MaskChoice(kind="labels"), spec=spec)
+        plane = plane_again(slide, place.path, attrs, given)
     arrays = layout.open_arrays(place.path, codec, attrs)
     return BlockJob(place, arrays, slide, cutter, state, tuple(blocks), 0, plane=plane)
 

@@ -236,6 +236,7 @@ def _mend_blocks(
         patch_set.spec,
         file,
         damage.blocks,
+        with_maps=bool(damage.maps) or damage.state != "complete",
         mask=given or (mask_of(place.store, attrs) if run.masks.folder is None else None),
         masks=replace(run.masks, kind="labels"),
     )

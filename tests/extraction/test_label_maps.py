@@ -292,6 +292,9 @@ def test_what_is_drawn_travels_and_is_read_again_for_a_repair(
     width = 3.0
     assert repair(store, **again).is_complete
     assert tree(store) == tree(whole)
+    flip(shard(store, "image", 1))  # images need no outlines: they may be gone
+    assert repair(store, threads=0, progress=False, masks=tmp_path / "gone").is_complete
+    assert tree(store) == tree(whole)
     # A file that was written anew may have other outlines than a coarse mask of it shows.
     (tmp_path / "labels").mkdir()
     other = str(tmp_path / "labels" / "a.png")
