@@ -102,6 +102,10 @@ def patches(
         The selection was made on another slide, or asks for more than the slide has.
     """
     cutter, data = planned(slide, selection, source=source, decode=decode, pad=pad, on_bad_tile=on_bad_tile)
+    if labels is None and data.attrs["spec"].get("label_maps"):
+        raise SpecError(
+            f"slide '{slide.path}': the selection's spec asks for label maps: give what they show (labels=)"
+        )
     x0, y0 = data["x0"].values, data["y0"].values
     # One thing that all blocks share: it travels once to each worker, not in parts with every task.
     origins = delayed((x0, y0), name=f"origins-{tokenize(x0, y0)}", traverse=False)
