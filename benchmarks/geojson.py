@@ -116,8 +116,8 @@ def report(facts: dict[str, object], rows: list[dict[str, object]], checks: list
         lines.append("| {file} | {mb:.0f} | {step} | {wall:.1f} | {cpu:.1f} | {peak_mb:.0f} |".format(**row))
     about = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "versions")
     steps = (
-        "Write: `write_geojson`, outlines made as they are written (that is not counted). Read: parsed, checked (closed, "
-        "three corners, not crossing itself, inside the slide). Draw: 64 patches of 512 px at 40x and 64 at 10x, from "
+        "Write: `write_geojson`, outlines made as they are written (that is not counted). Read: parsed, checked "
+        "(closed, three corners, not crossing itself, inside the slide). Draw: 64 patches of 512 px at 40x and 64 at 10x, from "
         "outlines that are read."
     )
     title = f"# {count:,} outlines as GeoJSON"
