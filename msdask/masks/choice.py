@@ -13,7 +13,7 @@ from msdask.errors import MaskError, SpecError
 from msdask.masks.files import as_tissue, mask_file, open_mask
 from msdask.masks.formats import MaskKind
 from msdask.masks.label_plane import LabelPlane
-from msdask.masks.labels import Values, as_labels
+from msdask.masks.labels import Values, as_labels, as_plane
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.spec import ExtractionSpec
@@ -122,7 +122,8 @@ def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, spec
     height, width = (max(1, math.ceil(side * slide.mpp_used / spec.mask_mpp)) for side in slide.shape)
     content = open_mask(file, slide, (height, width))
     if (choice.kind or content.kind) == "labels":
-        masks = SlideMasks(None, as_labels(content, file, slide, choice.values))
+        labels = as_labels(content, file, slide, choice.values)
+        masks = SlideMasks(None, labels, as_plane(content, file, slide, choice.values))
     else:
         masks = SlideMasks(as_tissue(content, file, slide), None)
     if choice.magnification is not None:

@@ -256,3 +256,11 @@ def test_classification_is_judged_against_its_ceilings(tmp_path: Path) -> None:
     assert {"single-20x-one", "single-5x-one", "features-20x-5x-one", "attention-20x-5x-one"} <= lines
     assert text.count("| pass |") >= 5, "what sees one bit, or adds, knows nothing"
     assert (tmp_path / "classification-xor.png").is_file()
+
+
+def test_outlines_are_written_and_read(tmp_path: Path) -> None:
+    assert run("geojson", "--polygons", 500, "--output", tmp_path) == 0
+    rows = json.loads((tmp_path / "geojson.json").read_text())["rows"]
+    assert [(row["file"], row["step"]) for row in rows] == [
+        (ending, step) for ending in (".geojson", ".geojson.gz") for step in ("write", "read", "draw")
+    ]
