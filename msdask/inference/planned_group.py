@@ -55,7 +55,9 @@ class PlannedGroup:
             raise StoreError(f"'{self.path}' exists and is no {kind}: give another path")
         if found is not None and found["plan"] != self._plan:
             if not overwrite:
-                raise StoreError(f"'{self.path}' is another {kind.split()[-1]}: {_differences(found['plan'], self._plan)}")
+                raise StoreError(
+                    f"'{self.path}' is another {kind.split()[-1]}: {_differences(found['plan'], self._plan)}"
+                )
             place.remove_tree(self.path)
             found = None
         self.is_complete = found is not None and found["state"] == "complete"

@@ -98,9 +98,7 @@ def read_ahead(
     def read(rows: slice, out: NDArray[np.uint8]) -> None:
         cutter.cut(reader, x0[rows], y0[rows], shared=shared, out=out)
 
-    def begin(
-        pool: ThreadPoolExecutor, number: int
-    ) -> tuple[tuple[slice, NDArray[np.uint8]], list[Future[None]]]:
+    def begin(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[slice, NDArray[np.uint8]], list[Future[None]]]:
         rows = batches[number]
         pixels = np.empty((rows.stop - rows.start, x0.shape[1], size, size, 3), np.uint8)
         pieces = []
