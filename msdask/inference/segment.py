@@ -17,9 +17,8 @@ from msdask.extras import require
 from msdask.inference.class_map import mask_hash
 from msdask.inference.label_file import LabelFile, open_segmentation
 from msdask.inference.loading import class_names, evaluating, identity_of, load_network
-from msdask.inference.network_cost import costs_of
 from msdask.inference.segment_plan import Precision, Probabilities, SegmentPlan
-from msdask.inference.tiles import Tiling, mask_index, tiling, wanted_tiles
+from msdask.inference.tiles import Tissue, cheapest_tiling, tiling
 from msdask.inference.views import Views, read_views
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
@@ -46,8 +45,8 @@ SHARD = 2048
 CHUNK = 512
 """Px a side that a chunk in it has at most."""
 LARGEST_TILE = 2048
-"""Px a side: from there on almost nothing more is saved, and more of a tile lies outside of the tissue."""
-MEMORY = {"cpu": 512 * 2**20, "cuda": 4 * 2**30}
+"""Px a side: from there on almost nothing more is saved."""
+MEMORY = {"cpu": 640 * 2**20, "cuda": 4 * 2**30}
 """Bytes that a batch may take in the network, by kind of device; others have as much as a CPU."""
 
 
@@ -179,7 +178,7 @@ def segment_slide(
     segmenter = load_segmenter(model, device=device, classes=classes)
     if mask is None:
         mask = tissue_mask(slide)
-    tissue = mask_values(mask, slide.shape, what=f"tissue mask of slide {slide.name!r}") != 0
+    tissue = Tissue(mask_values(mask, slide.shape, what=f"tissue mask of slide {slide.name!r}") != 0)
     plan = _plan(slide, slide_id or slide.name, segmenter, tissue, tile, batch_size, probabilities, precision)
     file = LabelFile(output, plan, overwrite=overwrite)
     if not file.is_complete:
@@ -204,7 +203,7 @@ def _plan(
     slide: Slide,
     slide_id: str,
     segmenter: Segmenter,
-    tissue: NDArray[np.bool_],
+    tissue: Tissue,
     tile: int | None,
     batch_size: int,
     probabilities: Probabilities | None,
@@ -223,7 +222,11 @@ def _plan(
         raise SpecError(f"the model has {len(segmenter.classes)} classes: labels of 8 bits have room for 255")
     grid = max(1, round(slide.shape[0] / step)), max(1, round(slide.shape[1] / step))
     kind = next(network.parameters()).device.type
-    tiles = _largest_tiling(network, grid, batch_size, kind, precision) if tile is None else tiling(network, tile)
+    if tile is None:
+        memory = MEMORY.get(kind, MEMORY["cpu"]) / (batch_size * (4 if precision == "float32" else 2))
+        tiles = cheapest_tiling(network, tissue, grid, largest=LARGEST_TILE, values=memory)
+    else:
+        tiles = tiling(network, tile)
     shard = tiles.tile * max(1, SHARD // tiles.tile)
     chunk = next(shard // n for n in range(1, shard + 1) if shard % n == 0 and shard // n <= CHUNK)
     return SegmentPlan(
@@ -235,7 +238,7 @@ def _plan(
         magnifications=tuple(network.magnifications),
         step=step,
         grid=grid,
-        mask=mask_hash(tissue),
+        mask=mask_hash(tissue.mask),
         model=segmenter.identity,
         classes=segmenter.classes,
         tiling=tiles,
@@ -248,20 +251,6 @@ def _plan(
     )
 
 
-def _largest_tiling(
-    network: SegmentationModel, grid: tuple[int, int], batch_size: int, kind: str, precision: Precision
-) -> Tiling:
-    """The tiles that cost least a px of those that the memory allows, none much larger than the slide."""
-    lattice = network.lattice
-    most = max(lattice, min(LARGEST_TILE, -(-max(grid) // lattice) * lattice))
-    sides = range(lattice, most + 1, lattice * max(1, 64 // lattice))
-    tilings = [tiling(network, side) for side in sides]
-    costs = costs_of(network, [one.sizes for one in tilings])
-    memory = MEMORY.get(kind, MEMORY["cpu"]) / (batch_size * (4 if precision == "float32" else 2))
-    fitting = [i for i, cost in enumerate(costs) if cost.values <= memory] or [0]
-    return tilings[min(fitting, key=lambda i: costs[i].flops / tilings[i].tile ** 2)]
-
-
 @dataclass(frozen=True)
 class _Work:
     """One slide that is segmented."""
@@ -270,15 +259,17 @@ class _Work:
     network: SegmentationModel
     plan: SegmentPlan
     file: LabelFile
-    tissue: NDArray[np.bool_]
+    tissue: Tissue
 
     def run(self, threads: int, wrote: Wrote | None) -> None:
         """Write every shard that is not there."""
         plan = self.plan
-        tiles = wanted_tiles(self.tissue, plan.grid, plan.tiling.tile, plan.shard)
+        tiles = self.tissue.tiles(plan.grid, plan.tiling.tile)
         if not len(tiles):
             return
         at = tiles // (plan.shard // plan.tiling.tile)
+        by_shard = np.lexsort((at[:, 1], at[:, 0]))
+        tiles, at = tiles[by_shard], at[by_shard]
         shard = np.cumsum(np.any(np.diff(at, axis=0, prepend=-1), axis=1)) - 1
         first = np.flatnonzero(np.diff(shard, prepend=-1))
         wanted = np.array([not self.file.is_written(row, column) for row, column in at[first].tolist()])
@@ -325,12 +316,12 @@ class _Work:
         self, tile: NDArray[np.int64], labels: NDArray[np.uint8], probability: NDArray[Any] | None
     ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
         """A tile's px that lie in the map, and nothing where there is no tissue."""
-        side = self.plan.tiling.tile
-        index = []
-        for begin, length, size in zip(tile.tolist(), self.plan.grid, self.tissue.shape, strict=True):
-            px = np.arange(begin * side, min((begin + 1) * side, length))
-            index.append(mask_index(px, length, size))
-        inside = self.tissue[np.ix_(*index)]
+        side, grid = self.plan.tiling.tile, self.plan.grid
+        rows, columns = (
+            range(begin * side, min((begin + 1) * side, length))
+            for begin, length in zip(tile.tolist(), grid, strict=True)
+        )
+        inside = self.tissue.under(grid, rows, columns)
         here = tuple(slice(0, n) for n in inside.shape)
         found = np.where(inside, labels[here], np.uint8(0))
         if probability is None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 
-__all__ = ["Tiling", "tiling", "wanted_tiles"]
+__all__ = ["Tiling", "Tissue", "cheapest_tiling", "mask_index", "tiling"]
 
 
 class TiledModel(Protocol):
     """What tiles must know of a model; see `msdask.models.SegmentationModel`."""
 
     depth: int
+    filters: int
     ratios: tuple[int, ...]
 
     @property
@@ -109,32 +110,72 @@ def _crop(output: int, lattice: int, ratios: tuple[int, ...]) -> int:
     return (output - lattice) // 2 % lattice if ratios else 0
 
 
-def wanted_tiles(mask: NDArray[np.bool_], shape: tuple[int, int], tile: int, shard: int) -> NDArray[np.int64]:
-    """Tiles that hold a px over tissue, shard by shard, row by row within a shard.
+def cheapest_tiling(
+    model: TiledModel, tissue: Tissue, shape: tuple[int, int], *, largest: int, values: float
+) -> Tiling:
+    """The tiles with which the fewest px of a slide go through the network: large ones, but not beyond the tissue.
 
     Parameters
     ----------
-    mask : (y, x) of tissue, covering the whole map, at any resolution
+    model : that is applied
+    tissue : where there is some
     shape : (height, width) of the map, px
-    tile, shard : px a side; a shard holds whole tiles
+    largest : px a side of a tile, at most
+    values : numbers that the network may hold at once for one tile, about
 
     Returns
     -------
-    tiles : (n, 2) row and column of each
+    tiling : the smallest where none fits
     """
-    counts = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    np.cumsum(np.cumsum(mask, 0, dtype=np.int64), 1, out=counts[1:, 1:])
-    edges = []
-    for n, size in zip(shape, mask.shape, strict=True):
-        first = np.arange(0, n, tile)
-        ends = mask_index(np.stack([first, np.minimum(first + tile, n) - 1]), n, size)
-        edges.append((ends[0], ends[1] + 1))
-    (top, bottom), (left, right) = edges
-    inside = counts[bottom][:, right] - counts[top][:, right] - counts[bottom][:, left] + counts[top][:, left]
-    row, column = np.nonzero(inside)
-    per = shard // tile
-    order = np.lexsort((column, row, column // per, row // per))
-    return np.stack([row, column], 1)[order].astype(np.int64)
+    lattice = model.lattice
+    sides = range(lattice, max(lattice, largest) + 1, lattice * max(1, 64 // lattice))
+    found = [tiling(model, side) for side in sides]
+    # Every second size wastes half a cell of the lattice, where contexts lie around the view's middle.
+    waste = min(one.sizes[0] - one.tile for one in found)
+    found = [one for one in found if one.sizes[0] - one.tile == waste]
+    # In its widest place a U-Net holds a block's input, its output and what waits for it: 6 times the filters.
+    fitting = [one for one in found if 6 * model.filters * one.sizes[0] ** 2 <= values] or found[:1]
+    return min(fitting, key=lambda one: len(tissue.tiles(shape, one.tile)) * sum(size**2 for size in one.sizes))
+
+
+class Tissue:
+    """Where tissue is, on a mask of any resolution.
+
+    Parameters
+    ----------
+    mask : (y, x) bool, covering the whole slide
+    """
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        self._counts = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+        np.cumsum(np.cumsum(mask, 0, dtype=np.int64), 1, out=self._counts[1:, 1:])
+
+    def tiles(self, shape: tuple[int, int], tile: int) -> NDArray[np.int64]:
+        """Tiles of a map that lie over tissue: (n, 2) row and column of each, row by row.
+
+        Parameters
+        ----------
+        shape : (height, width) of the map, px
+        tile : px a side
+        """
+        edges = []
+        for length, size in zip(shape, self.mask.shape, strict=True):
+            first = np.arange(0, length, tile)
+            ends = mask_index(np.stack([first, np.minimum(first + tile, length) - 1]), length, size)
+            edges.append((ends[0], ends[1] + 1))
+        (top, bottom), (left, right) = edges
+        counts = self._counts
+        inside = counts[bottom][:, right] - counts[top][:, right] - counts[bottom][:, left] + counts[top][:, left]
+        return np.stack(np.nonzero(inside), 1).astype(np.int64)
+
+    def under(self, shape: tuple[int, int], rows: range, columns: range) -> NDArray[np.bool_]:
+        """Whether there is tissue under the middle of each px of a part of a map: (rows, columns) bool."""
+        index = [
+            mask_index(np.arange(px.start, px.stop), length, size)
+            for px, length, size in zip((rows, columns), shape, self.mask.shape, strict=True)
+        ]
+        return self.mask[np.ix_(*index)]
 
 
 def mask_index(px: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:
