@@ -31,9 +31,9 @@ MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
 
 STOREYS = {
-    "edge": ["cli", "report", "exports", "sample"],
+    "edge": ["cli", "report", "sample"],
     "learning": ["inference", "training", "models", "data", "plots"],
-    "extraction": ["extraction", "store", "engines", "selection", "cutting", "progress"],
+    "extraction": ["exports", "extraction", "store", "engines", "selection", "cutting", "progress"],
     "input": ["slides", "masks", "readers", "storage"],
     "ground": ["spec", "scale", "computing", "extras", "errors", "_version"],
 }

@@ -7,13 +7,13 @@ The rooms of the house, from the top down; a room imports only from rooms below 
 
 - `cli` `msdask ...`; it parses, calls and prints
 - `report` what a run did, as one HTML file
-- `exports` from a store to other programs' files; one file a target
 - `plots` figures of slides, selections, patches and trainings
 - `sample` generated slides, and the truth about them
 - `inference` trained models on images and slides; one file a task
 - `training` written once; one recipe, one `fit`, one `evaluate`, one layout of run folders, for every model
 - `models` networks, their registry, and their files
 - `data` patches into PyTorch; datasets, order, loader and augmentation
+- `exports` from a store or a prediction to other programs' files; one file a target
 - `extraction` many slides into one store, and its repair
 - `engines` where blocks of jobs are computed; one file an engine behind one protocol
 - `store` patch sets in sharded Zarr, verified, resumable

@@ -93,7 +93,8 @@ class StoredPatches:
         for name in names:
             if name != "image" and not documents.has_document(arrays.array_path(name)):
                 raise SpecError(
-                    f"slide '{slide_id}' of '{self.name}' has no {name}: write it with labels= given to msdask.patches"
+                    f"slide '{slide_id}' of '{self.name}' has no {name}: extract it with label maps "
+                    "(ExtractionSpec(label_maps=True), --label-maps), or write it with labels= of msdask.patches"
                 )
             self._arrays[slide_id, name] = ShardArray(arrays, name)
             self._arrays[slide_id, name].check_sizes()

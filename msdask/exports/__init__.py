@@ -1,1 +1,1 @@
-"""Exports: from a store to other programs' files; one file a target."""
+"""Exports: from a store or a prediction to other programs' files; one file a target."""

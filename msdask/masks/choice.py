@@ -12,7 +12,8 @@ import xarray as xr
 from msdask.errors import MaskError, SpecError
 from msdask.masks.files import as_tissue, mask_file, open_mask
 from msdask.masks.formats import MaskKind
-from msdask.masks.labels import Values, as_labels
+from msdask.masks.label_plane import LabelPlane
+from msdask.masks.labels import Values, as_labels, as_plane
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.spec import ExtractionSpec
@@ -66,10 +67,17 @@ class MaskChoice:
 
 
 class SlideMasks(NamedTuple):
-    """The mask of a slide: one of the two."""
+    """The mask of a slide: of tissue, or of labels.
+
+    Attributes
+    ----------
+    tissue, labels : one of the two
+    plane : the same classes as `labels`, where they can be drawn at any scale; None: the label mask is all there is
+    """
 
     tissue: xr.DataArray | None
     labels: xr.DataArray | None
+    plane: LabelPlane | None = None
 
 
 class _Slide(Protocol):
@@ -114,7 +122,8 @@ def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, spec
     height, width = (max(1, math.ceil(side * slide.mpp_used / spec.mask_mpp)) for side in slide.shape)
     content = open_mask(file, slide, (height, width))
     if (choice.kind or content.kind) == "labels":
-        masks = SlideMasks(None, as_labels(content, file, slide, choice.values))
+        labels = as_labels(content, file, slide, choice.values)
+        masks = SlideMasks(None, labels, as_plane(content, file, slide, choice.values))
     else:
         masks = SlideMasks(as_tissue(content, file, slide), None)
     if choice.magnification is not None:

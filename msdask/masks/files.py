@@ -89,8 +89,9 @@ def find_mask(folder: str | os.PathLike[str], slide_path: str | os.PathLike[str]
     """The mask of a slide in a folder of masks, or None.
 
     The first of these that exists, with `<name>` the slide's file name with its ending, then without it:
-    `<name>/<name>_mask_use.png` (HistoQC), `<name>.png`, `<name>.tif`, `<name>.tiff`, `<name>_mask_use.png`. HistoQC's
-    folders come first, whichever the name. Formats of other packages add their own. The slide itself is never its mask.
+    `<name>/<name>_mask_use.png` (HistoQC), `<name>.xml` (ASAP, ImageScope), `<name>.geojson`, `<name>.json`, both also
+    with `.gz`, `<name>.png`, `<name>.tif`, `<name>.tiff`, `<name>_mask_use.png`. HistoQC's folders come first,
+    whichever the name. Formats of other packages add their own. The slide itself is never its mask.
 
     Parameters
     ----------
@@ -116,7 +117,8 @@ def mask_file(given: str | os.PathLike[str], slide: SlideShape | None) -> str:
         return os.fspath(given)
     if not path.is_dir():
         raise MaskError(
-            f"mask '{path}': no such file or folder; expected a PNG or TIFF, or HistoQC's output folder; check the path"
+            f"mask '{path}': no such file or folder; expected a PNG or TIFF, annotations (XML, GeoJSON), or HistoQC's "
+            "output folder; check the path"
         )
     if slide is not None:
         found = find_mask(path, slide.path)

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from msdask.errors import MaskError, SpecError
 from msdask.masks.files import SlideShape, distinct_values, format_values, mask_attrs, mask_file, open_mask
 from msdask.masks.formats import MaskContent
+from msdask.masks.label_plane import MAX_LABEL
+from msdask.masks.outline_plane import OutlinePlane
 
-__all__ = ["Values", "as_labels", "read_label_mask"]
+__all__ = ["Values", "as_labels", "as_plane", "read_label_mask"]
 
 Values: TypeAlias = Mapping[int, int] | Mapping[str, int] | Sequence[int | str]
 """Mask value, or name of a class in the file -> 0-based class; or such values in the order of the classes."""
@@ -38,8 +40,8 @@ def read_label_mask(
 
     Parameters
     ----------
-    path : PNG or TIFF; palette and 16-bit images are read as stored. With `slide` given, a folder of masks (see
-        `find_mask`)
+    path : PNG or TIFF; palette and 16-bit images are read as stored; or, with `slide` given, annotations of ASAP,
+        ImageScope or QuPath, which are drawn, or a folder of masks (see `find_mask`)
     values : which mask value means which 0-based class: {50: 0, 100: 1}, or [50, 100] for the same; class -1 means
         unlabeled, as does the value 0 unless the table has it. For a file that names its classes, their names stand
         for the values: {"tumor": 0, "stroma": 1}. None: the mask holds 0 = unlabeled, 1 = class 0, 2 = class 1, ...
@@ -81,6 +83,22 @@ def as_labels(content: MaskContent, file: str, slide: SlideShape | None, values:
     return _as_labels(content, file, slide, table, _class_names(table, None))
 
 
+def as_plane(content: MaskContent, file: str, slide: SlideShape, values: Values | None) -> OutlinePlane | None:
+    """What a file of outlines holds, as a plane that label maps are drawn from at any scale.
+
+    None where the file holds px, or more classes than a label map can hold: what `as_labels` gives is all there is.
+    """
+    if content.outlines is None:
+        return None
+    table = None if values is None else _class_table(values)
+    by_value, names = _by_value(content.classes, file, table, _class_names(table, None))
+    if len(names) > MAX_LABEL:
+        return None
+    labels = [by_value[value] + 1 for value in range(1, len(content.classes) + 1)]
+    what = f"label mask '{file}'"
+    return OutlinePlane.of(content.outlines, slide.shape, labels=labels, classes=names, what=what)
+
+
 def _as_labels(
     content: MaskContent, file: str, slide: SlideShape | None, table: _Table | None, names: tuple[str, ...]
 ) -> xr.DataArray:
@@ -89,7 +107,9 @@ def _as_labels(
             f"label mask '{file}': it shows tissue, not classes; say what its values mean: values={{255: 0}}, or read "
             "it as a tissue mask: read_tissue_mask(path), or masks=... of extract"
         )
-    found = distinct_values(content.values)
+    # What is too small to be seen where outlines are drawn is in their file all the same.
+    is_drawn = content.outlines is not None
+    found = np.arange(len(content.classes) + 1) if is_drawn else distinct_values(content.values)
     if content.classes:
         by_value, names = _by_value(content.classes, file, table, names)
     elif table is None:

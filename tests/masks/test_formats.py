@@ -24,6 +24,7 @@ from msdask.spec import ExtractionSpec
 from msdask.store.patch_store import PatchStore
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "masks.md"
+OUR_FORMATS = ["HistoQC", "ASAP XML", "ImageScope XML", "GeoJSON"]
 TEXT = "rectangles\ntumor 0 0 1024 1024\nstroma 1024 0 512 2048\n"
 
 
@@ -70,12 +71,12 @@ def two_values(high: int = 255, shape: tuple[int, int] = (20, 30)) -> np.ndarray
 def test_formats_are_asked_in_order_of_priority_and_say_why() -> None:
     formats = mask_formats()
     assert [f.priority for f in formats] == sorted(f.priority for f in formats)
-    assert [f.name for f in formats][:2] == ["HistoQC", "PNG or TIFF"]
+    assert [f.name for f in formats] == [*OUR_FORMATS, "PNG or TIFF", "HistoQC"]
     assert all(f.reason and f.places for f in formats)
 
 
 def test_a_format_of_another_package_is_found_and_asked_in_its_place(guest: Path) -> None:
-    assert [f.name for f in mask_formats()] == ["HistoQC", "rectangles", "PNG or TIFF", "HistoQC"]
+    assert [f.name for f in mask_formats()] == [*OUR_FORMATS, "rectangles", "PNG or TIFF", "HistoQC"]
 
 
 def test_a_format_that_cannot_be_loaded_is_left_out_with_a_warning(guest: Path) -> None:
@@ -83,13 +84,13 @@ def test_a_format_that_cannot_be_loaded_is_left_out_with_a_warning(guest: Path) 
     mask_formats.cache_clear()
     with pytest.warns(UserWarning, match=r"'rectangles' of my_package:Rectangles cannot be loaded: no luck"):
         formats = mask_formats()
-    assert len(formats) == 3
+    assert len(formats) == len(OUR_FORMATS) + 2
 
 
 def test_a_file_of_no_format_is_refused_naming_those_that_there_are(guest: Path, tmp_path: Path) -> None:
     (tmp_path / "m.xyz").write_text("something else")
     with pytest.raises(
-        MaskError, match=r"m\.xyz': begins with b'somethin'; expected .*HistoQC, rectangles, PNG or TIFF"
+        MaskError, match=r"m\.xyz': begins with b'somethin'; expected .*HistoQC, .*GeoJSON, rectangles, PNG or TIFF"
     ):
         read_content(str(tmp_path / "m.xyz"))
 

@@ -10,8 +10,11 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from msdask.errors import MaskError
+from msdask.masks.formats.asap import Asap
 from msdask.masks.formats.base import Canvas, MaskContent, MaskFormat, MaskKind
+from msdask.masks.formats.geojson import GeoJson
 from msdask.masks.formats.histoqc import HistoQC, HistoQCFolder
+from msdask.masks.formats.imagescope import ImageScope
 from msdask.masks.formats.raster import Raster
 from msdask.storage.source import open_source
 
@@ -32,7 +35,7 @@ def mask_formats() -> tuple[MaskFormat, ...]:
     UserWarning
         The format of another package cannot be loaded; it is left out.
     """
-    formats: list[MaskFormat] = [HistoQC(), Raster(), HistoQCFolder()]
+    formats: list[MaskFormat] = [HistoQC(), Asap(), ImageScope(), GeoJson(), Raster(), HistoQCFolder()]
     for point in entry_points(group=ENTRY_POINTS):
         try:
             found = point.load()

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from msdask.masks.outlines import Outlines
 from msdask.storage.source import ByteSource
 
 __all__ = ["Canvas", "MaskContent", "MaskFormat", "MaskKind"]
@@ -25,11 +26,13 @@ class MaskContent:
         others as stored
     kind : what the file itself says that it carries; None where it does not say, as a PNG does not
     classes : names of the classes; empty where the file has values only
+    outlines : what was drawn, of a format of outlines that keeps it: then label maps are drawn from it at any scale
     """
 
     values: NDArray[Any]
     kind: MaskKind | None = None
     classes: tuple[str, ...] = ()
+    outlines: Outlines | None = None
 
 
 @dataclass(frozen=True, slots=True)
