@@ -31,6 +31,8 @@ from .inference.scale import estimate_scale as estimate_scale
 from .inference.segment import Segmenter as Segmenter
 from .inference.segment import load_segmenter as load_segmenter
 from .inference.segment import segment_slide as segment_slide
+from .inference.segment_cohort import segment_slides as segment_slides
+from .inference.segment_cohort import write_outlines as write_outlines
 from .masks.files import read_tissue_mask as read_tissue_mask
 from .masks.labels import read_label_mask as read_label_mask
 from .masks.tissue import tissue_mask as tissue_mask

@@ -13,6 +13,7 @@ from msdask.cli import classify, classify_map
 from msdask.cli.demo import demo
 from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
+from msdask.cli.segment import segment
 from msdask.cli.slides import info, mask
 from msdask.cli.store import export, freeze, verify
 from msdask.cli.terminal import err
@@ -39,6 +40,7 @@ commands = (
     classify.train,
     classify.test,
     classify_map.predict,
+    segment,
     experiment,
     demo,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -24,7 +24,10 @@ from msdask.inference.segment_plan import SegmentPlan, segmentation
 from msdask.plots.drawing import LABEL_COLORS
 from msdask.storage import places
 
-__all__ = ["LabelFile", "halved_labels", "halved_means", "open_segmentation"]
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["LabelFile", "halved_labels", "halved_means", "label_level", "open_segmentation"]
 
 KIND = "segmentation"
 _LABELS = ("labels", "class")
@@ -208,3 +211,8 @@ def open_segmentation(path: str | os.PathLike[str]) -> xr.Dataset:
     probability = None if plan.probabilities is None else ome_zarr.open_array(places.join(place, "0"))
     levels = len(ome_zarr.level_shapes(plan.grid))
     return segmentation(plan, label, probability, said["px"], levels=levels, path=place)
+
+
+def label_level(path: str, level: int) -> zarr.Array[Any]:
+    """The labels of one level of a complete segmentation, to be read in parts: (y, x) uint8."""
+    return ome_zarr.open_array(places.join(path, *_LABELS, str(level)))

@@ -224,6 +224,23 @@ PROMISED = {
 --overwrite = False
 --quiet -q = False
 """,
+    "segment": """
+--slides -i
+--model -p
+--output -o
+--masks -t = None
+--outline-mpp = 1.0
+--outlines --no-outlines = True
+--probabilities = None
+--tile = None
+--precision = 'float32'
+--names = None
+--batch-size -b = 1
+--threads = 4
+--device = None
+--overwrite = False
+--quiet -q = False
+""",
     "predict scale": """
 --input -i
 --model -p = 'default'

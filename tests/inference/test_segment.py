@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -13,13 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
 torch = pytest.importorskip("torch")
 
 import msdask as ms
+from msdask.cli.app import main
 from msdask.errors import MsdaskError, SpecError, StoreError
+from msdask.exports import label_outlines
 from msdask.inference import segment
 from msdask.inference.label_file import halved_labels, halved_means
 from msdask.inference.tiles import Tissue, cheapest_tiling, mask_index, tiling
@@ -411,3 +415,36 @@ def test_a_slide_without_tissue_has_an_empty_segmentation(path, unet, tmp_path):
     found = _segment(path, tmp_path / "a.ome.zarr", model=ms.Segmenter(unet), mask=np.zeros((4, 6), bool), tile=None)
     assert not found["label"].values.any()
     assert found.attrs["px"] == dict.fromkeys(NAMES, 0)
+
+
+# --- many slides -----------------------------------------------------------------------------------------------------
+
+
+def test_one_bad_slide_never_stops_the_others(path, unet, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(label_outlines, "BAND_PX", 128 * 410)
+    (tmp_path / "bad.svs").write_bytes(b"no slide")
+    save_model(unet, tmp_path / "m.safetensors", about={"classes": NAMES})
+    given = ["segment", str(tmp_path / "bad.svs"), str(path), "--model", str(tmp_path / "m.safetensors")]
+    for _ in range(2):  # the second time, what is there is taken
+        with pytest.raises(SystemExit) as left:
+            main([*given, "-o", str(tmp_path / "out"), "-q", "--threads", "2", "--outline-mpp", "0.5"])
+        said = capsys.readouterr()
+        assert left.value.code == 1
+        assert "failed: bad.svs: " in said.err
+        assert "a.svs: gland 0." in said.out
+        assert "2 slides, 1 failed" in said.out
+    table = pd.read_csv(tmp_path / "out/slides.csv")
+    assert table["state"].tolist() == ["failed", "complete"]
+    found = ms.open_segmentation(tmp_path / "out/segmentations/a.svs.ome.zarr")
+    labels = found["label"].values
+    assert table.loc[1, "px"] == np.count_nonzero(labels)
+    assert (tmp_path / "out/overlays/a.svs.png").read_bytes()[:4] == b"\x89PNG"
+    features = json.loads(gzip.decompress((tmp_path / "out/outlines/a.svs.geojson.gz").read_bytes()))["features"]
+    assert len(features) == table.loc[1, "polygons"]
+    areas = dict.fromkeys(NAMES, 0.0)
+    for feature in features:
+        for k, ring in enumerate(feature["geometry"]["coordinates"]):
+            x, y = np.array(ring).T
+            area = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
+            areas[feature["properties"]["classification"]["name"]] += -area if k else area
+    assert areas == found.attrs["px"], "every px lies in one polygon of its class"
