@@ -24,10 +24,14 @@ MIN_AREA_UM2 = 10_000.0
 """Pieces of tissue smaller than 100 x 100 um are specks."""
 MAX_HOLE_UM2 = 7_500.0
 """Holes up to a disc of 98 um (fat cells, vessels), a third of it if ragged, belong to the tissue around them."""
-_LATER = {"min_area_um2": MIN_AREA_UM2, "max_hole_um2": MAX_HOLE_UM2}
+_AREAS = ("min_area_um2", "max_hole_um2")
+_LATER = {"min_area_um2": MIN_AREA_UM2, "max_hole_um2": MAX_HOLE_UM2, "label_maps": False}
 """Fields that specs did not have from the beginning: as they are by default they are not written, so that the spec of
 an older store keeps its hash."""
 MAX_PATCH_SIZE = 8192
+PATCH_SIZE = 224
+SEGMENTATION_SIZE = 284
+"""px of a patch for segmentation: what a U-Net of depth 4 without padding turns into 70 px (HookNet's size)."""
 MAX_MAGNIFICATION = 400.0
 
 
@@ -66,7 +70,7 @@ class ExtractionSpec:
     ----------
     mode : "grid" (one magnification) or "centroids" (tuples around the patches of the highest magnification)
     magnifications : highest first; put in that order if given otherwise
-    patch_size : px of a patch's side, at every magnification
+    patch_size : px of a patch's side, at every magnification; 284 is HookNet's, for segmentation
     stride : px at the (highest) target magnification between origins; None means `patch_size`: no overlap, no gap
     min_tissue : least fraction of tissue in a footprint
     min_label : least fraction of a class in a footprint for it to be the label
@@ -83,11 +87,13 @@ class ExtractionSpec:
     codec : "raw", "lossless" or "jpeg"
     min_area_um2 : pieces of tissue smaller than this are left out of masks made by msdask, um^2
     max_hole_um2 : holes up to this size belong to the tissue in masks made by msdask, um^2, see `msdask.tissue_mask`
+    label_maps : also store the label map under every patch at every magnification, for segmentation; slides need label
+        masks for it
     """
 
     mode: Mode
     magnifications: tuple[float, ...]
-    patch_size: int = 224
+    patch_size: int = PATCH_SIZE
     stride: int | None = None
     min_tissue: float = 0.7
     min_label: float = 0.7
@@ -103,12 +109,13 @@ class ExtractionSpec:
     codec: Codec = "raw"
     min_area_um2: float = MIN_AREA_UM2
     max_hole_um2: float = MAX_HOLE_UM2
+    label_maps: bool = False
 
     def __post_init__(self) -> None:
         # Equal specs must have equal hashes: 1 and 1.0, True and 1, 224 and np.int64(224) are each written one way.
-        for name in ("min_tissue", "min_label", "tolerance", "mask_mpp", *_LATER):
+        for name in ("min_tissue", "min_label", "tolerance", "mask_mpp", *_AREAS):
             self._normalize(name, _number)
-        for name in ("inside", "allow_upsampling"):
+        for name in ("inside", "allow_upsampling", "label_maps"):
             self._normalize(name, _fact)
         if self.stride is None:
             object.__setattr__(self, "stride", self.patch_size)
@@ -169,7 +176,7 @@ class ExtractionSpec:
             refuse("tolerance", "a relative distance from 0 to below 0.3 (beyond it nominal scales overlap)")
         if not (math.isfinite(self.mask_mpp) and self.mask_mpp > 0):
             refuse("mask_mpp", "um/px above 0, such as 8.0")
-        for name in _LATER:
+        for name in _AREAS:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 refuse(name, "a finite area in um^2, 0 or more")
 

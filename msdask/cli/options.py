@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from msdask.cli.terminal import open_client
 from msdask.errors import SpecError
-from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2, Codec, ExtractionSpec, Mode, Roi
+from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2, PATCH_SIZE, SEGMENTATION_SIZE, Codec, ExtractionSpec, Mode, Roi
 
 if TYPE_CHECKING:
     from msdask.training import Recipe
@@ -55,8 +55,8 @@ class Cut:
     """one for a grid; several for tuples around the patches of the highest (see --mode)"""
     mode: Mode | None = None
     """"grid" of several makes a set each, linked to the coarser ones; default: grid for one, centroids for several"""
-    size: Annotated[int, Parameter(name=["--size", "-s"])] = 224
-    """side of a patch, px"""
+    size: Annotated[int | None, Parameter(name=["--size", "-s"])] = None
+    """side of a patch, px; default: 224, and 284 with --label-maps"""
     threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7
     """least fraction of tissue, or of a class"""
     gap: Annotated[int, Parameter(name=["--gap", "-y"])] = 0
@@ -71,6 +71,8 @@ class Cut:
     """holes up to this size belong to the tissue in masks that msdask makes, um^2"""
     unlabeled: Literal["drop", "keep"] = "drop"
     """with annotated masks, drop patches without a label or keep them with -1"""
+    label_maps: bool = False
+    """also store the label map under every patch, for segmentation; the slides need annotated masks"""
     codec: Codec = "raw"
     """raw, lossless or jpeg"""
     source: Literal["coarsest", "finest"] = "coarsest"
@@ -83,13 +85,15 @@ class Cut:
     def specs(self) -> list[ExtractionSpec]:
         """One spec for tuples; one a magnification for grids."""
         magnifications = tuple(sorted(set(self.magnification), reverse=True))
+        usual = SEGMENTATION_SIZE if self.label_maps else PATCH_SIZE
+        size = usual if self.size is None else self.size
         mode = self.mode or ("grid" if len(magnifications) == 1 else "centroids")
         return [
             ExtractionSpec(
                 mode=mode,
                 magnifications=group,
-                patch_size=self.size,
-                stride=self.size + self.gap,
+                patch_size=size,
+                stride=size + self.gap,
                 min_tissue=self.threshold,
                 min_label=self.threshold,
                 unlabeled=self.unlabeled,
@@ -101,6 +105,7 @@ class Cut:
                 codec=self.codec,
                 min_area_um2=self.min_area_um2,
                 max_hole_um2=self.max_hole_um2,
+                label_maps=self.label_maps,
             )
             for group in ([magnifications] if mode == "centroids" else [(m,) for m in magnifications])
         ]

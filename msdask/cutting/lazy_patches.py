@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from msdask.computing import in_process
 from msdask.cutting.cutter import Cutter, OnBadTile
-from msdask.cutting.label_maps import label_maps
 from msdask.cutting.measures import tissue_mean
-from msdask.errors import MaskError, SpecError
+from msdask.errors import SpecError
+from msdask.masks.label_plane import ArrayPlane, LabelPlane
 from msdask.scale import Decode, ReadPlan, Source, footprint, magnification_to_mpp
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
@@ -69,7 +69,7 @@ def patches(
     slide: Slide,
     selection: xr.Dataset,
     *,
-    labels: xr.DataArray | None = None,
+    labels: xr.DataArray | LabelPlane | None = None,
     source: Source | None = None,
     decode: Decode | None = None,
     pad: int | None = None,
@@ -84,8 +84,8 @@ def patches(
     ----------
     slide : that the selection was made on
     selection : table from `grid` or `centroids`
-    labels : label mask; given for segmentation, adds `label_map` (patch, magnification, y, x) uint8, cut from it by
-        nearest neighbour
+    labels : label mask, or a `LabelPlane`; given for segmentation, adds `label_map` (patch, magnification, y, x) uint8,
+        the class at each px's center: 0 = unlabeled or outside the slide, k + 1 = class k
     source, decode, pad : override the selection's spec: read the "coarsest" level that is fine enough or the
         "finest"; let the JPEG decoder reduce ("scaled") or not ("exact"); value outside the slide
     on_bad_tile : "raise" a TileError that names the tile, or "fill" it white; then `filled` (patch, magnification) is
@@ -102,6 +102,10 @@ def patches(
         The selection was made on another slide, or asks for more than the slide has.
     """
     cutter, data = planned(slide, selection, source=source, decode=decode, pad=pad, on_bad_tile=on_bad_tile)
+    if labels is None and data.attrs["spec"].get("label_maps"):
+        raise SpecError(
+            f"slide '{slide.path}': the selection's spec asks for label maps: give what they show (labels=)"
+        )
     x0, y0 = data["x0"].values, data["y0"].values
     # One thing that all blocks share: it travels once to each worker, not in parts with every task.
     origins = delayed((x0, y0), name=f"origins-{tokenize(x0, y0)}", traverse=False)
@@ -180,18 +184,25 @@ def mean_of_tissue(slide: _Viewable, mask: NDArray[np.integer[Any]] | None) -> N
 
 
 def _lazy_label_maps(
-    slide: Slide, cutter: Cutter, labels: xr.DataArray, origins: Delayed, lengths: tuple[int, ...]
+    slide: Slide, cutter: Cutter, labels: xr.DataArray | LabelPlane, origins: Delayed, lengths: tuple[int, ...]
 ) -> da.Array:
-    values = np.asarray(labels.values)
-    if values.max(initial=0) > 255:
-        raise MaskError(
-            f"label mask of slide '{slide.path}': class {int(values.max()) - 1}; label maps hold at most 255 classes"
+    if isinstance(labels, xr.DataArray):
+        classes = labels.attrs.get("classes", ())
+        labels = ArrayPlane.of(labels.values, slide.shape, classes, what=f"label mask of slide '{slide.path}'")
+    elif tuple(labels.shape) != tuple(slide.shape):
+        raise SpecError(
+            f"slide '{slide.path}' is {slide.shape[1]} x {slide.shape[0]} px, its labels are of one of "
+            f"{labels.shape[1]} x {labels.shape[0]} px: give those of this slide"
         )
-    cut = partial(label_maps, footprints=cutter.footprints, patch_size=cutter.patch_size, slide_shape=slide.shape)
-    mask = delayed(values.astype(np.uint8), pure=True)
+    cut = partial(_cut_maps, cutter)
+    plane = delayed(labels, pure=True, traverse=False)
     shape = (len(cutter.plans), cutter.patch_size, cutter.patch_size)
-    name = f"label-maps-{tokenize(cut, origins.key, mask.key)}"
-    return _lazy_blocks(cut, origins, lengths, shape, name, labels=mask)
+    name = f"label-maps-{tokenize(cut, origins.key, plane.key)}"
+    return _lazy_blocks(cut, origins, lengths, shape, name, plane=plane)
+
+
+def _cut_maps(cutter: Cutter, x0: NDArray[np.int32], y0: NDArray[np.int32], plane: LabelPlane) -> NDArray[np.uint8]:
+    return plane.cut(x0, y0, cutter.footprints, cutter.patch_size)
 
 
 def _lazy_images(

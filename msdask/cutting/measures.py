@@ -14,6 +14,7 @@ __all__ = [
     "MEASURES",
     "column",
     "contrast",
+    "count_labels",
     "keep",
     "measure",
     "tissue_mean",
@@ -112,6 +113,29 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     if filled is not None:
         column(measured, "filled")[...] = filled
     return measured
+
+
+def count_labels(maps: NDArray[np.uint8], labels: int) -> NDArray[np.uint32]:
+    """How many px of each label the target's label maps have.
+
+    Parameters
+    ----------
+    maps : (patch, magnification, y, x) uint8, the target (the highest magnification) first
+    labels : how many there are, 0 = unlabeled among them
+
+    Returns
+    -------
+    counts : (patch, label) uint32
+    """
+    counts = np.zeros((len(maps), labels), np.uint32)
+    if not maps.size:
+        return counts
+    step = max(1, _AT_ONCE_BYTES // maps[0, 0].size)
+    for first in range(0, len(maps), step):
+        some = maps[first : first + step, 0]
+        numbered = some + labels * np.arange(len(some))[:, None, None]
+        counts[first : first + step] = np.bincount(numbered.ravel(), minlength=labels * len(some)).reshape(-1, labels)
+    return counts
 
 
 def contrast(pixels: NDArray[np.uint8]) -> float:

@@ -40,7 +40,7 @@ def cohort_plan(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec], *, ti
 
 def cohort_work(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec]) -> Work:
     """The work on the slides of a cohort: from sizes of files and magnifications alone, so that it takes no time."""
-    patch = max(len(spec.magnifications) * 3 * spec.patch_size**2 for spec in specs)
+    patch = max(len(spec.magnifications) * (3 + spec.label_maps) * spec.patch_size**2 for spec in specs)
     share = sum(_share(magnification) for spec in specs for magnification in spec.magnifications)
     seconds = sum(_seconds(row.path, share) for row in rows)
     return Work(len(rows), seconds, patch, setup_of_workers(), bound_here())

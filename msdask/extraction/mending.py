@@ -12,6 +12,8 @@ import xarray as xr
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import SlideError, StoreError
 from msdask.extraction.slide_job import BlockJob, commit_slide, run_block
+from msdask.extraction.slide_labels import plane_again
+from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.slides.opened import file_state
 from msdask.slides.slide import Slide
 from msdask.spec import Codec, ExtractionSpec
@@ -21,10 +23,19 @@ from msdask.store.integrity import check_same_file
 from msdask.store.slide_arrays import SCHEMA
 from msdask.store.slide_place import SlidePlace
 
-__all__ = ["finish_repair", "mend_block", "reopen", "same_slide"]
+__all__ = ["finish_repair", "mend_block", "mend_maps", "reopen", "same_slide"]
 
 
-def reopen(place: SlidePlace, codec: Codec, spec: ExtractionSpec, source: str, blocks: Sequence[int]) -> BlockJob:
+def reopen(
+    place: SlidePlace,
+    codec: Codec,
+    spec: ExtractionSpec,
+    source: str,
+    blocks: Sequence[int],
+    *,
+    mask: str | None = None,
+    masks: MaskChoice | None = None,
+) -> BlockJob:
     """The job that some blocks of a stored slide were, from its tables.
 
     Parameters
@@ -34,6 +45,7 @@ def reopen(place: SlidePlace, codec: Codec, spec: ExtractionSpec, source: str, b
     spec : of its patch set
     source : where the slide's file is now
     blocks : to read again
+    mask, masks : where its mask is now; needed only where label maps are drawn from outlines, which no store has
 
     Raises
     ------
@@ -49,7 +61,11 @@ def reopen(place: SlidePlace, codec: Codec, spec: ExtractionSpec, source: str, b
         raise StoreError(
             f"'{place.path}' was read in another way ({attrs['reads']}) than this version would read '{source}'"
         )
-    return BlockJob(place, layout.open_arrays(place.path, codec, attrs), slide, cutter, state, tuple(blocks), 0)
+    plane = plane_again(
+        slide, place.path, attrs, lambda: masks_of_slide(slide, mask, masks or MaskChoice(kind="labels"), spec=spec)
+    )
+    arrays = layout.open_arrays(place.path, codec, attrs)
+    return BlockJob(place, arrays, slide, cutter, state, tuple(blocks), 0, plane=plane)
 
 
 def same_slide(attrs: dict[str, Any], source: str, spec: ExtractionSpec) -> Slide:
@@ -85,6 +101,25 @@ def mend_block(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = N
     """
     stored = shards.stored_measures(job.arrays, block)
     return run_block(job, block, pool=pool, parts=parts, stored=None if np.isnan(stored).any() else stored)
+
+
+def mend_maps(job: BlockJob, block: int, *, pool: ThreadPoolExecutor | None = None, parts: int = 1) -> int:
+    """Cut a block's label maps again and write them, if they are what they were; no pixels of the slide are read.
+
+    Raises
+    ------
+    StoreError
+        They are others than those that were stored, or nothing says what they were cut from.
+    """
+    if job.plane is None:
+        raise StoreError(
+            f"{job.place}: nothing says what its label maps were cut from: extract it again with overwrite"
+        )
+    rows = job.arrays.block(block)
+    x0, y0 = (values[rows] for values in layout.read_columns(job.arrays.path, ["x0", "y0"]))
+    maps = job.plane.cut(x0, y0, job.cutter.footprints, job.cutter.patch_size)
+    shards.mend_shard(job.arrays, "label_map", block, maps)
+    return len(x0)
 
 
 def finish_repair(job: BlockJob) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from msdask.engines.in_flight import run_jobs
@@ -12,7 +12,7 @@ from msdask.engines.open_engine import open_engine
 from msdask.errors import MaskError, StoreError, UnreachableError
 from msdask.extraction.cohort import make_indexes
 from msdask.extraction.cohort_work import repair_work
-from msdask.extraction.mending import finish_repair, mend_block, reopen, same_slide
+from msdask.extraction.mending import finish_repair, mend_block, mend_maps, reopen, same_slide
 from msdask.extraction.slide_job import Target, begin_slide, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
@@ -227,8 +227,20 @@ def _mend_blocks(
     row = run.rows.get(slide_id)
     attrs = documents.read_slide(place.path)
     file = row.path if row is not None else source_of(place.store, attrs) or str(attrs["source"])
-    job = work.call(f"reopen: {name}/{slide_id}", reopen, place, run.store.codec, patch_set.spec, file, damage.blocks)
-    patches = work.run("mend", name, mend_block, job, damage.blocks)
+    given = row.mask if row is not None else None
+    job = work.call(
+        f"reopen: {name}/{slide_id}",
+        reopen,
+        place,
+        run.store.codec,
+        patch_set.spec,
+        file,
+        damage.blocks,
+        mask=given or (mask_of(place.store, attrs) if run.masks.folder is None else None),
+        masks=replace(run.masks, kind="labels"),
+    )
+    patches = work.run("mend", name, mend_block, job, damage.images)
+    patches += work.run("mend", name, mend_maps, job, damage.maps)
     lock.check()
     if not work.call(f"finish: {name}/{slide_id}", finish_repair, job):
         raise StoreError(

@@ -23,10 +23,12 @@ from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
 from msdask.cutting.tile_cache import process_cache
-from msdask.errors import SlideError, StoreError, UnreachableError
+from msdask.errors import SlideError, SpecError, StoreError, UnreachableError
+from msdask.extraction.slide_labels import as_stored, label_plane, origin, with_outside, write_maps
 from msdask.extraction.slide_table import SlideRow
 from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.masks.darkness import darkness_warning
+from msdask.masks.label_plane import LabelPlane
 from msdask.readers.base import Reader
 from msdask.selection.parents import link_upper_regions
 from msdask.selection.select import select
@@ -81,6 +83,7 @@ class BlockJob:
     todo : blocks that are not written yet
     done : patches that an earlier run has written
     notes : warnings about scale and mask
+    plane : what label maps are cut from; None: there are none
     """
 
     place: SlidePlace
@@ -91,6 +94,7 @@ class BlockJob:
     todo: tuple[int, ...]
     done: int
     notes: tuple[str, ...] = ()
+    plane: LabelPlane | None = None
 
 
 def begin_slide(
@@ -119,7 +123,7 @@ def begin_slide(
     MsdaskError
         The slide, its scale or its mask is not usable, or the store cannot be written.
     """
-    slide, tables, notes, overview = _plan(row, specs, masks, on_bad_tile)
+    slide, tables, notes, overview, plane = _plan(row, specs, masks, on_bad_tile)
     jobs: list[BlockJob | None] = []
     for table, target in zip(tables, targets, strict=True):
         if target is None:
@@ -127,10 +131,8 @@ def begin_slide(
             continue
         own = {name: dict(link) for name, link in links.items() if name in table}
         attrs = {"cohort": row.facts} | ({"links": own} if own else {})
-        job = begin_set(
-            slide, table, target, codec=codec, attrs=attrs, on_bad_tile=on_bad_tile, notes=notes, overview=overview
-        )
-        jobs.append(job)
+        known: dict[str, Any] = {"codec": codec, "attrs": attrs, "notes": notes, "overview": overview, "plane": plane}
+        jobs.append(begin_set(slide, table, target, on_bad_tile=on_bad_tile, **known))
     return jobs
 
 
@@ -144,8 +146,12 @@ def begin_set(
     on_bad_tile: OnBadTile = "raise",
     notes: tuple[str, ...] = (),
     overview: Overview | None = None,
+    plane: LabelPlane | None = None,
 ) -> BlockJob:
     """Write the tables of one selection, or find those of an earlier run; the job has the blocks that are left."""
+    spec = ExtractionSpec.from_dict(table.attrs["spec"])
+    if spec.label_maps and plane is None:
+        raise SpecError(f"slide '{slide.path}': its spec asks for label maps, and nothing says what they are cut from")
     state = file_state(slide.path)
     cutter, facts = planned(slide, table, on_bad_tile=on_bad_tile)
     count, magnifications = facts.sizes["patch"], facts.sizes["magnification"]
@@ -154,17 +160,21 @@ def begin_set(
     mask_file = None if source == "msdask" else str(source)
     own = {"fingerprint": facts.attrs["fingerprint"], "slide_id": target.place.slide_id}
     note_source(target.place.store, own, slide.path, mask_file)
+    maps = plane if spec.label_maps else None
     arrays, written = writing.begin(
         target.path,
         codec,
-        facts,
+        facts if maps is None else with_outside(facts),
         rows=block_rows(count, magnifications, cutter.patch_size),
         tissue_mean=lambda: float(mean_of_tissue(overview or slide.with_bad_tiles(on_bad_tile), mask)),
-        attrs=attrs,
+        sharded=("image",) if maps is None else ("image", "label_map"),
+        labels=0 if maps is None else len(maps.classes) + 1,
+        attrs=dict(attrs or {}) | ({} if maps is None else origin(maps)),
     )
     todo, done = tuple(np.flatnonzero(~written).tolist()), writing.patches_in(arrays, written)
     empty = () if count else ("no patch was selected",)
-    return BlockJob(target.place, arrays, slide, cutter, state, todo, done, (*notes, *empty))
+    travels = None if maps is None else as_stored(maps, arrays.path)
+    return BlockJob(target.place, arrays, slide, cutter, state, todo, done, (*notes, *empty), travels)
 
 
 def commit_slide(job: BlockJob) -> dict[str, Any]:
@@ -222,6 +232,8 @@ def run_block(
     rows = job.arrays.block(block)
     x, y = x0[rows], y0[rows]
     shared = SharedTiles(process_cache(), (job.slide.path, reader), needed)
+    if job.plane is not None and stored is None:
+        write_maps(job.arrays, block, job.plane, job.plane.cut(x, y, job.cutter.footprints, job.cutter.patch_size))
     with block_writer(job.arrays, block, stored=stored) as writer:
 
         def cut(part: slice) -> None:
@@ -318,14 +330,13 @@ def plan_slide(
     MsdaskError
         The slide, its scale or its mask is not usable; says why.
     """
-    slide, tables, notes, _ = _plan(row, specs, masks, on_bad_tile)
-    return slide, tables, notes
+    return _plan(row, specs, masks, on_bad_tile)[:3]
 
 
 def _plan(
     row: SlideRow, specs: Sequence[ExtractionSpec], masks: MaskChoice | None, on_bad_tile: OnBadTile
-) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...], Overview]:
-    """What `plan_slide` gives, and the images that it has read for it."""
+) -> tuple[Slide, tuple[xr.Dataset, ...], tuple[str, ...], Overview, LabelPlane | None]:
+    """What `plan_slide` gives, the images that it has read for it, and what label maps are cut from."""
     slide = Slide(
         row.path,
         mpp=row.mpp,
@@ -334,7 +345,9 @@ def _plan(
         region=row.slide_region,
     )
     overview = Overview(slide.with_bad_tiles(on_bad_tile))
-    mask, labels = masks_of_slide(overview, row.mask, masks or MaskChoice(), spec=specs[0])
+    found = masks_of_slide(overview, row.mask, masks or MaskChoice(), spec=specs[0])
+    mask, labels = found.tissue, found.labels
+    plane = label_plane(slide, found) if any(spec.label_maps for spec in specs) else None
     tables = [select(slide, spec, mask=mask, labels=labels) for spec in specs]
     # Python's own record of warnings is one for all threads: notes of two slides in flight would mix.
     notes = slide.warnings + darkness_warning(overview)
@@ -347,7 +360,7 @@ def _plan(
             if finer.attrs["footprint"][0] < coarse.attrs["footprint"][0]:
                 parent = link_upper_regions(finer, coarse)
                 finer[f"parent_{format_magnification(spec.magnifications[0])}"] = ("patch", parent)
-    return slide, tuple(tables), notes, overview
+    return slide, tuple(tables), notes, overview, plane
 
 
 def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoice) -> tuple[str, ...]:
@@ -371,8 +384,11 @@ def check_source(row: SlideRow, path: str, spec: ExtractionSpec, masks: MaskChoi
             "pass overwrite=True to replace it, or give the slide another id"
         )
     if row.mask is not None or masks.folder is not None:
-        mask, labels = masks_of_slide(slide, row.mask, masks, spec=spec)
-        given, used = np.asarray(mask if labels is None else labels), layout.read_column(path, "mask")
+        found = masks_of_slide(slide, row.mask, masks, spec=spec)
+        given, used = (
+            np.asarray(found.tissue if found.labels is None else found.labels),
+            layout.read_column(path, "mask"),
+        )
         if given.shape != used.shape or (given != used).any():
             raise StoreError(
                 f"'{path}' was made with another mask than the one given for '{row.path}' now: pass overwrite=True to "

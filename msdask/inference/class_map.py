@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from msdask.errors import SpecError
 from msdask.inference import ome_zarr
 from msdask.scale import footprint, magnification_to_mpp
+from msdask.selection.coverage import outside_shares
 from msdask.selection.positions import round_coordinates
 from msdask.spec import ExtractionSpec, format_magnification
 
-__all__ = ["MapPlan", "MapRows", "class_map", "outside_shares", "prediction_table"]
+__all__ = ["MapPlan", "MapRows", "class_map", "prediction_table"]
 
 _LEAST_STEP = 2.0
 """Level-0 px between neighbours from which on rounded origins tell which cell of the lattice is meant."""
@@ -131,34 +132,6 @@ class MapRows:
         begins = np.any(np.diff(at, axis=0, prepend=-1), axis=1)
         shard = np.cumsum(begins) - 1
         return cls(row, column, shard, tuple(map(tuple, at[begins].tolist())))
-
-
-def outside_shares(
-    x0: NDArray[np.integer[Any]], y0: NDArray[np.integer[Any]], footprints: Sequence[float], shape: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Share of each patch that lies outside of its slide, where the network sees white.
-
-    Parameters
-    ----------
-    x0, y0 : (tuples, magnifications) level-0 px
-    footprints : level-0 px, one a magnification
-    shape : (height, width) of the slide
-
-    Returns
-    -------
-    shares : (tuples, magnifications) float32, 0 to 1
-
-    Examples
-    --------
-    >>> outside_shares(np.array([[-50]]), np.array([[0]]), [100.0], (200, 200))
-    array([[0.5]], dtype=float32)
-    """
-    sides = np.asarray(footprints)
-    inside = [
-        np.clip(np.minimum(first + sides, extent) - np.maximum(first, 0), 0, None) / sides
-        for first, extent in ((x0.astype(np.float64), shape[1]), (y0.astype(np.float64), shape[0]))
-    ]
-    return np.asarray(1 - inside[0] * inside[1], np.float32)
 
 
 def class_map(plan: MapPlan, probability: NDArray[np.float32], attention: NDArray[np.float32] | None) -> xr.Dataset:

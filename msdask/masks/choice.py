@@ -12,6 +12,7 @@ import xarray as xr
 from msdask.errors import MaskError, SpecError
 from msdask.masks.files import as_tissue, mask_file, open_mask
 from msdask.masks.formats import MaskKind
+from msdask.masks.label_plane import LabelPlane
 from msdask.masks.labels import Values, as_labels
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
@@ -66,10 +67,17 @@ class MaskChoice:
 
 
 class SlideMasks(NamedTuple):
-    """The mask of a slide: one of the two."""
+    """The mask of a slide: of tissue, or of labels.
+
+    Attributes
+    ----------
+    tissue, labels : one of the two
+    plane : the same classes as `labels`, where they can be drawn at any scale; None: the label mask is all there is
+    """
 
     tissue: xr.DataArray | None
     labels: xr.DataArray | None
+    plane: LabelPlane | None = None
 
 
 class _Slide(Protocol):

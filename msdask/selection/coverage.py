@@ -1,6 +1,9 @@
-"""How much of a footprint a mask covers: exact area averages over masks, from summed-area tables."""
+"""How much of a footprint a mask covers: exact area averages over masks, from summed-area tables; or the slide does."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -9,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from msdask.errors import MaskError
 from msdask.scale import check_proportions
 
-__all__ = ["FRACTION_SLACK", "SummedArea", "axis_runs", "mask_values"]
+__all__ = ["FRACTION_SLACK", "SummedArea", "axis_runs", "mask_values", "outside_shares"]
 
 FRACTION_SLACK = 1e-9
 """Added to fractions before they are compared, so that one exactly on a threshold passes whatever its last bit says."""
@@ -143,3 +146,31 @@ def mask_values(mask: xr.DataArray | ArrayLike, slide_shape: tuple[int, int], *,
         )
     check_proportions(values.shape, slide_shape, what=what)
     return values
+
+
+def outside_shares(
+    x0: NDArray[np.integer[Any]], y0: NDArray[np.integer[Any]], footprints: Sequence[float], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Share of each patch that lies outside of its slide, where there is white instead (the pad).
+
+    Parameters
+    ----------
+    x0, y0 : (tuples, magnifications) int, level-0 px of the patches' origins
+    footprints : level-0 px of a patch's side, one a magnification
+    shape : (height, width) of the slide's level 0, px
+
+    Returns
+    -------
+    shares : (tuples, magnifications) float32, 0 to 1
+
+    Examples
+    --------
+    >>> outside_shares(np.array([[-50]]), np.array([[0]]), [100.0], (200, 200))
+    array([[0.5]], dtype=float32)
+    """
+    sides = np.asarray(footprints)
+    inside = [
+        np.clip(np.minimum(first + sides, extent) - np.maximum(first, 0), 0, None) / sides
+        for first, extent in ((x0.astype(np.float64), shape[1]), (y0.astype(np.float64), shape[0]))
+    ]
+    return np.asarray(1 - inside[0] * inside[1], np.float32)

@@ -28,8 +28,10 @@ class Damage:
     Attributes
     ----------
     part : "blocks": its tables are sound; "slide": they are not, or nothing can be trusted; "label_map": shards of
-        label maps, which are not read from a slide
+        label maps that were given by whoever wrote them, and are not in any slide or mask
     blocks : that are broken or not written; of `part` "blocks"
+    images : those of them whose images are broken, or that are not written
+    maps : those of them whose label maps are broken, and can be cut again
     problems : sentences that say where
     state : of the slide, "complete", "begun", "writing", "broken" or "missing"
     """
@@ -38,6 +40,8 @@ class Damage:
     blocks: tuple[int, ...]
     problems: tuple[str, ...]
     state: str
+    images: tuple[int, ...] = ()
+    maps: tuple[int, ...] = ()
 
 
 def find_damage(place: SlidePlace, codec: Codec, spec_hash: str, expected: str | None = None) -> Damage | None:
@@ -67,7 +71,7 @@ def find_damage(place: SlidePlace, codec: Codec, spec_hash: str, expected: str |
         arrays = layout.open_arrays(path, codec, attrs)
         if state == "complete":
             _check_tables(arrays, attrs, expected)
-        return _broken_blocks(arrays, state)
+        return _broken_blocks(arrays, state, can_cut_maps="labels_from" in attrs)
     except UnreachableError:
         raise
     except (StoreError, KeyError, ValueError, TypeError, OSError) as error:
@@ -91,22 +95,24 @@ def _check_tables(arrays: SlideArrays, attrs: Mapping[str, Any], expected: str |
     layout.read_columns(arrays.path, small, attrs["digests"])
 
 
-def _broken_blocks(arrays: SlideArrays, state: str) -> Damage | None:
+def _broken_blocks(arrays: SlideArrays, state: str, *, can_cut_maps: bool) -> Damage | None:
     """Read all shards of a slide whose tables are sound."""
     sharded = layout.sharded_names(arrays)
     written = shards.written_blocks(arrays)
     problems = {block: [f"block {block} is not written"] for block in np.flatnonzero(~written).tolist()}
-    broken = set()
+    broken: dict[str, list[int]] = {}
     for name in sharded:
         for block in np.flatnonzero(written).tolist():
             if lines := ShardArray(arrays, name).damage(block):
                 problems.setdefault(block, []).extend(lines)
-                broken.add(name)
+                broken.setdefault(name, []).append(block)
     found = tuple(line for block in sorted(problems) for line in problems[block])
-    if "label_map" in broken or (problems and "label_map" in sharded):
+    if not can_cut_maps and ("label_map" in broken or (problems and "label_map" in sharded)):
         return Damage("label_map", tuple(sorted(problems)), found, state)
     if problems or state == "writing":
-        return Damage("blocks", tuple(sorted(problems)), found or ("not committed",), state)
+        images = tuple(sorted({*np.flatnonzero(~written).tolist(), *broken.get("image", ())}))
+        maps = tuple(broken.get("label_map", ()))
+        return Damage("blocks", tuple(sorted(problems)), found or ("not committed",), state, images, maps)
     if arrays.schema < SCHEMA and first_checksum(arrays) != documents.read_attrs(arrays.path)["checksum"]:
         line = "its tables or shard indexes do not match the checksum taken when it was completed"
         return Damage("slide", (), (line,), state)

@@ -32,6 +32,7 @@ __all__ = [
     "INDEX_GROUP",
     "check_slide_id",
     "create_column",
+    "create_label_pixels",
     "create_measured",
     "create_shards",
     "open_arrays",
@@ -112,6 +113,13 @@ def create_measured(arrays: SlideArrays) -> None:
         attributes={"measures": list(MEASURES)},
     )
     _write_array(arrays.array_path("measured"), document)
+
+
+def create_label_pixels(arrays: SlideArrays, labels: int) -> None:
+    """Create the column `label_pixels`: how many px of each label the target's label map has."""
+    count, rows = arrays.shape[0], arrays.rows
+    document = array_document((count, labels), (rows, labels), np.uint32, dims=("patch", "label"))
+    _write_array(arrays.array_path("label_pixels"), document)
 
 
 def create_column(

@@ -189,7 +189,8 @@ class PatchSet:
         Returns
         -------
         table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep, brightness,
-            contrast, and x0, y0 (level-0 px) and label for each magnification as "x0_10x" ...
+            contrast, and x0, y0 (level-0 px) and label for each magnification as "x0_10x" ...; with label maps also
+            outside, the share of a patch that is padding
         """
         frames = places.gather(self.path, self._slide_table, self.slides)
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"slide_id": []})
@@ -198,7 +199,8 @@ class PatchSet:
     def _slide_table(self, slide_id: str) -> pd.DataFrame:
         path = places.join(self.path, slide_id)
         attrs = self._complete_attrs(slide_id)
-        names = ("x0", "y0", "tissue", "label", "label_fraction", "keep", "measured")
+        names: tuple[str, ...] = ("x0", "y0", "tissue", "label", "label_fraction", "keep", "measured")
+        names += ("outside",) if "outside" in attrs.get("arrays", ()) else ()
         columns = dict(zip(names, layout.read_columns(path, names, attrs.get("digests")), strict=True))
         table: dict[str, Any] = {
             "slide_id": slide_id,
@@ -210,7 +212,7 @@ class PatchSet:
             **{name: column(columns["measured"], name)[:, 0] for name in ("brightness", "contrast")},
         }
         for m, magnification in enumerate(self.spec.magnifications):
-            for name in ("x0", "y0", "label", "label_fraction"):
+            for name in (name for name in ("x0", "y0", "label", "label_fraction", "outside") if name in columns):
                 table[f"{name}_{magnification:g}x"] = columns[name][:, m]
         return pd.DataFrame(table)
 

@@ -29,11 +29,14 @@ __all__ = [
     "check_block",
     "checksums",
     "encode",
+    "has_label_pixels",
+    "mend_shard",
     "read_measured",
     "shard_writer",
     "stored_checksums",
     "stored_measures",
     "write_checksums",
+    "write_label_pixels",
     "write_measured",
     "write_shard",
     "written_blocks",
@@ -66,6 +69,25 @@ def write_shard(arrays: SlideArrays, name: str, block: int, values: NDArray[np.u
     write_checksums(arrays, name, block, checksums(arrays, chunks))
 
 
+def mend_shard(arrays: SlideArrays, name: str, block: int, values: NDArray[np.uint8]) -> None:
+    """Replace one shard by the same values, and touch nothing else; parameters as for `write_shard`.
+
+    Raises
+    ------
+    StoreError
+        Their checksums are not those that are stored; nothing is changed then.
+    """
+    chunks = encode(arrays, name, check_block(arrays, name, block, values))
+    stored = stored_checksums(arrays, name, block)
+    if stored is None or not np.array_equal(checksums(arrays, chunks), stored):
+        raise StoreError(
+            f"'{arrays.path}' block {block} of {name}: what it is now is not what was stored (has its mask changed?): "
+            "left as it is; write the slide again with overwrite"
+        )
+    with shard_writer(arrays, name, block) as put:
+        put(0, chunks)
+
+
 def checksums(arrays: SlideArrays, chunks: Sequence[Chunk]) -> NDArray[np.uint32]:
     """(patch, magnification) uint32: the CRC32C of each chunk of some whole patches."""
     return np.frombuffer(b"".join(crc for _, crc in chunks), "<u4").reshape(-1, arrays.shape[1])
@@ -95,6 +117,33 @@ def stored_checksums(arrays: SlideArrays, name: str, block: int) -> NDArray[np.u
     except FileNotFoundError:
         body = None
     return None if body is None else np.frombuffer(body, "<u4").reshape(arrays.shard_shape)[: rows.stop - rows.start]
+
+
+def write_label_pixels(arrays: SlideArrays, block: int, counts: NDArray[np.uint32]) -> None:
+    """Write a block's rows of the column `label_pixels`.
+
+    Parameters
+    ----------
+    counts : (patch, label) uint32, all rows of the block
+    """
+    chunk = np.zeros((arrays.rows, counts.shape[1]), "<u4")
+    chunk[: len(counts)] = counts
+    data, path = chunk.tobytes(), _label_pixels_path(arrays, block)
+    with _storing(path):
+        places.at(path).write(path, [data, checksum(data)])
+
+
+def has_label_pixels(arrays: SlideArrays, block: int) -> bool:
+    """Whether a block's rows of the column `label_pixels` are there, and sound."""
+    path = _label_pixels_path(arrays, block)
+    try:
+        return checked_body(places.at(path).read(path)) is not None
+    except FileNotFoundError:
+        return False
+
+
+def _label_pixels_path(arrays: SlideArrays, block: int) -> str:
+    return places.join(arrays.array_path("label_pixels"), "c", str(block), "0")
 
 
 def check_block(arrays: SlideArrays, name: str, block: int, values: NDArray[np.uint8]) -> NDArray[np.uint8]:

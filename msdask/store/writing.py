@@ -31,7 +31,7 @@ from msdask.store.slide_place import SlidePlace
 __all__ = ["begin", "commit", "differences", "first_checksum", "patches_in", "update_facts"]
 
 COLUMNS = ("x0", "y0", "tissue", "label", "label_fraction")
-"""Tables that a selection must bring; `parent_<m>x` may follow."""
+"""Tables that a selection must bring; `outside` and `parent_<m>x` may follow."""
 
 _IDENTITY = ("fingerprint", "selection", "mpp", "mpp_used", "reads", "slide_id", "spec_hash", "schema")
 """Attributes that say that two writes mean the same slide, selection and pixels."""
@@ -45,6 +45,7 @@ def begin(
     rows: int,
     tissue_mean: Callable[[], float],
     sharded: Sequence[str] = ("image",),
+    labels: int = 0,
     attrs: Mapping[str, Any] | None = None,
 ) -> tuple[SlideArrays, NDArray[np.bool_]]:
     """Make the slide's arrays and write its tables, or find those of an earlier run.
@@ -60,6 +61,7 @@ def begin(
     rows : patches in a shard
     tissue_mean : of the slide; called only where nothing was begun yet, since it reads pixels
     sharded : arrays to make beside the tables
+    labels : of the column `label_pixels`, unlabeled among them; 0: there is no such column
     attrs : further attributes of the slide
 
     Returns
@@ -83,14 +85,14 @@ def begin(
     found = documents.read_attrs(path)
     if found.get("state") == "writing" and not _differences(found, identity):
         places.at(path).remove_leftovers(path)
-        return arrays, _written_blocks(arrays, sharded)
+        return arrays, _written_blocks(arrays, sharded, has_counts=labels > 0)
     if links := places.at(path).links(path):
         raise StoreError(f"'{links[0]}' is a link, and nothing in a store may be one: remove it, then run again")
     if documents.exists(path):
         documents.remove_tree(path)
     mean = tables.attrs.get("tissue_mean")
     identity["tissue_mean"] = tissue_mean() if mean is None else mean
-    _write_tables(arrays, tables, sharded, {**identity, **(attrs or {})})
+    _write_tables(arrays, tables, sharded, labels, {**identity, **(attrs or {})})
     return arrays, np.zeros(arrays.blocks, bool)
 
 
@@ -103,7 +105,7 @@ def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[
     return [key for key in _IDENTITY if key in identity and found.get(key) != identity[key]]
 
 
-def _written_blocks(arrays: SlideArrays, sharded: Sequence[str]) -> NDArray[np.bool_]:
+def _written_blocks(arrays: SlideArrays, sharded: Sequence[str], *, has_counts: bool) -> NDArray[np.bool_]:
     """Blocks that are marked as written and whose shards are there: a crash may have lost what was not synced."""
     written = shards.written_blocks(arrays)
     marked = [(name, block) for block in np.flatnonzero(written).tolist() for name in sharded]
@@ -113,6 +115,10 @@ def _written_blocks(arrays: SlideArrays, sharded: Sequence[str]) -> NDArray[np.b
             path = arrays.shard_path(name, block)
             places.at(path).remove(path)
             written[block] = False
+    if has_counts:
+        marked_blocks = np.flatnonzero(written).tolist()
+        counted = places.gather(arrays.path, partial(shards.has_label_pixels, arrays), marked_blocks)
+        written[written] = counted
     return written
 
 
@@ -160,14 +166,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_tables(arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str], attrs: dict[str, Any]) -> None:
+def _write_tables(
+    arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str], labels: int, attrs: dict[str, Any]
+) -> None:
     # Before anything else, so that whatever a kill leaves says which slide it is of.
     documents.write_sealed(arrays.path, {**attrs, "state": "begun"}, sync=False)
     try:
         for name in sharded:
             layout.create_shards(arrays, name)
         layout.create_measured(arrays)
-        columns = [*COLUMNS, *(str(v) for v in tables if str(v).startswith("parent_"))]
+        if labels:
+            layout.create_label_pixels(arrays, labels)
+        columns = [*COLUMNS, *(str(v) for v in tables if str(v) == "outside" or str(v).startswith("parent_"))]
         variables = tables.variables  # `tables[name]` builds an array with coordinates each time
         magnification = np.asarray(variables["magnification"].values, np.float64)
         layout.create_column(arrays.path, "magnification", magnification, ("magnification",))
@@ -180,7 +190,8 @@ def _write_tables(arrays: SlideArrays, tables: xr.Dataset, sharded: Sequence[str
         raise StoreError(
             f"cannot write '{arrays.path}': {error}; check that the place is writable and has room"
         ) from error
-    small = ["magnification", *columns, "measured", "keep", *(["mask"] if "mask" in tables else [])]
+    optional = [*(["mask"] if "mask" in tables else []), *(["label_pixels"] if labels else [])]
+    small = ["magnification", *columns, "measured", "keep", *optional]
     names = sorted([*small, *sharded, *map(checksums_of, sharded)])
     facts = {**attrs, "state": "writing", "rows_per_shard": arrays.rows, "arrays": names}
     documents.write_sealed(arrays.path, facts)

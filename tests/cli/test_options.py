@@ -73,7 +73,7 @@ PROMISED = {
 --output -o
 --magnification -m
 --mode = None
---size -s = 224
+--size -s = None
 --threshold -x = 0.7
 --gap -y = 0
 --roi -r = 'whole'
@@ -81,6 +81,7 @@ PROMISED = {
 --min-area-um2 = 10000.0
 --max-hole-um2 = 7500.0
 --unlabeled = 'drop'
+--label-maps = False
 --codec = 'raw'
 --source = 'coarsest'
 --decode = 'scaled'

@@ -105,6 +105,7 @@ def test_every_field_changes_the_hash() -> None:
         "codec": "lossless",
         "min_area_um2": 5000.0,
         "max_hole_um2": 0.0,
+        "label_maps": True,
     }
     assert set(changed) == {f.name for f in fields(base)}
     changed["mode"], one = "centroids", ExtractionSpec("grid", (20,))

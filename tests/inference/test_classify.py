@@ -27,8 +27,8 @@ import msdask as ms
 from msdask.cli.app import main
 from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.inference import ome_zarr
-from msdask.inference.class_map import outside_shares
 from msdask.models import AttentionFusion, FeatureFusion, SingleScale, save_model
+from msdask.selection.coverage import outside_shares
 from tests.tools.s3_server import BUCKET, keys, s3_server
 from tests.tools.store_tools import tree
 
