@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,17 @@ from numpy.typing import NDArray
 
 from msdask.data.dataset import PatchDataset
 from msdask.data.loader import PatchLoader, loader
+from msdask.data.patches import StoredPatches
 from msdask.errors import SpecError
+from msdask.masks.label_plane import MAX_LABEL
 from msdask.spec import format_magnification
 from msdask.store.layout import sharded_names
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
-from msdask.store.reading import ShardArray
 from msdask.training.patch_source import PatchSource, opened_store
 from msdask.training.segment_task import SegmentTask
 
 __all__ = ["SegmentSource"]
-
-_ROWS = 64
-"""Label maps that are counted at once."""
 
 
 class SegmentSource(PatchSource):
@@ -72,7 +70,7 @@ class SegmentSource(PatchSource):
     def _count(self, classes: int | None) -> None:
         found = {slide: self._pixels(slide) for slide in self.slides}
         given = next((self._patches.attrs(s).get("classes") for s in self.slides), None)
-        total = sum(found.values(), start=np.zeros(256, np.int64))
+        total = sum(found.values(), start=np.zeros(MAX_LABEL + 1, np.int64))
         if not total[1:].any():
             raise SpecError(f"'{self._set.name}' of '{self.place}': no px of its label maps is labeled")
         highest = int(np.flatnonzero(total)[-1]) - 1
@@ -91,19 +89,12 @@ class SegmentSource(PatchSource):
             )
 
     def _pixels(self, slide_id: str) -> NDArray[np.int64]:
-        """Px of each label, (256,), in the target's label maps of the patches of a slide that are taken."""
+        """Px of each label, (256,) int64, in the target's label maps of the patches of a slide that are taken."""
         keep = np.asarray(self._patches.columns(slide_id, ["keep"])[0], bool)
         reason = "white or of low contrast"
         self.dropped[reason] = self.dropped.get(reason, 0) + int((~keep).sum())
-        counts = np.zeros(256, np.int64)
-        for maps in self._label_maps(slide_id, np.flatnonzero(keep)):
-            counts += np.bincount(maps[:, self._column].ravel(), minlength=256)
-        return counts
-
-    def _label_maps(self, slide_id: str, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
-        array = ShardArray(self._patches.arrays(slide_id), "label_map")
-        for start in range(0, len(rows), _ROWS):
-            yield array.read(rows[start : start + _ROWS])
+        counts = StoredPatches(self._patches).label_pixels(slide_id, self._column)[keep].sum(0, dtype=np.int64)
+        return np.pad(counts, (0, MAX_LABEL + 1 - len(counts)))
 
     def class_weights(self, slides: Sequence[str]) -> list[float]:
         """Weights of the classes in the loss, 1 / how many px of each the slides have; their mean over px is 1."""
@@ -154,4 +145,6 @@ def _set_of(store: PatchStore, place: str, wanted: Sequence[float] | None, name:
 def _has_maps(patches: PatchSet) -> bool:
     """Whether every slide of a set has label maps."""
     slides = patches.slides
-    return bool(slides) and all("label_map" in sharded_names(patches.arrays(slide)) for slide in slides)
+    return bool(slides) and (
+        patches.spec.label_maps or all("label_map" in sharded_names(patches.arrays(slide)) for slide in slides)
+    )
