@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from msdask._version import __version__
-from msdask.cli import classify, classify_map
+from msdask.cli import classify_map, segment_train
 from msdask.cli.demo import demo
 from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
@@ -37,8 +37,8 @@ commands = (
     verify,
     freeze,
     export,
-    classify.train,
-    classify.test,
+    segment_train.train,
+    segment_train.test,
     classify_map.predict,
     segment,
     experiment,

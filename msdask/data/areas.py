@@ -167,6 +167,12 @@ class AreaSet:
         """(tuple, magnification) of the tuples."""
         return self._tuples.labels(slide_id)
 
+    def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
+        """See `Patches.label_pixels`; of the contexts."""
+        if column:
+            raise SpecError(f"'{self.name}': px of labels are counted in contexts, column 0, not in column {column}")
+        return self._tuples.label_pixels(slide_id, self._column)
+
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `Patches.open`."""
         self._fine.open(slide_id, names)

@@ -29,10 +29,8 @@ Transform = Callable[[Batch], Batch]
 
 
 def as_images(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """(..., y, x, channel) array -> (..., channel, y, x) tensor: a view, channels last in memory.
-
-    A copy to channels-first alone would cost a third of the time that reading takes, and convolutions like it this way.
-    """
+    """(..., y, x, channel) array -> (..., channel, y, x) tensor: a view, channels last in memory."""
+    # A copy to channels-first costs a third of the time that reading takes, and convolutions like it this way.
     return torch.from_numpy(pixels).movedim(-1, -3)
 
 
@@ -257,6 +255,15 @@ class PatchDataset(Dataset[Batch]):
             return nominal[[g.number for g in self._groups]][self._group] if len(self) else np.empty(0)
         label = self._label if self._label.ndim == 1 else self._label[:, 0]
         return label.astype(np.float64)
+
+    def label_pixels(self) -> NDArray[np.uint32]:
+        """Px of each label in the first label map of each patch: (patches, labels) uint32, 0 = unlabeled first."""
+        counts = [self._sets[g.number].label_pixels(g.slide_id, g.columns[0]) for g in self._groups]
+        out = np.zeros((len(self), max((part.shape[1] for part in counts), default=1)), np.uint32)
+        edges = np.searchsorted(self._group, np.arange(len(counts) + 1))
+        for part, mine in zip(counts, map(slice, edges[:-1], edges[1:]), strict=True):
+            out[mine, : part.shape[1]] = part[self._row[mine]]
+        return out
 
     @property
     def slide_of(self) -> NDArray[np.int64]:

@@ -187,6 +187,11 @@ class LinkedSet:
         """(patch, magnification) int16, 0-based class of the finest set's patches and their parents, -1 none."""
         return self._labels[slide_id]
 
+    def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
+        """See `Patches.label_pixels`; 0 where there is no parent."""
+        counts, rows = self._stored[column].label_pixels(slide_id, 0), self._rows[slide_id][:, column]
+        return np.concatenate([counts, np.zeros_like(counts, shape=(1, counts.shape[1]))])[rows]
+
     def linked_rows(self, slide_id: str) -> NDArray[np.int64]:
         """(patch, magnification) row in each set of the finest set's patches and their parents, -1 none."""
         return self._rows[slide_id]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from msdask.data.augment import Augment
+from msdask.data.balance import Balance, chances_of, groups_of
 from msdask.data.dataset import Batch, PatchDataset, Reading, Sets, Transform
 from msdask.data.feed import Feed, Sent
 from msdask.data.order import EpochOrder, Shuffle
@@ -24,7 +25,6 @@ from msdask.store.reading import FORK_REASON
 
 __all__ = ["PatchLoader", "loader"]
 
-Balance = bool | Literal["class", "slide"]
 _MOST_THREADS = 8
 """More of them wait for Python's lock: what a patch costs under it is a tenth of what it costs in all."""
 _STATE_KEYS = ("patches", "batch_size", "world_size", "seed", "shuffle", "balanced", "drop_last")
@@ -61,7 +61,8 @@ def loader(
     batch_size : patches of a batch
     split : name or names of the splits to take, where sets are given
     balanced : draw with replacement, with weights 1 / count, so that every class (True or "class"; what a class is says
-        the dataset's `target`) or every "slide" is as likely as the others
+        the dataset's `target`) or every "slide" is as likely as the others; or "pixels", such that the expected number
+        of labelled px of each class is the same, see `msdask.data.balance.pixel_chances`
     shuffle : True; False for the dataset's order; "blocks" for shuffled blocks of neighbours that are mixed, which is
         what True means for virtual sets
     seed : decides order and augmentation of every epoch
@@ -108,7 +109,8 @@ def loader(
         len(dataset),
         batch_size,
         shuffle=shuffle,
-        group_of=_groups(dataset, balanced),
+        group_of=groups_of(dataset, balanced),
+        chance_of=chances_of(dataset, balanced),
         block_of=dataset.block_of if shuffle == "blocks" else None,
         mix=mix,
         seed=seed,
@@ -126,23 +128,6 @@ def loader(
         device=device,
         start_method=start_method,
     )
-
-
-def _groups(dataset: PatchDataset, balanced: Balance) -> NDArray[np.integer[Any]] | None:
-    """Group of each patch whose sizes are evened out."""
-    if balanced is False:
-        return None
-    if balanced == "slide":
-        return dataset.slide_of
-    if balanced not in (True, "class"):
-        raise SpecError(f"balanced={balanced!r}: expected True, False, 'class' or 'slide'")
-    classes = dataset.class_of
-    if unlabeled := int((classes < 0).sum()):
-        raise SpecError(
-            f"{unlabeled} of {len(classes)} patches have no label, so classes cannot be balanced: take "
-            "PatchDataset(..., labels='labeled'), or balanced='slide'"
-        )
-    return np.unique(classes, return_inverse=True)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +235,7 @@ class PatchLoader:
             "world_size": order.world_size,
             "seed": order.seed,
             "shuffle": order.shuffle,
-            "balanced": order.group_of is not None,
+            "balanced": order.is_drawn,
             "drop_last": order.drop_last,
         }
 

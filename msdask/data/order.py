@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 
-__all__ = ["EpochOrder", "Shuffle", "balanced_draws", "block_order", "draw_seeds"]
+__all__ = ["EpochOrder", "Shuffle", "balanced_draws", "block_order", "draw_seeds", "weighted_draws"]
 
 Shuffle = bool | Literal["blocks"]
 
@@ -35,6 +35,23 @@ def balanced_draws(group_of: NDArray[np.integer[Any]], draws: int, random: np.ra
     _, starts, counts = np.unique(group_of[members], return_index=True, return_counts=True)
     group = random.integers(0, len(counts), draws)
     return members[starts[group] + random.integers(0, counts[group])]
+
+
+def weighted_draws(chance_of: NDArray[np.floating[Any]], draws: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Draws with replacement, each patch with a chance of its own.
+
+    Parameters
+    ----------
+    chance_of : (patches,) float, not negative, not all 0; in any unit
+    draws : how many
+
+    Returns
+    -------
+    indices : (draws,) int64
+    """
+    ends = np.cumsum(chance_of, dtype=np.float64)
+    # Where a draw falls on an end it belongs to the next patch: what has no chance has no room before its end.
+    return np.searchsorted(ends[: np.flatnonzero(chance_of)[-1]], random.random(draws) * ends[-1], side="right")
 
 
 def block_order(
@@ -102,6 +119,7 @@ class EpochOrder:
         are mixed
     group_of : (patches,) int, class or slide of each patch: draw with replacement so that every group is as likely as
         the others; None takes each patch once
+    chance_of : (patches,) float, chance of each patch: draw with replacement by these instead
     block_of : (patches,) int, for "blocks"
     mix : blocks that are mixed, for "blocks"
     seed : decides the order of every epoch
@@ -113,6 +131,7 @@ class EpochOrder:
     batch_size: int
     shuffle: Shuffle = True
     group_of: NDArray[np.integer[Any]] | None = None
+    chance_of: NDArray[np.floating[Any]] | None = None
     block_of: NDArray[np.integer[Any]] | None = None
     mix: int = 4
     seed: int = 0
@@ -148,24 +167,32 @@ class EpochOrder:
                 f"{' with drop_last' if self.drop_last else ''}: expected at least {least}; check slides, splits and "
                 "labels, or take smaller batches"
             )
-        if self.batch_size == 1 and not self.drop_last and self.group_of is None and self.patches % self.world_size:
+        if self.batch_size == 1 and not self.drop_last and not self.is_drawn and self.patches % self.world_size:
             raise SpecError(
                 f"{self.patches} patches cannot be dealt to {self.world_size} processes in equal numbers of batches of "
                 "1: pass drop_last=True"
             )
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether patches are drawn with replacement; otherwise each comes once."""
+        return self.group_of is not None or self.chance_of is not None
+
     def __len__(self) -> int:
         """Batches of an epoch, the same for every process."""
         most = -(-self.patches // self.world_size)
         if self.drop_last:
-            return (most if self.group_of is not None else self.patches // self.world_size) // self.batch_size
+            return (most if self.is_drawn else self.patches // self.world_size) // self.batch_size
         return -(-most // self.batch_size)
 
     def indices(self, epoch: int) -> NDArray[np.int64]:
         """Indices of this process, in order: (n,) int64."""
-        if self.group_of is not None:
-            random = np.random.default_rng([self.seed, epoch, self.rank])
-            return balanced_draws(self.group_of, -(-self.patches // self.world_size), random)
+        if self.is_drawn:
+            draws, random = -(-self.patches // self.world_size), np.random.default_rng([self.seed, epoch, self.rank])
+            if self.chance_of is not None:
+                return weighted_draws(self.chance_of, draws, random)
+            if self.group_of is not None:
+                return balanced_draws(self.group_of, draws, random)
         if self.shuffle == "blocks":
             return self.windows(epoch)[0]
         order = np.random.default_rng([self.seed, epoch]).permutation(self.patches) if self.shuffle else None

@@ -10,10 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.cutting.measures import count_labels
 from msdask.errors import SpecError
+from msdask.masks.label_plane import MAX_LABEL
 from msdask.store import documents
 from msdask.store.patch_set import PatchSet
-from msdask.store.reading import ShardArray
+from msdask.store.reading import ShardArray, reading_pool
 
 __all__ = ["Patches", "StoredPatches"]
 
@@ -46,6 +48,10 @@ class Patches(Protocol):
 
     def labels(self, slide_id: str) -> NDArray[np.int16]:
         """(patch, magnification) int16, 0-based class, -1 none."""
+        ...
+
+    def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
+        """(patch, label) uint32: px of each label in the label maps of one magnification, 0 = unlabeled first."""
         ...
 
     def open(self, slide_id: str, names: Sequence[str]) -> int:
@@ -87,6 +93,18 @@ class StoredPatches:
         """See `Patches.labels`."""
         return self._set.columns(slide_id, ["label"])[0]
 
+    def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
+        """See `Patches.label_pixels`; stored for the highest magnification, otherwise all label maps are read."""
+        if column == 0 and "label_pixels" in self._set.attrs(slide_id).get("arrays", ()):
+            return self._set.columns(slide_id, ["label_pixels"])[0]
+        self.open(slide_id, ["label_map"])
+        maps = self._arrays[slide_id, "label_map"]
+        pool, blocks = reading_pool(), range(maps.arrays.blocks)
+        read = [pool.submit(_count_block, maps, block, column) for block in blocks]
+        parts = [future.result() for future in read]
+        counts = np.concatenate([np.zeros((0, MAX_LABEL + 1), np.uint32), *parts])
+        return counts[:, : 1 + int(np.flatnonzero(counts.any(0))[-1])] if counts.any() else counts[:, :1]
+
     def open(self, slide_id: str, names: Sequence[str]) -> int:
         """See `Patches.open`; checks that every shard is there."""
         arrays = self._set.arrays(slide_id)
@@ -112,3 +130,7 @@ class StoredPatches:
     ) -> list[Future[None]]:
         """See `Patches.begin`."""
         return self._arrays[slide_id, name].submit(rows, out, places=places, columns=columns)
+
+
+def _count_block(maps: ShardArray, block: int, column: int) -> NDArray[np.uint32]:
+    return count_labels(maps.read_block(block)[:, column : column + 1], MAX_LABEL + 1)

@@ -221,6 +221,10 @@ class VirtualSet:
         """(patch, magnification) int16, 0-based class, -1 none."""
         return self._slides[slide_id].label
 
+    def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
+        """A virtual set has no label maps."""
+        raise SpecError(f"virtual set '{self.name}' has no label maps: store the set with them to balance their px")
+
     def scale_limits(self, slide_id: str) -> tuple[float, float]:
         """The lowest magnification at which a patch fits into a slide, and the slide's own."""
         part = self._slides[slide_id]

@@ -130,6 +130,14 @@ class HookNet(SegmentationModel):
         logits = self.target.classify(self.target.decode(merged, skips, self.depth - 1, 0))
         return SegmentOutput(logits, tuple(said))
 
+    def beyond_hooks(self) -> list[nn.Module]:
+        """The parts of the contexts that say their own classes, and nothing to the target."""
+        found: list[nn.Module] = []
+        for branch, (f, _) in zip(self.contexts, self.hook_depths, strict=True):
+            assert isinstance(branch, UNetBranch)
+            found += [*branch.up[:f], *branch.join[:f], branch.head]
+        return found
+
     def _merged(self, target: Tensor, context: Tensor) -> Tensor:
         if self.merge == "add":
             return target + context
