@@ -58,7 +58,7 @@ def run(name: str, *options: object) -> Any:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
 def test_every_program_can_be_imported(name: str) -> None:
-    if name in {"any_scale", "classification", "gpu", "scale_detector", "stream"}:
+    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "stream"}:
         pytest.importorskip("torch")
     assert program(name).__doc__
 
@@ -256,3 +256,15 @@ def test_classification_is_judged_against_its_ceilings(tmp_path: Path) -> None:
     assert {"single-20x-one", "single-5x-one", "features-20x-5x-one", "attention-20x-5x-one"} <= lines
     assert text.count("| pass |") >= 5, "what sees one bit, or adds, knows nothing"
     assert (tmp_path / "classification-xor.png").is_file()
+
+
+@pytest.mark.slow
+def test_segmentation_of_whole_slides_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert run("segment_slides", "--quick", "--cores", 1, "--folder", tmp_path, "--output", tmp_path) in (0, 1)
+    record = json.loads((tmp_path / "segment_slides.json").read_text())
+    assert {row["network"] for row in record["rows"]} == {"hooknet", "unet"}
+    assert all(row["mm2 a minute"] > 0 and 0 < row["network's share"] < 1 for row in record["rows"])
+    counted = [aim for aim in record["aims"] if aim["aim"].startswith("FLOPs")]
+    assert len(counted) == 2
+    assert all(aim["reached"] for aim in counted)
