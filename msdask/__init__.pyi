@@ -24,9 +24,15 @@ from .inference.class_map import prediction_table as prediction_table
 from .inference.classify import classify_slide as classify_slide
 from .inference.classify import load_classifier as load_classifier
 from .inference.classify_cohort import classify_slides as classify_slides
+from .inference.label_file import open_segmentation as open_segmentation
 from .inference.map_file import read_class_map as read_class_map
 from .inference.scale import ScaleEstimate as ScaleEstimate
 from .inference.scale import estimate_scale as estimate_scale
+from .inference.segment import Segmenter as Segmenter
+from .inference.segment import load_segmenter as load_segmenter
+from .inference.segment import segment_slide as segment_slide
+from .inference.segment_cohort import segment_slides as segment_slides
+from .inference.segment_cohort import write_outlines as write_outlines
 from .masks.files import read_tissue_mask as read_tissue_mask
 from .masks.labels import read_label_mask as read_label_mask
 from .masks.tissue import tissue_mask as tissue_mask

@@ -9,10 +9,11 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from msdask._version import __version__
-from msdask.cli import classify, classify_map
+from msdask.cli import classify_map, segment_train
 from msdask.cli.demo import demo
 from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
+from msdask.cli.segment import segment
 from msdask.cli.slides import info, mask
 from msdask.cli.store import export, freeze, verify
 from msdask.cli.terminal import err
@@ -36,9 +37,10 @@ commands = (
     verify,
     freeze,
     export,
-    classify.train,
-    classify.test,
+    segment_train.train,
+    segment_train.test,
     classify_map.predict,
+    segment,
     experiment,
     demo,
 )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from msdask.slides.region import WHITE, OnBadTile
 
 __all__ = ["Cutter", "OnBadTile", "SharedTiles"]
 
+Origins: TypeAlias = "NDArray[np.int32] | NDArray[np.float64]"
 _Segment = tuple[int, int, int, int, int]
 """One tile along one axis: its row (column), px [from, to) in the patch, px [from, to) in the tile."""
 
@@ -65,8 +67,8 @@ class Cutter:
     def cut(
         self,
         reader: Reader,
-        x0: NDArray[np.int32],
-        y0: NDArray[np.int32],
+        x0: Origins,
+        y0: Origins,
         *,
         shared: SharedTiles | None = None,
         out: NDArray[np.uint8] | None = None,
@@ -77,7 +79,8 @@ class Cutter:
         Parameters
         ----------
         reader : of the slide
-        x0, y0 : (patch, magnification) int32, level-0 px of the origins
+        x0, y0 : (patch, magnification) int32, level-0 px of the origins; or float64, for px of a level that begins
+            between them
         shared : tiles that other blocks need too; changes no pixel
         out : array for `image`; touching fresh memory costs as much as a tenth of the decoding. One of fewer patches is
             used as a ring: patch i is at ``out[i % len(out)]``, for whoever takes it away in `after`
@@ -128,7 +131,7 @@ class Cutter:
         levels, cuts = self._cuts(reader, x0, y0)
         return tuple(level.shared_by_parts([c for c in cuts if c.level is level], part) for level in levels)
 
-    def _cuts(self, reader: Reader, x0: NDArray[np.int32], y0: NDArray[np.int32]) -> tuple[list[_Level], list[_Cut]]:
+    def _cuts(self, reader: Reader, x0: Origins, y0: Origins) -> tuple[list[_Level], list[_Cut]]:
         """What is read, each level and reduction once, and how each magnification is cut from it."""
         levels: dict[tuple[int, int], _Level] = {}
         cuts = []
@@ -250,9 +253,7 @@ class _Level:
 class _Cut:
     """One magnification of one block: where its patches lie in what is read, and how they become patches."""
 
-    def __init__(
-        self, cutter: Cutter, level: _Level, magnification: int, x0: NDArray[np.int32], y0: NDArray[np.int32]
-    ) -> None:
+    def __init__(self, cutter: Cutter, level: _Level, magnification: int, x0: Origins, y0: Origins) -> None:
         self.level, self.plan, self.size, self.pad = level, cutter.plans[magnification], cutter.patch_size, cutter.pad
         # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
         ratio = self.plan.ratio
@@ -328,12 +329,12 @@ class _Cut:
             for start, size, tile in axes
         ]
 
-    def _starts(self, origin: NDArray[np.int32]) -> NDArray[np.int64]:
+    def _starts(self, origin: Origins) -> NDArray[np.int64]:
         """Nearest px of what is read, halves away from zero."""
         read_px = origin / self.plan.step
         return np.copysign(np.floor(np.abs(read_px) + 0.5), read_px).astype(np.int64)
 
-    def _limits(self, origin: NDArray[np.int32], slide_size: int, footprint: float) -> NDArray[np.int64]:
+    def _limits(self, origin: Origins, slide_size: int, footprint: float) -> NDArray[np.int64]:
         """First px of this read that lies outside the slide; the level itself may end up to one px earlier.
 
         -1 where the planned footprint lies in the slide (1 level-0 px of slack, origins are rounded): what rounding

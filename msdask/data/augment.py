@@ -157,7 +157,15 @@ class Augment:
 
     @classmethod
     def named(cls, name: str) -> Augment | None:
-        """By the names that command line and experiments know: "original" (the default), "strong" or "none"."""
+        """By the names that command line and experiments know.
+
+        Parameters
+        ----------
+        name : "original" (the default), "strong" or "none"; for segmentation "hed" (flips, turns and stain) and
+            "spatial" (flips and turns)
+        """
+        if name in ("hed", "spatial"):
+            return cls(hsv=None, stain="hed" if name == "hed" else None)
         return {"original": cls(), "strong": cls.strong(), "none": None}[name]
 
     def __call__(self, batch: Batch) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from msdask.selection.coverage import outside_shares
 from msdask.selection.positions import round_coordinates
 from msdask.spec import ExtractionSpec, format_magnification
 
-__all__ = ["MapPlan", "MapRows", "class_map", "prediction_table"]
+__all__ = ["MapPlan", "MapRows", "class_map", "mask_hash", "prediction_table"]
 
 _LEAST_STEP = 2.0
 """Level-0 px between neighbours from which on rounded origins tell which cell of the lattice is meant."""
@@ -132,6 +133,12 @@ class MapRows:
         begins = np.any(np.diff(at, axis=0, prepend=-1), axis=1)
         shard = np.cumsum(begins) - 1
         return cls(row, column, shard, tuple(map(tuple, at[begins].tolist())))
+
+
+def mask_hash(mask: NDArray[np.bool_]) -> str:
+    """SHA-256 (hex) of a mask's shape and px."""
+    shape = np.asarray(mask.shape, "<i8").tobytes()
+    return hashlib.sha256(shape + np.packbits(mask).tobytes()).hexdigest()
 
 
 def class_map(plan: MapPlan, probability: NDArray[np.float32], attention: NDArray[np.float32] | None) -> xr.Dataset:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +16,8 @@ from msdask.cutting.cutter import Cutter
 from msdask.cutting.lazy_patches import planned
 from msdask.errors import MsdaskError, SpecError
 from msdask.extras import require
-from msdask.inference.class_map import MapPlan, MapRows, class_map
+from msdask.inference.class_map import MapPlan, MapRows, class_map, mask_hash
+from msdask.inference.loading import class_names, evaluating, identity_of, load_network
 from msdask.inference.map_file import MapFile, read_class_map
 from msdask.inference.reading_ahead import read_ahead
 from msdask.masks.tissue import tissue_mask
@@ -171,23 +171,18 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
         Another number of names than the model has classes, or there is no such device.
     """
     require("classify_slide")
-    import torch
-
-    from msdask.models import MultiScaleClassifier, load_model
+    from msdask.models import MultiScaleClassifier
     from msdask.models.backbones import PRECOMPUTED
     from msdask.models.encoder import with_encoder
-    from msdask.models.files import weights_hash
 
     if isinstance(model, Classifier):
-        return model if classes is None else replace(model, classes=_names(classes, model.network.classes))
-    about: dict[str, Any] = {}
-    network: Any = model
-    if isinstance(model, (str, os.PathLike)):
-        network, about = load_model(model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(network, MultiScaleClassifier):
-        named = f"model '{model}' is a" if isinstance(model, (str, os.PathLike)) else "model of class"
-        raise MsdaskError(f"{named} {type(network).__name__}: expected a classifier of tissue such as FeatureFusion")
+        return model if classes is None else replace(model, classes=class_names(classes, model.network.classes))
+    network, about = load_network(
+        model,
+        MultiScaleClassifier,
+        expected="a classifier of tissue such as FeatureFusion",
+        device=device,
+    )
     if network.config["backbone"].startswith(PRECOMPUTED):
         if "encoder" not in about:
             raise MsdaskError(
@@ -195,21 +190,8 @@ def load_classifier(model: Model, *, device: str | None = None, classes: Sequenc
                 "the run folder of an experiment, or a model of images"
             )
         with_encoder(network, about["encoder"])
-    if device is not None:
-        try:
-            network = network.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise SpecError(f"device={device!r}: {str(error).splitlines()[0]}; expected 'cpu', 'cuda' ...") from error
-    named_classes = classes or about.get("classes") or range(network.classes)
-    identity = {"class": type(network).__name__, "config": dict(network.config), "weights": weights_hash(network)}
-    return Classifier(network, about.get("patch_size"), _names(named_classes, network.classes), identity)
-
-
-def _names(classes: Sequence[Any], count: int) -> tuple[str, ...]:
-    names = tuple(map(str, classes))
-    if len(names) != count or len(set(names)) < count:
-        raise SpecError(f"classes={list(names)!r}: the model has {count}, expected a name of its own for each")
-    return names
+    named = class_names(classes or about.get("classes") or range(network.classes), network.classes)
+    return Classifier(network, about.get("patch_size"), named, identity_of(network))
 
 
 def _plan(
@@ -228,7 +210,6 @@ def _plan(
             f"{table.attrs['footprint'][0]:g} px: take another magnification, or inside=False"
         )
     network = classifier.network
-    shape = np.asarray(tissue.shape, "<i8").tobytes()
     return MapPlan(
         slide_id=check_slide_id(slide_id),
         fingerprint=table.attrs["fingerprint"],
@@ -239,7 +220,7 @@ def _plan(
         start=tuple(table.attrs["start"]),
         step=float(table.attrs["step"]),
         grid=(int(rows), int(columns)),
-        mask=hashlib.sha256(shape + np.packbits(tissue).tobytes()).hexdigest(),
+        mask=mask_hash(tissue),
         model=classifier.identity,
         classes=classifier.classes,
         batch_size=batch_size,
@@ -303,7 +284,7 @@ class _Work:
         last_row = np.searchsorted(of, np.arange(len(wanted)), side="right") - 1
         x0, y0 = self.table["x0"].values, self.table["y0"].values
         coming = read_ahead(self.slide, self.cutter, x0, y0, batches, threads=threads)
-        with _evaluating(self.classifier.network) as network, closing(coming):  # type: ignore[type-var]
+        with evaluating(self.classifier.network) as network, closing(coming):  # type: ignore[type-var]
             for rows, pixels in coming:
                 taken = np.arange(rows.start, rows.stop)[is_wanted[rows]]
                 found, looked = _predicted(network, pixels)
@@ -313,17 +294,6 @@ class _Work:
                     attention[at] = looked[taken - rows.start].T
                 ended = np.flatnonzero(wanted & (last_row >= rows.start) & (last_row < rows.stop))
                 yield from ended.tolist()
-
-
-@contextmanager
-def _evaluating(network: MultiScaleClassifier) -> Iterator[MultiScaleClassifier]:
-    """The network in evaluation mode, and as it was before when this ends."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield network
-    finally:
-        network.train(was_training)
 
 
 def _predicted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,16 +11,14 @@ import pandas as pd
 
 from msdask.errors import SpecError
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
-from msdask.extraction.slide_work import reason
 from msdask.inference.class_map import prediction_table
 from msdask.inference.classify import THREADS, Classifier, Model, classify_slide, load_classifier
-from msdask.masks.choice import MaskChoice, masks_of_slide
+from msdask.inference.cohort import Wrote, one_after_another, opened_with_mask
+from msdask.masks.choice import MaskChoice
 from msdask.plots.maps import class_map
-from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone, SlideBegun, SlideDone
-from msdask.slides.slide import Slide
-from msdask.spec import ExtractionSpec
+from msdask.progress.events import Listener
 from msdask.storage import places
-from msdask.storage.files import replacing, write_file
+from msdask.storage.files import replacing
 
 __all__ = ["Table", "classify_slides"]
 
@@ -85,40 +83,27 @@ def classify_slides(
         "threads": threads,
         "overwrite": overwrite,
     }
-    tell = Listeners(listeners)
-    tell(RunBegun("classify", str(place), ("map",), len(rows)))
-    records: list[dict[str, Any]] = []
-    for order, row in enumerate(rows):
-        tell(SlideBegun(row.slide_id, ("map",)))
-        wrote = _told(tell, row.slide_id)
-        said: dict[str, Any] = {"slide_id": row.slide_id, "path": row.path, "state": "complete", "reason": ""}
-        try:
-            said |= _classify(row, classifier, place, choice, table, {**options, "wrote": wrote})
-        except Exception as error:  # also a network without memory: the slides after it are smaller, or not
-            said |= {"state": "failed", "reason": reason(error)}
-        records.append(said)
-        outcome = Outcome(row.slide_id, "map", said["state"], said["reason"], int(said.get("tuples", 0)))
-        tell(SlideDone(row.slide_id, ("map",), order, (outcome,)))
-    found = pd.DataFrame(records)
-    write_file(place / "slides.csv", found.to_csv(index=False), what="table of slides")
-    tell(RunDone({"kind": "network", "device": str(next(classifier.network.parameters()).device)}))
-    return found
 
+    def made(row: SlideRow, wrote: Wrote) -> dict[str, Any]:
+        return _classify(row, classifier, place, choice, table, {**options, "wrote": wrote})
 
-def _told(tell: Callable[[Any], None], slide_id: str) -> Callable[[int, int, int], None]:
-    return lambda shard, shards, tuples: tell(BlockWritten(slide_id, "map", shard, tuples))
+    return one_after_another(
+        rows,
+        made,
+        place,
+        action="classify",
+        kind="map",
+        count="tuples",
+        device=str(next(classifier.network.parameters()).device),
+        listeners=listeners,
+    )
 
 
 def _classify(
     row: SlideRow, classifier: Classifier, folder: Path, choice: MaskChoice, table: Table, options: dict[str, Any]
 ) -> dict[str, Any]:
     """One slide into the folder; gives what is said of it in the table of slides."""
-    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)
-    mask = None
-    if row.mask is not None or choice.folder is not None:
-        spec = ExtractionSpec("centroids", classifier.network.magnifications)
-        found = masks_of_slide(slide, row.mask, choice, spec=spec)
-        mask = found.tissue if found.tissue is not None else found.labels
+    slide, mask = opened_with_mask(row, choice, classifier.network.magnifications)
     name = row.slide_id
     made = classify_slide(slide, classifier, folder / "maps" / f"{name}.ome.zarr", mask=mask, slide_id=name, **options)
     rows = prediction_table(made)

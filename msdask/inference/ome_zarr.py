@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from msdask.storage import places
 from msdask.store.array_documents import array_document, chunk_bytes
 from msdask.store.documents import DOCUMENT
 from msdask.store.integrity import checksum
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = [
     "SHARD",
@@ -27,6 +30,7 @@ __all__ = [
     "level_shapes",
     "multiscales",
     "omero",
+    "open_array",
     "pyramid",
     "read_array",
     "read_document",
@@ -34,6 +38,7 @@ __all__ = [
     "write_array",
     "write_array_document",
     "write_document",
+    "write_part",
     "write_shard",
 ]
 
@@ -41,6 +46,8 @@ VERSION = "0.5"
 """Of the specification that these documents follow (https://ngff.openmicroscopy.org/0.5)."""
 SHARD = 32
 """Side of a shard in px of the map: at most so many squared tuples are lost where a run is killed."""
+_ABSENT = 2**64 - 1
+"""Offset and length of a chunk that a shard leaves out."""
 _SMALLEST = 64
 """A pyramid ends with the level whose longer side is at most so many px."""
 
@@ -79,7 +86,14 @@ def pyramid(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def multiscales(
-    name: str, *, levels: int, px_um: float, first_um: tuple[float, float], has_channels: bool, kind: str
+    name: str,
+    *,
+    levels: int,
+    px_um: float,
+    first_um: tuple[float, float],
+    has_channels: bool,
+    kind: str,
+    folder: str = "",
 ) -> list[dict[str, Any]]:
     """The "multiscales" of an image whose levels halve.
 
@@ -91,6 +105,7 @@ def multiscales(
     first_um : (y, x) of the center of its first px, um; the center of the slide's first px is (0, 0)
     has_channels : whether y and x come after an axis of channels
     kind : how levels are made: "mean", "argmax of mean"
+    folder : that the levels lie in, such as "labels/class/"; by default in the group itself
     """
     lead = [1.0] if has_channels else []
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if has_channels else []
@@ -101,14 +116,14 @@ def multiscales(
         shift = (side - px_um) / 2  # of the center of the first px, which is larger on every level
         move = [*(0.0 for _ in lead), *(value + shift for value in first_um)]
         steps = [{"type": "scale", "scale": [*lead, side, side]}, {"type": "translation", "translation": move}]
-        datasets.append({"path": str(level), "coordinateTransformations": steps})
+        datasets.append({"path": f"{folder}{level}", "coordinateTransformations": steps})
     said = {"method": "of what is known of each 2 x 2 px", "axes": ["y", "x"]}
     return [{"name": name, "axes": axes, "datasets": datasets, "type": kind, "metadata": said}]
 
 
-def omero(names: Sequence[str], colors: Sequence[str]) -> dict[str, Any]:
-    """How viewers show channels of values from 0 to 1; colors such as "#E69F00"."""
-    window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+def omero(names: Sequence[str], colors: Sequence[str], *, top: float = 1.0) -> dict[str, Any]:
+    """How viewers show channels of values from 0 to `top`; colors such as "#E69F00"."""
+    window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
     return {
         "channels": [
             {"label": name, "color": color.lstrip("#"), "active": True, "window": dict(window)}
@@ -173,10 +188,20 @@ def write_array(path: str, values: NDArray[Any]) -> None:
         write_shard(path, values, row, column)
 
 
-def write_array_document(path: str, shape: Sequence[int], dtype: Any) -> None:
-    """Write the document of a map: NaN is what is not known of floats, 0 of whole numbers."""
-    inner = (*(1 for _ in shape[:-2]), SHARD, SHARD)
-    outer = (*shape[:-2], SHARD, SHARD)
+def write_array_document(
+    path: str, shape: Sequence[int], dtype: Any, *, shard: int | None = None, chunk: int | None = None
+) -> None:
+    """Write the document of a map: NaN is what is not known of floats, 0 of whole numbers.
+
+    Parameters
+    ----------
+    path : of the array
+    shape, dtype : (channel, y, x) or (y, x)
+    shard, chunk : px a side; None: `SHARD`, and one chunk a channel in it
+    """
+    side = shard or SHARD
+    inner = (*(1 for _ in shape[:-2]), chunk or side, chunk or side)
+    outer = (*shape[:-2], side, side)
     fill = np.nan if np.dtype(dtype).kind == "f" else 0
     names = ("c", "y", "x")[-len(shape) :]
     document = array_document(shape, outer, dtype, dims=names, fill_value=fill, compressed=True, inner=inner)
@@ -185,17 +210,35 @@ def write_array_document(path: str, shape: Sequence[int], dtype: Any) -> None:
 
 def write_shard(path: str, values: NDArray[Any], row: int, column: int) -> None:
     """Write one shard of a map, whose values are given whole; nothing where nothing of it is known."""
-    empty = np.nan if values.dtype.kind == "f" else 0
     part = values[..., row * SHARD : (row + 1) * SHARD, column * SHARD : (column + 1) * SHARD]
-    if not (~np.isnan(part) if values.dtype.kind == "f" else part).any():
+    write_part(path, part, row, column, shard=SHARD, chunk=SHARD)
+
+
+def write_part(path: str, part: NDArray[Any], row: int, column: int, *, shard: int, chunk: int) -> None:
+    """Write one shard of a map from its own px; nothing where nothing of it is known.
+
+    Parameters
+    ----------
+    path : of the array
+    part : (channel, y, x) or (y, x), at most `shard` px a side: less at the map's edges
+    row, column : of the shard
+    shard, chunk : px a side, as in the array's document
+    """
+    is_float = part.dtype.kind == "f"
+    if not (~np.isnan(part) if is_float else part).any():
         return
-    square = np.full((*part.shape[:-2], SHARD, SHARD), empty, values.dtype)
+    square = np.full((*part.shape[:-2], shard, shard), np.nan if is_float else 0, part.dtype)
     square[..., : part.shape[-2], : part.shape[-1]] = part
-    chunks = [chunk_bytes(one, compressed=True) for one in square.reshape(-1, SHARD, SHARD)]
-    ends = np.cumsum([len(chunk) for chunk in chunks])
-    index = np.stack([np.concatenate([[0], ends[:-1]]), np.diff(ends, prepend=0)], 1).astype("<u8").tobytes()
-    file = _shard_path(path, values.ndim, row, column)
-    places.at(file).write(file, [*chunks, index, checksum(index)])
+    n = shard // chunk
+    cut = square.reshape(-1, n, chunk, n, chunk).swapaxes(2, 3).reshape(-1, chunk, chunk)
+    known = (~np.isnan(cut) if is_float else cut != 0).any((1, 2))
+    chunks = [chunk_bytes(cut[i], compressed=True) for i in np.flatnonzero(known)]
+    index = np.full((len(cut), 2), _ABSENT, np.uint64)
+    lengths = np.array([len(one) for one in chunks], np.uint64)
+    index[known] = np.stack([np.cumsum(lengths) - lengths, lengths], 1)
+    ends = index.astype("<u8").tobytes()
+    file = _shard_path(path, part.ndim, row, column)
+    places.at(file).write(file, [*chunks, ends, checksum(ends)])
 
 
 def is_written(path: str, ndim: int, row: int, column: int) -> bool:
@@ -211,9 +254,14 @@ def _shard_path(path: str, ndim: int, row: int, column: int) -> str:
     return places.join(path, "c", *("0" for _ in range(ndim - 2)), str(row), str(column))
 
 
-def read_array(path: str) -> NDArray[Any]:
-    """A map as it is stored, whole; what is not written is NaN or 0."""
+def open_array(path: str) -> zarr.Array[Any]:
+    """A map as it is stored, to be read in parts; what is not written is NaN or 0."""
     import zarr
 
     store = places.zarr_store(path) if places.is_remote(path) else path
-    return np.asarray(zarr.open_array(store, mode="r")[...])
+    return zarr.open_array(store, mode="r")
+
+
+def read_array(path: str) -> NDArray[Any]:
+    """A map as it is stored, whole."""
+    return np.asarray(open_array(path)[...])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,44 @@ from msdask.cutting.cutter import Cutter, SharedTiles
 from msdask.cutting.tile_cache import process_cache
 from msdask.slides.slide import Slide
 
-__all__ = ["read_ahead"]
+__all__ = ["in_order", "read_ahead"]
+
+T = TypeVar("T")
 
 _PIECE = 16
 """Tuples that one thread reads at once: neighbours on the slide, whose tiles are decoded once."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Coming:
-    """A batch that is being read."""
+def in_order(
+    begin: Callable[[ThreadPoolExecutor, int], tuple[T, list[Future[None]]]], count: int, *, ahead: int, threads: int
+) -> Iterator[T]:
+    """What threads make, in order; those that come next are made while one is looked at.
 
-    rows: slice
-    pixels: NDArray[np.uint8]
-    pieces: list[Future[None]] = field(default_factory=list)
+    Parameters
+    ----------
+    begin : given a pool and a number, what is to be filled in, and the pieces of work that fill it in
+    count : how many
+    ahead : most of them that are on their way at once: whoever is slow is waited for
+    threads : that work
+    """
+    waiting: deque[tuple[T, list[Future[None]]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="msdask-map")
+    try:
+        for number in range(count):
+            waiting.append(begin(pool, number))
+            if len(waiting) > ahead:
+                yield _filled(*waiting.popleft())
+        while waiting:
+            yield _filled(*waiting.popleft())
+    finally:  # no thread may still write into memory that is let go of
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _filled(what: T, pieces: list[Future[None]]) -> T:
+    wait(pieces)
+    for piece in pieces:
+        piece.result()
+    return what
 
 
 def read_ahead(
@@ -73,32 +98,14 @@ def read_ahead(
     def read(rows: slice, out: NDArray[np.uint8]) -> None:
         cutter.cut(reader, x0[rows], y0[rows], shared=shared, out=out)
 
-    def begin(number: int) -> _Coming:
+    def begin(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[slice, NDArray[np.uint8]], list[Future[None]]]:
         rows = batches[number]
-        coming = _Coming(rows, np.empty((rows.stop - rows.start, x0.shape[1], size, size, 3), np.uint8))
+        pixels = np.empty((rows.stop - rows.start, x0.shape[1], size, size, 3), np.uint8)
+        pieces = []
         for first in edges[number]:
             piece = slice(first, min(first + _PIECE, rows.stop))
-            view = coming.pixels[piece.start - rows.start : piece.stop - rows.start]
-            coming.pieces.append(pool.submit(read, piece, view))
-        return coming
+            pieces.append(pool.submit(read, piece, pixels[piece.start - rows.start : piece.stop - rows.start]))
+        return (rows, pixels), pieces
 
     longest = max(rows.stop - rows.start for rows in batches)
-    ahead = 1 + -(-threads * _PIECE // longest)
-    waiting: deque[_Coming] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="msdask-map")
-    try:
-        for number in range(len(batches)):
-            waiting.append(begin(number))
-            if len(waiting) > ahead:
-                yield _read(waiting.popleft())
-        while waiting:
-            yield _read(waiting.popleft())
-    finally:  # no thread may still write into memory that is let go of
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _read(coming: _Coming) -> tuple[slice, NDArray[np.uint8]]:
-    wait(coming.pieces)
-    for piece in coming.pieces:
-        piece.result()
-    return coming.rows, coming.pixels
+    yield from in_order(begin, len(batches), ahead=1 + -(-threads * _PIECE // longest), threads=threads)

@@ -17,24 +17,31 @@ from msdask.models.fusion import (
     PredictionFusion,
     SingleScale,
 )
+from msdask.models.hooknet import HookNet
 from msdask.models.pooled import PooledContext
 from msdask.models.registry import create, register
 from msdask.models.registry import names as list
 from msdask.models.regressor import ScaleRegressor, Target
 from msdask.models.scalenet import ScaleNet
+from msdask.models.segmentation import SegmentationModel, SegmentOutput
+from msdask.models.unet import UNet
 
 __all__ = [
     "AttentionFusion",
     "FeatureFusion",
     "FusionOutput",
+    "HookNet",
     "MultiScaleClassifier",
     "PooledContext",
     "PredictionFusion",
     "Released",
     "ScaleNet",
     "ScaleRegressor",
+    "SegmentOutput",
+    "SegmentationModel",
     "SingleScale",
     "Target",
+    "UNet",
     "create",
     "list",
     "load_model",

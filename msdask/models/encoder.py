@@ -86,7 +86,9 @@ def with_encoder(network: MultiScaleClassifier, about: Mapping[str, Any]) -> Non
             f"backbone {about['backbone']!r}: weights {about['weights']!r} are others than those whose features the "
             "model learnt from: put these back, or train it again"
         )
+    device = next(network.parameters()).device
     for branch in network.branches:
         assert isinstance(branch, Branch)
         branch.normalize, branch.backbone = encoder.normalize, encoder.backbone
+    network.to(device)
     network.config["backbone"] = about["backbone"]

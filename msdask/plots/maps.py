@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["class_map", "heat_map"]
 
 
-def class_map(slide: Slide, found: xr.Dataset, *, max_size: int = 1600, opacity: float = 0.5) -> Figure:
+def class_map(
+    slide: Slide, found: xr.Dataset, *, max_size: int = 1600, opacity: float = 0.5, what: str | None = None
+) -> Figure:
     """The classes of a slide, in colors over its thumbnail, with each one's share of what was classified.
 
     Parameters
@@ -31,6 +33,7 @@ def class_map(slide: Slide, found: xr.Dataset, *, max_size: int = 1600, opacity:
     found : as `msdask.classify_slide` gives it
     max_size : px, the thumbnail's longest side
     opacity : of the colors, 0 to 1
+    what : how much was looked at, for the title; None: the number of patches
     """
     _check(slide, found)
     figure, axes = slide_figure(slide.thumbnail(max_size=max_size), slide.shape)
@@ -45,7 +48,7 @@ def class_map(slide: Slide, found: xr.Dataset, *, max_size: int = 1600, opacity:
         Patch(facecolor=(color, max(opacity, 0.5)), edgecolor=color, label=f"{name} ({count / total:.1%})")
         for name, color, count in zip(names, colors, counts, strict=True)
     ]
-    _finish(axes, slide, f"{int(counts.sum()):,} patches")
+    _finish(axes, slide, f"{int(counts.sum()):,} patches" if what is None else what)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.9)))
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=columns, fontsize=9, frameon=False)
     return figure

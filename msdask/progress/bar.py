@@ -18,9 +18,16 @@ _NOTEBOOK_SECONDS = 0.5
 
 
 class Progress:
-    """A listener that shows how far a run is, as long as it is open."""
+    """A listener that shows how far a run is, as long as it is open.
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    Parameters
+    ----------
+    enabled : show anything
+    unit : what blocks are made of
+    """
+
+    def __init__(self, *, enabled: bool = True, unit: str = "patches") -> None:
+        self._unit = unit
         self._slides, self._done, self._patches, self._failed = 0, 0, 0, 0
         self._waiting = ""
         self._started = time.perf_counter()
@@ -32,7 +39,7 @@ class Progress:
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
             rich_progress.TextColumn(
-                "{task.fields[patches]:,} patches, {task.fields[rate]:,.0f}/s{task.fields[failed]}"
+                f"{{task.fields[patches]:,}} {unit}, {{task.fields[rate]:,.0f}}/s{{task.fields[failed]}}"
             ),
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
@@ -63,7 +70,7 @@ class Progress:
         rate = self._patches / elapsed if elapsed > 0 else 0.0
         failed = (f", {self._failed} failed" if self._failed else "") + self._waiting
         if self._in_notebook:
-            self._show_cell(f"{self._patches:,} patches, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
+            self._show_cell(f"{self._patches:,} {self._unit}, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
         else:
             self._bar.update(self._task, patches=self._patches, rate=rate, failed=failed)
 

@@ -25,6 +25,10 @@ from msdask.training.recipe import Recipe
 from msdask.training.scale_metrics import SCALE_CLASSES, scale_metrics
 from msdask.training.scale_source import ScaleSource
 from msdask.training.scale_task import ScaleTask
+from msdask.training.segment_measure import PixelTable, measure_segmenter
+from msdask.training.segment_metrics import PixelPredictions, segment_metrics
+from msdask.training.segment_source import SegmentSource
+from msdask.training.segment_task import SegmentTask
 from msdask.training.splits import Split, splits
 from msdask.training.task import Task
 
@@ -36,10 +40,14 @@ __all__ = [
     "ExperimentConfig",
     "ExperimentResult",
     "FitResult",
+    "PixelPredictions",
+    "PixelTable",
     "PredictionTable",
     "Recipe",
     "ScaleSource",
     "ScaleTask",
+    "SegmentSource",
+    "SegmentTask",
     "Split",
     "Task",
     "accuracy_by_mpp",
@@ -51,7 +59,9 @@ __all__ = [
     "fit",
     "holm",
     "measure",
+    "measure_segmenter",
     "permute_branches",
     "scale_metrics",
+    "segment_metrics",
     "splits",
 ]

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from msdask.training.class_scores import SCORES, f1
 
-__all__ = ["CalibrationError", "ClassPredictions", "ConfusionScore", "class_metrics"]
+__all__ = ["CalibrationError", "ClassF1", "ClassPredictions", "ConfusionScore", "class_metrics"]
 
 _BINS = 15
 """Of confidence, as usual for the expected calibration error."""
@@ -51,17 +51,18 @@ def class_metrics(classes: Sequence[str], views: Sequence[str] = ("",)) -> dict[
         found |= {f"{score}{end}": ConfusionScore(len(classes), of, view) for score, of in SCORES.items()}
         found[f"ece{end}"] = CalibrationError(view)
         for number, one in enumerate(classes):
-            found[f"f1_{one}{end}"] = ConfusionScore(len(classes), _F1(number), view)
+            found[f"f1_{one}{end}"] = ConfusionScore(len(classes), ClassF1(number), view)
     return found
 
 
-class _F1:
+class ClassF1:
     """F1 of one class; a class of its own so that metrics can be pickled."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def __call__(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """F1 of the class, of matrices (..., C, C)."""
         return f1(counts)[..., self.number]
 
 

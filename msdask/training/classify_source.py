@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,13 +16,12 @@ from msdask.data.linked import LinkedSet
 from msdask.data.loader import PatchLoader, loader
 from msdask.data.scales import MppRange
 from msdask.data.virtual import VirtualSet
-from msdask.errors import MsdaskError, SpecError
+from msdask.errors import SpecError
 from msdask.spec import format_magnification
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
-from msdask.store.splits import PARTS, parts_of
 from msdask.training.classify_task import ClassifyTask, Losses
-from msdask.training.splits import Split, chosen_split
+from msdask.training.patch_source import PatchSource, opened_store
 
 __all__ = ["ClassifySource", "Relation"]
 
@@ -33,7 +31,7 @@ _SAME_SCALE = 1.06
 """um/px up to this factor apart are one nominal scale: slides snap within 5 %."""
 
 
-class ClassifySource:
+class ClassifySource(PatchSource):
     """Labeled patches or tuples of a store.
 
     Parameters
@@ -75,15 +73,12 @@ class ClassifySource:
     ) -> None:
         if relation not in get_args(Relation):
             raise SpecError(f"relation={relation!r}: expected one of {', '.join(get_args(Relation))}")
-        self.place, self.relation = os.fspath(place), relation
-        store = PatchStore(self.place)
-        if not len(store):
-            raise MsdaskError(f"'{self.place}' is no patch store, or has no patch set yet")
-        self._set: PatchSet | LinkedSet
+        self.relation = relation
+        store, where = opened_store(place), os.fspath(place)
         if relation == "multicenter":
-            self._set = _centroids(store, self.place, magnifications, name)
+            super().__init__(where, _centroids(store, where, magnifications, name))
         else:
-            self._set = _linked(store, self.place, magnifications, name, leave_out)
+            super().__init__(where, _linked(store, where, magnifications, name, leave_out))
         own = self._set.magnifications if isinstance(self._set, LinkedSet) else self._set.spec.magnifications
         self.magnifications = tuple(m for m in own if magnifications is None or m in magnifications)
         self.losses: Losses = losses
@@ -93,11 +88,8 @@ class ClassifySource:
                 f"(asked for {list(self.magnifications)}): take it too, extract tuples of these alone, or take "
                 "relation 'upper_region'"
             )
-        self.slides = sorted(self._set.slides)
-        self._cohort: dict[str, Mapping[str, Any]] = {s: self._set.attrs(s).get("cohort", {}) for s in self.slides}
-        found = {s: str(facts.get("patient", "")) for s, facts in self._cohort.items()}
-        self.patients = {slide_id: patient for slide_id, patient in found.items() if patient}
-        self.dropped: dict[str, int] = dict(self._set.dropped) if isinstance(self._set, LinkedSet) else {}
+        if isinstance(self._set, LinkedSet):
+            self.dropped = dict(self._set.dropped)
         self._count(classes)
 
     def _count(self, classes: int | None) -> None:
@@ -125,7 +117,7 @@ class ClassifySource:
         place = np.searchsorted(self.slides, names)  # slides without any patch are in the index, too
         cells = place[index["slide"].values[taken]] * self.classes + label[taken]
         shape = (len(self.slides), self.classes)
-        self.counts: NDArray[np.int64] = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+        self.counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
         if (self.counts.sum(0) > 0).sum() < 2:
             what = f"are of one class, {label[taken][0]}" if taken.any() else "are white or of low contrast"
             raise SpecError(f"'{self._set.name}' of '{self.place}': all labeled patches {what}; expected two classes")
@@ -138,76 +130,6 @@ class ClassifySource:
         if isinstance(self._set, LinkedSet):
             return self._set.labels(slide_id)
         return self._set.columns(slide_id, ["label"])[0]
-
-    def split(
-        self,
-        *,
-        lists: Path | None = None,
-        ratios: Sequence[float] | None = None,
-        seed: int = 0,
-        is_checked: bool = True,
-    ) -> Split:
-        """Training, validation and test slides: by lists, by ratios (stratified, by patient), or as the table says.
-
-        Raises
-        ------
-        SpecError
-            A slide or patient is in two parts.
-        """
-        most = self.counts.argmax(1).tolist()
-        return chosen_split(
-            self.slides,
-            self.stored_split(),
-            lists=lists,
-            ratios=ratios,
-            seed=seed,
-            stratify=dict(zip(self.slides, most, strict=True)),
-            patients=self.patients,
-        )
-
-    def stored_split(self) -> dict[str, list[str]]:
-        """Slides of each part, as the cohort's table says."""
-        found = parts_of({slide_id: str(self._cohort[slide_id].get("split", "")) for slide_id in self.slides})
-        return {part: found[part] for part in PARTS}
-
-    def check(self, split: Split) -> None:
-        """Refuse a split in which a part lacks a class; an empty test part is none.
-
-        Raises
-        ------
-        SpecError
-            Names the class, the part, and the slides that have it.
-        """
-        parts = [part for part in PARTS if getattr(split, part) or part != "test"]
-        has = {part: self.counts[np.isin(self.slides, getattr(split, part))].sum(0) for part in parts}
-        missing = [(part, number) for part in parts for number in np.flatnonzero(has[part] == 0).tolist()]
-        if not missing:
-            return
-        holders = [[s for s, n in zip(self.slides, column, strict=True) if n] for column in self.counts.T]
-        patients = [len({self.patients.get(s, s) for s in slides}) for slides in holders]
-        part, number = min(missing, key=lambda pair: patients[pair[1]])  # a class that no split can do is said first
-        if not holders[number]:
-            why = f"it is on no slide: the labels are 0 to {int(np.flatnonzero(self.counts.sum(0)).max())}"
-        elif patients[number] < len(parts):
-            why = (
-                f"slides with it: {len(holders[number])}, of {patients[number]} patients ({holders[number][:3]}), too "
-                f"few for {len(parts)} parts: add slides with it, or leave it out of the masks' values"
-            )
-        else:
-            why = f"slides with it: {len(holders[number])}, such as {holders[number][:3]}: split them otherwise"
-        raise SpecError(
-            f"split {split.repeat}: class {number} is missing from '{part}' ({len(getattr(split, part))} slides): {why}"
-        )
-
-    def warn_of_missing(self, slides: Sequence[str]) -> None:
-        """Say which classes the slides do not have: what is measured on them says nothing of these."""
-        has = self.counts[np.isin(self.slides, list(slides))].sum(0)
-        if missing := np.flatnonzero(has == 0).tolist():
-            warnings.warn(
-                f"classes {missing} are on none of the {len(slides)} slides that are measured",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def dataset(self, slides: Sequence[str], *, mpp: tuple[float, float] | None = None) -> PatchDataset:
         """Labeled tuples of slides.
@@ -234,16 +156,6 @@ class ClassifySource:
             labels="labeled",
             target="labels" if self.losses == "n+1" else "label",
         )
-
-    @property
-    def patches(self) -> PatchSet | LinkedSet:
-        """The set of centroids, the linked grids, or the one grid."""
-        return self._set
-
-    @property
-    def patch_size(self) -> int:
-        """Px a side."""
-        return self._set.patch_size if isinstance(self._set, LinkedSet) else self._set.spec.patch_size
 
     def about(self, task: ClassifyTask) -> dict[str, Any]:
         """What model.json says of what a model learnt: with it a map of a slide is made without being told."""

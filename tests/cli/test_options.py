@@ -38,6 +38,15 @@ PARTS = """
 --ratios = None
 --seed = 0
 """
+MAPPED = """
+--magnification -m = None
+--set = None
+--classes -n = None
+--batch-size -b = 8
+--lists = None
+--ratios = None
+--seed = 0
+"""
 TUPLES = """
 --relation -r = None
 --magnification -m = None
@@ -190,6 +199,44 @@ PROMISED = {
 --ablate = 0
 --quiet -q = False
 """,
+    "train segmenter": f"""
+--input -i
+--output -o
+{MAPPED}
+--model = 'hooknet'
+--filters = 16
+--depth = 4
+--bottleneck = None
+--padding = 'valid'
+--merge = 'concat'
+--context-size = None
+--loss-weights = None
+--class-weights = 'none'
+--monitor = 'macro_f1'
+--optimizer -optimizer = 'adam'
+--lr -lr = 0.002
+--weight-decay = 0.0
+--schedule = 'cosine'
+--warmup = 0.1
+--ema = 0.0
+--keep = 'best'
+--epochs -e = 20
+--patience = 0
+--precision = '32'
+--augment = 'hed'
+--balanced = 'pixels'
+--workers -p = 0
+--resume = False
+--quiet -q = False
+""",
+    "test segmenter": f"""
+--input -i
+--model -p
+{MAPPED}
+--output -o = None
+--all = False
+--quiet -q = False
+""",
     "experiment": """
 --config
 --ablate = None
@@ -219,6 +266,23 @@ PROMISED = {
 --names = None
 --table = 'parquet'
 --batch-size -b = 64
+--threads = 4
+--device = None
+--overwrite = False
+--quiet -q = False
+""",
+    "segment": """
+--slides -i
+--model -p
+--output -o
+--masks -t = None
+--outline-mpp = 1.0
+--outlines --no-outlines = True
+--probabilities = None
+--tile = None
+--precision = 'float32'
+--names = None
+--batch-size -b = 1
 --threads = 4
 --device = None
 --overwrite = False

@@ -58,7 +58,7 @@ def run(name: str, *options: object) -> Any:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
 def test_every_program_can_be_imported(name: str) -> None:
-    if name in {"any_scale", "classification", "gpu", "scale_detector", "stream"}:
+    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "stream"}:
         pytest.importorskip("torch")
     assert program(name).__doc__
 
@@ -264,3 +264,15 @@ def test_outlines_are_written_and_read(tmp_path: Path) -> None:
     assert [(row["file"], row["step"]) for row in rows] == [
         (ending, step) for ending in (".geojson", ".geojson.gz") for step in ("write", "read", "draw")
     ]
+
+
+@pytest.mark.slow
+def test_segmentation_of_whole_slides_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    assert run("segment_slides", "--quick", "--cores", 1, "--folder", tmp_path, "--output", tmp_path) in (0, 1)
+    record = json.loads((tmp_path / "segment_slides.json").read_text())
+    assert {row["network"] for row in record["rows"]} == {"hooknet", "unet"}
+    assert all(row["mm2 a minute"] > 0 and 0 < row["network's share"] < 1 for row in record["rows"])
+    counted = [aim for aim in record["aims"] if aim["aim"].startswith("FLOPs")]
+    assert len(counted) == 2
+    assert all(aim["reached"] for aim in counted)

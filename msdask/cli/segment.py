@@ -1,0 +1,100 @@
+"""`msdask segment`: the class of every px of whole slides, as label pyramids, outlines and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from msdask.cli.options import Output, Quiet
+from msdask.cli.terminal import err, out
+from msdask.extras import require
+
+__all__ = ["segment"]
+
+
+def segment(
+    slides: Annotated[list[str], Parameter(name=["--slides", "-i"], consume_multiple=True)],
+    *,
+    model: Annotated[Path, Parameter(name=["--model", "-p"])],
+    output: Output,
+    masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
+    outline_mpp: float = 1.0,
+    outlines: Annotated[bool, Parameter(negative="--no-outlines")] = True,
+    probabilities: Literal["uint8", "float16"] | None = None,
+    tile: int | None = None,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    names: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    batch_size: Annotated[int, Parameter(name=["--batch-size", "-b"])] = 1,
+    threads: int = 4,
+    device: str | None = None,
+    overwrite: bool = False,
+    quiet: Quiet = False,
+) -> int:
+    """Segment whole slides: OME-Zarr label pyramids, outlines for QuPath, figures.
+
+    Example: `msdask segment a.svs b.svs --model run -o out`. The same command again goes on where it was stopped. A
+    slide that fails does not stop the others; then the exit code is 1.
+
+    Parameters
+    ----------
+    slides
+        slides, a folder of them, or a CSV as for `msdask extract`
+    model
+        run folder of `msdask train segmenter`, or a .safetensors file
+    output
+        folder for segmentations/SLIDE.ome.zarr, outlines/SLIDE.geojson.gz, overlays/SLIDE.png and slides.csv
+    masks
+        folder of tissue masks; without it the tissue is found by msdask
+    outline_mpp
+        um/px that the outlines have at most
+    outlines
+        write them
+    probabilities
+        keep those of each class, too
+    tile
+        px of a tile's side, a multiple of the model's lattice; default by memory and tissue
+    precision
+        that the network computes in
+    names
+        of the classes; default what the model says
+    batch_size
+        tiles at once
+    threads
+        that read
+    device
+        cpu, cuda, ...; default a GPU if there is one
+    overwrite
+        replace segmentations of other models or options
+    """
+    require("msdask segment")
+    from msdask.inference.segment_cohort import segment_slides
+    from msdask.progress.bar import Progress
+
+    with Progress(enabled=not quiet, unit="px") as bar:
+        found = segment_slides(
+            slides[0] if len(slides) == 1 else slides,
+            model,
+            output,
+            masks=masks,
+            outline_mpp=outline_mpp if outlines else None,
+            probabilities=probabilities,
+            tile=tile,
+            precision=precision,
+            classes=names,
+            batch_size=batch_size,
+            threads=threads,
+            device=device,
+            overwrite=overwrite,
+            listeners=[bar],
+        )
+    failed = found["state"] == "failed"
+    for slide_id, reason in found.loc[failed, ["slide_id", "reason"]].itertuples(index=False):
+        err.print(f"failed: {slide_id}: {reason}", markup=False)
+    for row in found[~failed].to_dict("records"):
+        areas = {str(n).removeprefix("area_mm2_"): v for n, v in row.items() if str(n).startswith("area_mm2_")}
+        said = ", ".join(f"{name} {area:.2f} mm2" for name, area in areas.items())
+        out.print(f"{row['slide_id']}: {said}", markup=False)
+    out.print(f"{output}: {len(found)} slides{f', {int(failed.sum())} failed' if failed.any() else ''}", markup=False)
+    return 1 if failed.any() else 0

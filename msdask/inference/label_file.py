@@ -1,0 +1,218 @@
+"""The file of a segmentation: an OME-Zarr label pyramid that is written shard by shard, and gone on with.
+
+    slide.ome.zarr/          "ome": the classes, or the probabilities where they are kept; "msdask": plan and state
+        labels/class/0/ ...  (y, x) uint8: 0 nothing was looked at, k + 1 class k
+        0/ 1/ ...            probabilities (c, y, x), only where they were asked for
+
+A px of a coarser level is the class that most of the px below it have that were looked at, the first of them where two
+are as many. Levels are made from the files of the one before, four shards at a time: no part of a slide is ever held.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask.inference import ome_zarr
+from msdask.inference.planned_group import PlannedGroup, stored_complete
+from msdask.inference.segment_plan import SegmentPlan, segmentation
+from msdask.plots.drawing import LABEL_COLORS
+from msdask.storage import places
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["LabelFile", "halved_labels", "halved_means", "label_level", "open_segmentation"]
+
+KIND = "segmentation"
+_LABELS = ("labels", "class")
+
+
+class LabelFile(PlannedGroup):
+    """A segmentation on its way to its file.
+
+    Parameters
+    ----------
+    path, plan, overwrite : see `PlannedGroup`
+    """
+
+    def __init__(self, path: str | os.PathLike[str], plan: SegmentPlan, *, overwrite: bool = False) -> None:
+        super().__init__(path, plan, KIND, overwrite=overwrite)
+        self.plan = plan
+        self.shapes = ome_zarr.level_shapes(plan.grid)
+
+    def begin(self) -> None:
+        """Write the documents of the arrays that shards go into."""
+        sides = {"shard": self.plan.shard, "chunk": self.plan.chunk}
+        for level, shape in enumerate(self.shapes):
+            ome_zarr.write_array_document(self.at(*_LABELS, str(level)), shape, np.uint8, **sides)
+            if self.plan.probabilities is not None:
+                whole = (len(self.plan.classes), *shape)
+                ome_zarr.write_array_document(self.at(str(level)), whole, self.plan.probabilities, **sides)
+
+    def is_written(self, row: int, column: int, level: int = 0) -> bool:
+        """Whether a shard is there; it is whole then."""
+        return ome_zarr.is_written(self.at(*_LABELS, str(level)), 2, row, column)
+
+    def write(
+        self,
+        row: int,
+        column: int,
+        labels: NDArray[np.uint8],
+        probability: NDArray[Any] | None,
+        level: int = 0,
+    ) -> None:
+        """Write a shard from its px; that of the labels, which says it is there, last."""
+        sides = {"shard": self.plan.shard, "chunk": self.plan.chunk}
+        if probability is not None:
+            ome_zarr.write_part(self.at(str(level)), probability, row, column, **sides)
+        ome_zarr.write_part(self.at(*_LABELS, str(level)), labels, row, column, **sides)
+
+    def finish(self) -> None:
+        """Write coarser levels, and the documents in which viewers find everything."""
+        plan = self.plan
+        counts = np.zeros(len(plan.classes) + 1, np.int64)
+        for level, _ in enumerate(self.shapes):
+            for labels in self._made(level):
+                if level == 0:
+                    counts += np.bincount(labels.reshape(-1), minlength=len(counts))
+        names = list(plan.classes)
+        colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
+        label = {"multiscales": self._multiscales("class", has_channels=False)}
+        shown = {**label, "image-label": ome_zarr.image_label(names, colors)}
+        ome_zarr.write_document(self.at(*_LABELS), ome_zarr.group_document(shown))
+        ome_zarr.write_document(self.at("labels"), ome_zarr.group_document({"labels": ["class"]}))
+        image: dict[str, Any] = {"multiscales": self._multiscales("class", has_channels=False, folder="labels/class/")}
+        if plan.probabilities is not None:
+            top = 255.0 if plan.probabilities == "uint8" else 1.0
+            image = {
+                "multiscales": self._multiscales("probability", has_channels=True),
+                "omero": ome_zarr.omero(names, colors, top=top),
+            }
+        self.complete(image, px=counts[1:].tolist())
+
+    def _made(self, level: int) -> Iterator[NDArray[np.uint8]]:
+        """The labels of every shard of a level that has some; shards of coarser levels are made where they are not."""
+        rows, columns = self.shapes[level]
+        side = self.plan.shard
+        own = ome_zarr.open_array(self.at(*_LABELS, str(level)))
+        finer = ome_zarr.open_array(self.at(*_LABELS, str(level - 1))) if level else None
+        has_values = level and self.plan.probabilities is not None
+        values = ome_zarr.open_array(self.at(str(level - 1))) if has_values else None
+        for row in range(-(-rows // side)):
+            for column in range(-(-columns // side)):
+                here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+                if self.is_written(row, column, level):
+                    yield np.asarray(own[here])
+                elif finer is not None:
+                    below = (
+                        slice(2 * row * side, 2 * (row + 1) * side),
+                        slice(2 * column * side, 2 * (column + 1) * side),
+                    )
+                    labels = np.asarray(finer[below])
+                    if not labels.any():
+                        continue
+                    means = None if values is None else halved_means(np.asarray(values[(slice(None), *below)]), labels)
+                    made = halved_labels(labels)
+                    self.write(row, column, made, means, level)
+                    yield made
+
+    def _multiscales(self, name: str, *, has_channels: bool, folder: str = "") -> Any:
+        # The slide's own px have whole numbers at their centers, as viewers take an image without a translation.
+        first = (self.plan.step / 2 - 0.5) * self.plan.mpp
+        return ome_zarr.multiscales(
+            name,
+            levels=len(self.shapes),
+            px_um=self.plan.px_um,
+            first_um=(first, first),
+            has_channels=has_channels,
+            kind="mean" if has_channels else "majority",
+            folder=folder,
+        )
+
+
+def _fours(values: NDArray[Any]) -> NDArray[Any]:
+    """(..., y, x, 4): the px of `values` under each px of the next level; 0 beyond the edge."""
+    *lead, height, width = values.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    padded = np.zeros((*lead, 2 * rows, 2 * columns), values.dtype)
+    padded[..., :height, :width] = values
+    fours = padded.reshape(*lead, rows, 2, columns, 2)
+    return np.moveaxis(fours, -3, -2).reshape(*lead, rows, columns, 4)
+
+
+def halved_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels at half the size: the most frequent of each 2 x 2 px but 0, of several the least; 0 where all are.
+
+    >>> halved_labels(np.array([[2, 1, 0, 0, 3], [1, 2, 0, 3, 0]], np.uint8)).tolist()
+    [[1, 3, 3]]
+    """
+    fours = np.sort(_fours(labels), axis=-1)
+    # Sorted, equal ones stand beside each other: the best is where most of those before it are the same.
+    best = np.zeros(fours.shape[:-1], np.uint8)
+    most = np.zeros(fours.shape[:-1], np.uint8)
+    run = np.zeros(fours.shape[:-1], np.uint8)
+    before = np.zeros(fours.shape[:-1], np.uint8)
+    for k in range(4):
+        here = fours[..., k]
+        run = np.where(here == before, run + 1, 1).astype(np.uint8)
+        is_better = (here > 0) & (run > most)
+        best[is_better], most[is_better] = here[is_better], run[is_better]
+        before = here
+    return best
+
+
+def halved_means(values: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Probabilities at half the size: the mean over those of each 2 x 2 px that were looked at.
+
+    Parameters
+    ----------
+    values : (class, y, x) uint8 or float16
+    labels : (y, x), 0 where nothing was looked at
+
+    Returns
+    -------
+    means : (class, y, x) of the same type; 0 of uint8 and NaN of float16 where there is nothing
+    """
+    known = _fours(labels > 0)
+    count = known.sum(-1)
+    total = np.stack([np.where(known, _fours(one), 0).sum(-1, dtype=np.float32) for one in values])
+    mean = total / np.maximum(count, 1)
+    if values.dtype == np.uint8:
+        return np.floor(mean + np.float32(0.5)).astype(np.uint8)
+    return np.where(count > 0, mean, np.nan).astype(values.dtype)
+
+
+def open_segmentation(path: str | os.PathLike[str]) -> xr.Dataset:
+    """A segmentation from its file: lazy, nothing but metadata is read.
+
+    Parameters
+    ----------
+    path : folder or URL that `msdask.segment_slide` wrote
+
+    Returns
+    -------
+    found : see `msdask.segment_slide`
+
+    Raises
+    ------
+    StoreError
+        There is no segmentation, or it is not complete.
+    """
+    place = places.location(path)
+    said = stored_complete(place, KIND, made_by="segment_slide")
+    plan = SegmentPlan.from_dict(said["plan"])
+    label = ome_zarr.open_array(places.join(place, *_LABELS, "0"))
+    probability = None if plan.probabilities is None else ome_zarr.open_array(places.join(place, "0"))
+    levels = len(ome_zarr.level_shapes(plan.grid))
+    return segmentation(plan, label, probability, said["px"], levels=levels, path=place)
+
+
+def label_level(path: str, level: int) -> zarr.Array[Any]:
+    """The labels of one level of a complete segmentation, to be read in parts: (y, x) uint8."""
+    return ome_zarr.open_array(places.join(path, *_LABELS, str(level)))

@@ -1,0 +1,385 @@
+"""segment_slide: the class of every px of a slide's tissue, as an OME-Zarr label pyramid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from msdask.errors import SpecError
+from msdask.extras import require
+from msdask.inference.class_map import mask_hash
+from msdask.inference.label_file import LabelFile, open_segmentation
+from msdask.inference.loading import class_names, evaluating, identity_of, load_network
+from msdask.inference.segment_plan import Precision, Probabilities, SegmentPlan
+from msdask.inference.tiles import Tissue, cheapest_tiling, tiling
+from msdask.inference.views import Views, read_views
+from msdask.masks.tissue import tissue_mask
+from msdask.scale import magnification_to_mpp
+from msdask.selection.coverage import mask_values
+from msdask.slides.slide import Slide
+from msdask.spec import format_magnification
+from msdask.store.layout import check_slide_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from msdask.models import SegmentationModel
+
+__all__ = ["Segmenter", "load_segmenter", "segment_slide"]
+
+Model: TypeAlias = "str | os.PathLike[str] | SegmentationModel | Segmenter"
+Wrote: TypeAlias = Callable[[int, int, int], object]
+"""Called with a shard's number, how many there are, and the px of tissue in it, when it is written."""
+
+THREADS = 4
+"""That read by default: a disk or a server has several requests to work on."""
+SHARD = 2048
+"""Px a side that a shard has at most, unless a single tile is larger."""
+CHUNK = 512
+"""Px a side that a chunk in it has at most."""
+LARGEST_TILE = 2048
+"""Px a side: from there on almost nothing more is saved."""
+MEMORY = {"cpu": 640 * 2**20, "cuda": 4 * 2**30}
+"""Bytes that a batch may take in the network, by kind of device; others have as much as a CPU."""
+
+
+class Segmenter:
+    """A trained segmentation model, ready for any number of slides: `segment_slide` takes it as its model.
+
+    Parameters
+    ----------
+    model : run folder of `msdask train segmenter`, .safetensors file, or a segmentation model
+    device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
+    classes : names; None: what the model says, or numbers
+
+    Attributes
+    ----------
+    network : on its device
+    classes : their names
+    identity : class, configuration, SHA-256 of the weights
+
+    Raises
+    ------
+    MsdaskError
+        The model cannot be loaded, or is no segmentation model.
+    SpecError
+        Another number of names than the model has classes, or there is no such device.
+    """
+
+    network: SegmentationModel
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | SegmentationModel,
+        *,
+        device: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        require("segment_slide")
+        from msdask.models import SegmentationModel
+
+        self.network, about = load_network(
+            model, SegmentationModel, expected="a segmentation model such as UNet or HookNet", device=device
+        )
+        count = self.network.classes
+        self.classes = class_names(classes or about.get("classes") or range(count), count)
+        self.identity = identity_of(self.network)
+
+
+def load_segmenter(model: Model, *, device: str | None = None, classes: Sequence[str] | None = None) -> Segmenter:
+    """A model for many slides; one that is given comes back as it is.
+
+    Parameters
+    ----------
+    model, device, classes : as for `Segmenter`
+    """
+    if isinstance(model, Segmenter):
+        if device is None and classes is None:
+            return model
+        return Segmenter(model.network, device=device, classes=classes or model.classes)
+    return Segmenter(model, device=device, classes=classes)
+
+
+def segment_slide(
+    slide: Slide | str | os.PathLike[str],
+    model: Model,
+    output: str | os.PathLike[str],
+    *,
+    mask: xr.DataArray | NDArray[Any] | None = None,
+    tile: int | None = None,
+    probabilities: Probabilities | None = None,
+    precision: Precision = "float32",
+    classes: Sequence[str] | None = None,
+    slide_id: str | None = None,
+    batch_size: int = 1,
+    threads: int = THREADS,
+    device: str | None = None,
+    overwrite: bool = False,
+    wrote: Wrote | None = None,
+) -> xr.Dataset:
+    """Classify every px of a slide's tissue at the scale of the model's target.
+
+    Tiles lie side by side on a lattice that is fixed to the slide, so that each px is what the network says of it
+    whatever the size of the tiles (spec section 10); only the last bits of logits differ. Threads read the views of
+    tiles, white outside of the slide, while the network looks at those before. What is written does not depend on the
+    number of threads, and a run that was stopped goes on with the same call and leaves the same bytes.
+
+    Parameters
+    ----------
+    slide : open, or a path
+    model : run folder of `msdask train segmenter`, .safetensors file, segmentation model, or `Segmenter`
+    output : folder ending in .ome.zarr, or URL of object storage, for the OME-Zarr 0.5 label pyramid
+    mask : (y, x), not 0 = tissue, any resolution, covering the whole slide; None: `msdask.tissue_mask` finds it
+    tile : px a side of a tile of the output, a multiple of the model's `lattice`; None: the size that costs least
+        a px and that the memory of `MEMORY` allows
+    probabilities : keep them, too, as "uint8" (0 to 255) or "float16"
+    precision : that the network computes in: "float32", or "bfloat16" or "float16" where the device has them
+    classes : names; None: what the model says, or numbers
+    slide_id : names the slide in the result; None: its file name
+    batch_size : tiles that go through the network at once
+    threads : that read
+    device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
+    overwrite : replace a segmentation of another slide or model at `output`
+    wrote : hears of every shard that is written
+
+    Returns
+    -------
+    found : Dataset
+        label (y, x) uint8, lazy: 0 where there was no tissue to look at, k + 1 for class k; probability (class, y, x),
+        lazy, where it was asked for. Coordinates y and x are centers in level-0 px, y_um and x_um the same in um.
+        Attributes: slide_id, shape, mpp, mpp_used, step (level-0 px a px), model, classes, px and area_mm2 of each
+        class, path and more.
+
+    Raises
+    ------
+    SpecError
+        An argument makes no sense, or the slide's px are larger than those that the model learnt from.
+    SlideError, MissingScaleError
+        The slide cannot be read, or does not say how large its pixels are.
+    StoreError
+        Something else is at `output`.
+    MsdaskError
+        The model cannot be loaded, or is no segmentation model.
+
+    Examples
+    --------
+    >>> found = ms.segment_slide("a.svs", "run", "a.ome.zarr")  # doctest: +SKIP
+    >>> found["label"].sel(y=slice(0, 4096), x=slice(0, 4096)).compute()  # doctest: +SKIP
+    """
+    _check(batch_size, threads, probabilities, precision)
+    slide = slide if isinstance(slide, Slide) else Slide(slide)
+    segmenter = load_segmenter(model, device=device, classes=classes)
+    if mask is None:
+        mask = tissue_mask(slide)
+    tissue = Tissue(mask_values(mask, slide.shape, what=f"tissue mask of slide {slide.name!r}") != 0)
+    plan = _plan(slide, slide_id or slide.name, segmenter, tissue, tile, batch_size, probabilities, precision)
+    file = LabelFile(output, plan, overwrite=overwrite)
+    if not file.is_complete:
+        file.begin()
+        _Work(slide, segmenter.network, plan, file, tissue).run(threads, wrote)
+        file.finish()
+    return open_segmentation(file.path)
+
+
+def _check(batch_size: int, threads: int, probabilities: str | None, precision: str) -> None:
+    if batch_size < 1 or threads < 1:
+        raise SpecError(f"batch_size={batch_size}, threads={threads}: expected whole numbers of at least 1")
+    if probabilities is not None and probabilities not in get_args(Probabilities):
+        raise SpecError(
+            f"probabilities={probabilities!r}: expected None or one of {', '.join(get_args(Probabilities))}"
+        )
+    if precision not in get_args(Precision):
+        raise SpecError(f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}")
+
+
+def _plan(
+    slide: Slide,
+    slide_id: str,
+    segmenter: Segmenter,
+    tissue: Tissue,
+    tile: int | None,
+    batch_size: int,
+    probabilities: Probabilities | None,
+    precision: Precision,
+) -> SegmentPlan:
+    network = segmenter.network
+    target = magnification_to_mpp(network.magnifications[0])
+    step = target / slide.mpp_used
+    if step < 1 - 1e-9:
+        raise SpecError(
+            f"slide '{slide.path}' has {slide.mpp_used:g} um/px, which is coarser than the {target:g} um/px of "
+            f"{format_magnification(network.magnifications[0])} that the model learnt from; take a model of at most "
+            f"{slide.magnification:g}x, or, if the slide's resolution is wrong, give it: open_slide(..., mpp=...)"
+        )
+    if len(segmenter.classes) > 255:
+        raise SpecError(f"the model has {len(segmenter.classes)} classes: labels of 8 bits have room for 255")
+    grid = max(1, round(slide.shape[0] / step)), max(1, round(slide.shape[1] / step))
+    kind = next(network.parameters()).device.type
+    if tile is None:
+        memory = MEMORY.get(kind, MEMORY["cpu"]) / (batch_size * (4 if precision == "float32" else 2))
+        tiles = cheapest_tiling(network, tissue, grid, largest=LARGEST_TILE, values=memory)
+    else:
+        tiles = tiling(network, tile)
+    shard = tiles.tile * max(1, SHARD // tiles.tile)
+    chunk = next(shard // n for n in range(1, shard + 1) if shard % n == 0 and shard // n <= CHUNK)
+    return SegmentPlan(
+        slide_id=check_slide_id(slide_id),
+        fingerprint=slide.fingerprint(),
+        shape=slide.shape,
+        mpp=slide.mpp or slide.mpp_used,
+        mpp_used=slide.mpp_used,
+        magnifications=tuple(network.magnifications),
+        step=step,
+        grid=grid,
+        mask=mask_hash(tissue.mask),
+        model=segmenter.identity,
+        classes=segmenter.classes,
+        tiling=tiles,
+        shard=shard,
+        chunk=chunk,
+        probabilities=probabilities,
+        batch_size=batch_size,
+        device=kind,
+        precision=precision,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One slide that is segmented."""
+
+    slide: Slide
+    network: SegmentationModel
+    plan: SegmentPlan
+    file: LabelFile
+    tissue: Tissue
+
+    def run(self, threads: int, wrote: Wrote | None) -> None:
+        """Write every shard that is not there."""
+        plan = self.plan
+        tiles = self.tissue.tiles(plan.grid, plan.tiling.tile)
+        if not len(tiles):
+            return
+        at = tiles // (plan.shard // plan.tiling.tile)
+        by_shard = np.lexsort((at[:, 1], at[:, 0]))
+        tiles, at = tiles[by_shard], at[by_shard]
+        shard = np.cumsum(np.any(np.diff(at, axis=0, prepend=-1), axis=1)) - 1
+        first = np.flatnonzero(np.diff(shard, prepend=-1))
+        wanted = np.array([not self.file.is_written(row, column) for row, column in at[first].tolist()])
+        last = np.append(first[1:], len(tiles)) - 1
+        open_shards: dict[int, _Shard] = {}
+        for i, labels, probability in self._segmented(tiles, wanted[shard], threads):
+            number = int(shard[i])
+            one = open_shards.get(number)
+            if one is None:
+                one = open_shards[number] = _Shard.empty(plan, *at[i].tolist())
+            top, left = (tiles[i] * plan.tiling.tile - at[i] * plan.shard).tolist()
+            one.put(top, left, labels, probability)
+            if i == last[number]:
+                del open_shards[number]
+                self.file.write(one.row, one.column, one.labels, one.probability)
+                if wrote is not None:
+                    wrote(number, len(first), int(np.count_nonzero(one.labels)))
+
+    def _segmented(
+        self, tiles: NDArray[np.int64], is_wanted: NDArray[np.bool_], threads: int
+    ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any] | None]]:
+        """Number, labels and probabilities of each tile that is wanted.
+
+        Batches are cut from all tiles, whatever is there already: a tile goes through the network beside the same
+        neighbours in every run, so that its logits have the same last bits.
+        """
+        plan, size = self.plan, self.plan.batch_size
+        batches = [slice(i, min(i + size, len(tiles))) for i in range(0, len(tiles), size)]
+        batches = [rows for rows in batches if is_wanted[rows].any()]
+        steps = [plan.step * ratio for ratio in plan.tiling.ratios]
+        views = [Views.at(self.slide, s, n) for s, n in zip(steps, plan.tiling.sizes, strict=True)]
+        origins = np.stack([plan.tiling.origins(tiles[:, axis]) for axis in (0, 1)], axis=-1)
+        coming = read_views(views, origins, batches, threads=threads)
+        with evaluating(self.network) as network, closing(coming):  # type: ignore[type-var]
+            for rows, pixels in coming:
+                labels, probability = _predicted(network, pixels, plan)
+                for i in range(rows.start, rows.stop):
+                    if is_wanted[i]:
+                        k = i - rows.start
+                        found = self._in_tissue(tiles[i], labels[k], None if probability is None else probability[k])
+                        yield i, *found
+
+    def _in_tissue(
+        self, tile: NDArray[np.int64], labels: NDArray[np.uint8], probability: NDArray[Any] | None
+    ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+        """A tile's px that lie in the map, and nothing where there is no tissue."""
+        side, grid = self.plan.tiling.tile, self.plan.grid
+        rows, columns = (
+            range(begin * side, min((begin + 1) * side, length))
+            for begin, length in zip(tile.tolist(), grid, strict=True)
+        )
+        inside = self.tissue.under(grid, rows, columns)
+        here = tuple(slice(0, n) for n in inside.shape)
+        found = np.where(inside, labels[here], np.uint8(0))
+        if probability is None:
+            return found, None
+        nothing = probability.dtype.type(0 if probability.dtype == np.uint8 else np.nan)
+        return found, np.where(inside, probability[(slice(None), *here)], nothing)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard whose tiles are coming in."""
+
+    row: int
+    column: int
+    labels: NDArray[np.uint8]
+    probability: NDArray[Any] | None
+
+    @classmethod
+    def empty(cls, plan: SegmentPlan, row: int, column: int) -> _Shard:
+        shape = tuple(min(plan.shard, n - i * plan.shard) for i, n in zip((row, column), plan.grid, strict=True))
+        probability = None
+        if plan.probabilities is not None:
+            fill = 0 if plan.probabilities == "uint8" else np.nan
+            probability = np.full((len(plan.classes), *shape), fill, plan.probabilities)
+        return cls(row, column, np.zeros(shape, np.uint8), probability)
+
+    def put(self, top: int, left: int, labels: NDArray[np.uint8], probability: NDArray[Any] | None) -> None:
+        """Put a tile in its place, px of the shard."""
+        here = slice(top, top + labels.shape[0]), slice(left, left + labels.shape[1])
+        self.labels[here] = labels
+        if self.probability is not None and probability is not None:
+            self.probability[(slice(None), *here)] = probability
+
+
+def _predicted(
+    network: SegmentationModel, pixels: Sequence[NDArray[np.uint8]], plan: SegmentPlan
+) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
+    """Labels (B, T, T) and probabilities (B, C, T, T) of views (B, S_i, S_i, 3)."""
+    import torch
+
+    device = next(network.parameters()).device
+    tiles = plan.tiling
+    begin = tiles.crop if network.is_valid else tiles.crop + tiles.margin
+    with torch.inference_mode(), _precision(device.type, plan.precision):
+        views = [torch.from_numpy(view).to(device).permute(0, 3, 1, 2) for view in pixels]
+        logits: Tensor = network.forward_views(views, contexts=False).logits
+        kept = logits[..., begin : begin + tiles.tile, begin : begin + tiles.tile].float()
+        labels = (kept.argmax(1) + 1).to(torch.uint8).cpu().numpy()
+        if plan.probabilities is None:
+            return labels, None
+        soft = kept.softmax(1)
+        if plan.probabilities == "uint8":
+            return labels, (soft * 255).round().to(torch.uint8).cpu().numpy()
+        return labels, soft.half().cpu().numpy()
+
+
+def _precision(device: str, precision: Precision) -> Any:
+    import torch
+
+    wanted = getattr(torch, precision)
+    return torch.autocast(device, dtype=wanted, enabled=precision != "float32")

@@ -1,0 +1,182 @@
+"""Segmentations of many slides: label pyramids, outlines and figures into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.colors import to_rgb
+
+from msdask.errors import SpecError
+from msdask.exports.label_outlines import write_label_outlines
+from msdask.extraction.slide_table import SlideRow, Slides, read_slides
+from msdask.inference.cohort import Wrote, one_after_another, opened_with_mask
+from msdask.inference.label_file import label_level
+from msdask.inference.segment import THREADS, Model, Segmenter, load_segmenter, segment_slide
+from msdask.inference.segment_plan import Precision, Probabilities
+from msdask.masks.choice import MaskChoice
+from msdask.plots.drawing import LABEL_COLORS
+from msdask.plots.maps import class_map
+from msdask.progress.events import Listener
+from msdask.slides.slide import Slide
+from msdask.storage import places
+from msdask.storage.files import replacing
+
+__all__ = ["segment_slides", "write_outlines"]
+
+OUTLINE_MPP = 1.0
+"""um/px that outlines have at most by default: the coarsest level of a segmentation that is as fine."""
+_SHOWN = 1600
+"""Px of the longer side of a figure's labels, at most."""
+
+
+def segment_slides(
+    slides: Slides,
+    model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    masks: str | os.PathLike[str] | None = None,
+    outline_mpp: float | None = OUTLINE_MPP,
+    tile: int | None = None,
+    probabilities: Probabilities | None = None,
+    precision: Precision = "float32",
+    classes: Sequence[str] | None = None,
+    batch_size: int = 1,
+    threads: int = THREADS,
+    device: str | None = None,
+    overwrite: bool = False,
+    listeners: Iterable[Listener] = (),
+) -> pd.DataFrame:
+    """Segment slides into a folder.
+
+    The same call again goes on where it was stopped, and tries the slides again that failed.
+
+    Parameters
+    ----------
+    slides : as for `msdask.extract`: a table, a folder, a slide, a list
+    model, tile, probabilities, precision, classes, batch_size, threads, device, overwrite
+        As for `segment_slide`.
+    folder : gets ``segmentations/<slide>.ome.zarr``, ``outlines/<slide>.geojson.gz``, ``overlays/<slide>.png`` and
+        ``slides.csv``
+    masks : folder of tissue masks, see `msdask.extract`; a table's column `mask` goes before it
+    outline_mpp : see `write_outlines`; None: no outlines
+    listeners : functions that hear of slides begun and done, and of shards written (`msdask.events`)
+
+    Returns
+    -------
+    slides : a row a slide: slide_id, path, state ("complete" or "failed"), reason, px, area_mm2_<class>, polygons
+
+    Raises
+    ------
+    MsdaskError
+        The model cannot be loaded, or the table of slides cannot be read.
+    """
+    rows, segmenter = read_slides(slides), load_segmenter(model, device=device, classes=classes)
+    choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
+    options: dict[str, Any] = {
+        "tile": tile,
+        "probabilities": probabilities,
+        "precision": precision,
+        "batch_size": batch_size,
+        "threads": threads,
+        "overwrite": overwrite,
+    }
+
+    def made(row: SlideRow, wrote: Wrote) -> dict[str, Any]:
+        return _segment(row, segmenter, place, choice, outline_mpp, {**options, "wrote": wrote})
+
+    return one_after_another(
+        rows,
+        made,
+        place,
+        action="segment",
+        kind="segmentation",
+        count="px",
+        device=str(next(segmenter.network.parameters()).device),
+        listeners=listeners,
+    )
+
+
+def _segment(
+    row: SlideRow,
+    segmenter: Segmenter,
+    folder: Path,
+    choice: MaskChoice,
+    outline_mpp: float | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """One slide into the folder; gives what is said of it in the table of slides."""
+    slide, mask = opened_with_mask(row, choice, segmenter.network.magnifications)
+    name = row.slide_id
+    output = folder / "segmentations" / f"{name}.ome.zarr"
+    found = segment_slide(slide, segmenter, output, mask=mask, slide_id=name, **options)
+    said = {"px": sum(found.attrs["px"].values())}
+    said |= {f"area_mm2_{one}": area for one, area in found.attrs["area_mm2"].items()}
+    if outline_mpp is not None:
+        said["polygons"] = write_outlines(found, folder / "outlines" / f"{name}.geojson.gz", mpp=outline_mpp)
+    with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
+        overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
+    return said
+
+
+def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: float = OUTLINE_MPP) -> int:
+    """Write the outlines of a segmentation's classes as GeoJSON for QuPath, in level-0 px.
+
+    They run along the px of one level of the pyramid. Levels of more than 32 Mpx are traced in bands of rows; an area
+    that lies in two of them is two polygons that touch.
+
+    Parameters
+    ----------
+    found : as `msdask.segment_slide` or `msdask.open_segmentation` gives it
+    path : file to write; compressed where its name ends in ".gz"
+    mpp : um/px that the level has at most; the finest level where none is as fine
+
+    Returns
+    -------
+    count : polygons
+    """
+    if not mpp > 0:
+        raise SpecError(f"mpp={mpp!r}: expected um/px above 0, such as 1.0")
+    attrs = found.attrs
+    px_um = attrs["step"] * attrs["mpp_used"]
+    level = max((k for k in range(attrs["levels"]) if px_um * 2**k <= mpp * (1 + 1e-9)), default=0)
+    classes = tuple(attrs["classes"])
+    colors = {
+        name: tuple(round(255 * part) for part in to_rgb(LABEL_COLORS[k % len(LABEL_COLORS)]))
+        for k, name in enumerate(classes)
+    }
+    scale = attrs["step"] * 2**level
+    return write_label_outlines(
+        path,
+        label_level(attrs["path"], level),
+        classes=classes,
+        scale=(scale, scale),
+        shard=attrs["shard"],
+        colors=colors,  # type: ignore[arg-type]
+    )
+
+
+def overlay(slide: Slide, found: xr.Dataset, *, max_size: int = _SHOWN) -> Any:
+    """A segmentation over its slide, drawn from a level that is small enough.
+
+    Returns
+    -------
+    figure : matplotlib Figure
+    """
+    attrs = found.attrs
+    sizes = [max(attrs["grid"]) / 2**k for k in range(attrs["levels"])]
+    level = next((k for k, size in enumerate(sizes) if size <= max_size), attrs["levels"] - 1)
+    labels = np.asarray(label_level(attrs["path"], level)[...])
+    y, x = ((np.arange(n) + 0.5) * attrs["step"] * 2**level for n in labels.shape)
+    small = xr.Dataset(
+        {"predicted": (("y", "x"), labels.astype(np.int16) - 1)},
+        {"y": y, "x": x, "class": attrs["classes"]},
+        {"shape": attrs["shape"]},
+    )
+    area = sum(attrs["area_mm2"].values())
+    return class_map(slide, small, max_size=max_size, what=f"{area:,.1f} mm²")
