@@ -80,6 +80,7 @@ class ExperimentConfig:
     monitor : what of the validation says which epoch is the best
     recipe : how each is trained; in TOML a table ``[recipe]``
     filters, depth, merge, context_size : of segmentation, see `msdask.models.HookNet`
+    unet_filters : of U-Nets; None: `filters`. With 11 for 8, or 23 for 16, they have about HookNet's parameters
 
     Raises
     ------
@@ -116,6 +117,7 @@ class ExperimentConfig:
     monitor: str = "loss"
     recipe: Recipe = field(default=STEP)
     filters: int = 16
+    unet_filters: int | None = None
     depth: int = 4
     merge: Merge = "concat"
     context_size: int | None = None
@@ -142,9 +144,9 @@ class ExperimentConfig:
                 "task='segment' expected ['one'], 0 and 'trained'; loss_weights say what the contexts learn"
             )
         least_of = {"repeats": 1, "seed": 0, "ablate": 0, "embedding": 0, "batch_size": 1, "filters": 1, "depth": 1}
-        for name, least in least_of.items():
+        for name, least in {**least_of, "unet_filters": 1}.items():
             value = getattr(self, name)
-            if value is None and name in ("repeats", "embedding"):
+            if value is None and name in ("repeats", "embedding", "unet_filters"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"experiment: {name}={value!r}: expected a whole number of at least {least}")

@@ -43,7 +43,7 @@ _KEPT = (
     *("batch_size", "augment", "monitor", "seed", "loss_weights"),
 )
 """Fields of a configuration that all runs follow from."""
-_KEPT_TOO = ("task", "filters", "depth", "merge", "context_size")
+_KEPT_TOO = ("task", "filters", "unet_filters", "depth", "merge", "context_size")
 """The same of segmentation."""
 
 

@@ -101,7 +101,11 @@ def _segment_notes(config: ExperimentConfig, data: ExperimentData, judged: Judge
         f"All models are judged on the px that a {finest} target shows, at {finest}: coarser outputs are enlarged by "
         f"repeating px. Patches left out: {left}.",
         *([f"Best U-Net in validation: {judged.best_single}."] if judged.best_single else []),
-        *([] if "matched" in config.baselines else ["Left out by the configuration: U-Nets as large as HookNets."]),
+        *(
+            []
+            if "matched" in config.baselines or config.unet_filters
+            else ["Left out by the configuration: U-Nets as large as HookNets."]
+        ),
     ]
 
 

@@ -188,7 +188,7 @@ def segmentation_model(row: Row, config: ExperimentConfig, classes: int) -> Segm
     """The U-Net or HookNet of a row, not trained yet."""
     made = partial(UNet, classes, row.magnifications, depth=config.depth)
     if row.kind == "unet":
-        return made(filters=config.filters)
+        return made(filters=config.unet_filters or config.filters)
     hooknet = partial(HookNet, classes, filters=config.filters, depth=config.depth, merge=config.merge)
     if row.kind == "hooknet":
         return hooknet(row.magnifications, context_size=config.context_size)
