@@ -58,10 +58,7 @@ def run(name: str, *options: object) -> Any:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
 def test_every_program_can_be_imported(name: str) -> None:
-    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "stream"}:
-
-
-    if name in {"any_scale", "classification", "gpu", "scale_detector", "segmentation", "stream"}:
+    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "segmentation", "stream"}:
         pytest.importorskip("torch")
     assert program(name).__doc__
 
