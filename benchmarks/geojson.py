@@ -117,8 +117,8 @@ def report(facts: dict[str, object], rows: list[dict[str, object]], checks: list
     about = "; ".join(f"{name} {value}" for name, value in facts.items() if name != "versions")
     steps = (
         "Write: `write_geojson`, outlines made as they are written (that is not counted). Read: parsed, checked "
-        "(closed, three corners, not crossing itself, inside the slide). Draw: 64 patches of 512 px at 40x and 64 at "
-        "10x, from outlines that are read."
+        "(closed, three corners, not crossing itself, inside the slide). Draw: 64 patches of 512 px at "
+        "40x and 64 at 10x, from outlines that are read."
     )
     title = f"# {count:,} outlines as GeoJSON"
     return "\n\n".join([title, about, steps, "\n".join(lines), markdown_checks(checks)])
