@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.exports.band_joining import Joiner
 from msdask.exports.geojson import write_geojson
 from msdask.exports.tracing import polygons_of
 from msdask.masks.outlines import Outlines
@@ -30,10 +32,10 @@ class Labels(Protocol):
 def traced_bands(
     labels: Labels, *, classes: tuple[str, ...], scale: tuple[float, float], origin: tuple[float, float], shard: int = 1
 ) -> Iterator[Outlines]:
-    """Polygons of a label plane, from the top down, a band of rows at a time.
+    """Polygons of a label plane, traced a band of rows at a time.
 
-    A map of at most 32 Mpx is one band. Of a larger one, an area that lies in two bands is two polygons that touch
-    along the border of the bands; nothing overlaps, and nothing is left out.
+    An area that lies in several bands is one polygon, given when the last of them is traced: what is held is one band,
+    and the corners of the areas that reach beyond it.
 
     Parameters
     ----------
@@ -42,13 +44,20 @@ def traced_bands(
     scale : level-0 px per px of the labels, (x, y)
     origin : (x, y) of their first corner, level-0 px
     shard : rows that are stored together; bands are whole multiples of it
+
+    Yields
+    ------
+    outlines : some polygons, in level-0 px
     """
     height, width = labels.shape
     rows = max(1, BAND_PX // max(1, width) // shard) * shard
+    joiner = Joiner(width)
     for top in range(0, height, rows):
-        band: NDArray[np.uint8] = np.asarray(labels[top : top + rows, :])
-        if band.any():
-            yield polygons_of(band, classes=classes, origin=(origin[0], origin[1] + top * scale[1]), scale=scale)
+        bottom = min(top + rows, height)
+        band: NDArray[np.uint8] = np.asarray(labels[top:bottom, :])
+        traced = polygons_of(band, classes=classes, origin=(0.0, float(top)))
+        for part in joiner.add(traced, top, bottom, is_last=bottom == height):
+            yield replace(part, xy=part.xy * np.array(scale) + np.array(origin))
 
 
 def write_label_outlines(

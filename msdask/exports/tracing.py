@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msdask.errors import SpecError
 from msdask.masks.outlines import Outlines, join_outlines
 
-__all__ = ["polygons_of"]
+__all__ = ["cycles", "polygons_of"]
 
 
 def polygons_of(
@@ -89,7 +89,7 @@ def _trace(mask: NDArray[np.bool_], number: int, names: tuple[str, ...]) -> Outl
     left = np.arange(0, len(corners.x), 2)
     below = corners.below[left]
     start, end = np.where(below, left, left + 1), np.where(below, left + 1, left)
-    ring, place = _cycles(corners.beside[end] // 2)
+    ring, place = cycles(corners.beside[end] // 2)
     inside = areas[corners.y[left] + below, corners.x[left] + 1]
     # A ring's first edge is its uppermost: that of an area is the first edge of its outer ring.
     first_of_area = np.full(int(areas.max()) + 1, len(left))
@@ -126,7 +126,7 @@ def _corners(padded: NDArray[np.uint8], areas: NDArray[np.int32]) -> _Corners:
     return _Corners(x, y, padded[y + 1, x + 1].astype(np.bool_), beside)
 
 
-def _cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of a permutation: the least element of each element's cycle, and how far from it the element comes.
 
     Both by doubling: rounds of the whole array as many as the longest cycle has bits.

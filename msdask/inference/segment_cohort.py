@@ -127,8 +127,8 @@ def _segment(
 def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: float = OUTLINE_MPP) -> int:
     """Write the outlines of a segmentation's classes as GeoJSON for QuPath, in level-0 px.
 
-    They run along the px of one level of the pyramid. Levels of more than 32 Mpx are traced in bands of rows; an area
-    that lies in two of them is two polygons that touch.
+    They run along the px of one level of the pyramid. Levels of more than 32 Mpx are traced in bands of rows, and what
+    lies in several bands is joined: each area is one polygon.
 
     Parameters
     ----------
