@@ -129,8 +129,8 @@ def nuclei(folder: Path, *, quick: bool, epochs: int | None = None) -> tuple[str
         "## Nuclei, one organ left out at a time",
         "",
         f"{len(rows)} crops of {len(organs)} organs, {len(store['nuclei']):,} tuples, {len(result.judged.scores)} runs "
-        f"in {seconds:,.0f} s ({processor:,.0f} s of processor time). Mirrored of what is seen: {seen}. Organ and stain "
-        "are confounded, and crops are few; nuclei need little context.",
+        f"in {seconds:,.0f} s ({processor:,.0f} s of processor time). Mirrored of what is seen: {seen}. Organ and "
+        "stain are confounded, and crops are few; nuclei need little context.",
         "",
         result.text.replace("# Experiment\n\n", "").strip(),
         "",
