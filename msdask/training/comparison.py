@@ -190,7 +190,7 @@ def bootstrap_patients(
     Parameters
     ----------
     first, second : predictions as `PredictionTable` gives them (patient, label, predicted), on the same test patients;
-        of several splits one below the other
+        of several splits one below the other; with a column pixels, as of `PixelTable`, a row counts so often
     score : "kappa", "balanced_accuracy", "macro_f1" or "accuracy"
     draws : of as many patients as there are, with replacement, the same for both models
     seed : of the draws
@@ -236,5 +236,9 @@ def _by_patient(table: pd.DataFrame, patients: Sequence[str], classes: int) -> N
     if label.min() < 0:
         raise SpecError("predictions of patches without a label: leave them out")
     # one matrix of (patient, label) x predicted, since labels of a patient do not mix with another's
+    if "pixels" in table:  # a row stands for many px
+        counts = np.zeros((len(patients), classes, classes), np.int64)
+        np.add.at(counts, (rows, label, predicted), table["pixels"].to_numpy(np.int64))
+        return counts
     wide = confusion(rows * classes + label, predicted, len(patients) * classes)
     return wide[:, :classes].reshape(len(patients), classes, classes)

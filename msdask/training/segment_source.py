@@ -103,9 +103,10 @@ class SegmentSource(PatchSource):
             raise SpecError(f"classes {np.flatnonzero(counts == 0).tolist()} have no px: they cannot be weighted")
         return [float(w) for w in counts.sum() / (self.classes * counts)]
 
-    def dataset(self, slides: Sequence[str]) -> PatchDataset:
-        """Patches of slides with their label maps."""
-        return PatchDataset(self._patches, magnifications=self.magnifications, slides=list(slides), label_maps=True)
+    def dataset(self, slides: Sequence[str], *, magnifications: Sequence[float] | None = None) -> PatchDataset:
+        """Patches of slides with their label maps, at the source's magnifications or some of these."""
+        taken = self.magnifications if magnifications is None else magnifications
+        return PatchDataset(self._patches, magnifications=taken, slides=list(slides), label_maps=True)
 
     def about(self, task: SegmentTask) -> dict[str, Any]:
         """What model.json says of what a model learnt: with it slides are segmented without being told."""

@@ -126,7 +126,7 @@ def test_a_loss_that_does_not_reach_the_context_s_classes_freezes_them() -> None
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(SpecError, match="of the target .above 0., then of each context"):
+    with pytest.raises(SpecError, match=r"of the target .above 0., then of each context"):
         SegmentTask(2, loss_weights=[0, 1])
     with pytest.raises(SpecError, match="expected 2 numbers above 0, one a class"):
         SegmentTask(2, class_weights=[1, 0])
@@ -165,7 +165,7 @@ def test_a_source_says_what_is_missing(store: ms.PatchStore, tmp_path: Path) -> 
     (first, *_) = store.values()
     slide = ms.open_slide(first.attrs("a.png")["source"], mpp=0.5)
     bare.write(ms.patches(slide, ms.grid(slide, magnification=20, patch_size=SIZE)))
-    with pytest.raises(SpecError, match="has no label maps in its sets .*--label-maps"):
+    with pytest.raises(SpecError, match=r"has no label maps in its sets .*--label-maps"):
         SegmentSource(bare.path)
 
 

@@ -58,7 +58,7 @@ def run(name: str, *options: object) -> Any:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "fuzz"))
 def test_every_program_can_be_imported(name: str) -> None:
-    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "stream"}:
+    if name in {"any_scale", "classification", "gpu", "scale_detector", "segment_slides", "segmentation", "stream"}:
         pytest.importorskip("torch")
     assert program(name).__doc__
 
@@ -108,6 +108,20 @@ def test_streaming(tmp_path: Path) -> None:
     assert run("stream", *options, "--folder", tmp_path, "--output", tmp_path) in (0, 1)
     rows = json.loads((tmp_path / "stream.json").read_text())["rows"]
     assert {row["group"] for row in rows} == {"raw", "augmented", "tuples"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["hooks", "nuclei"])
+def test_segmentation(part: str, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    data = Path(os.environ.get("MSDASK_DATA_DIR") or FOLDER.parents[1] / "shared" / "data")
+    if part == "nuclei" and not (data / "monuseg").is_dir():
+        pytest.skip(f"'{data}' has no monuseg crops: set MSDASK_DATA_DIR")
+    assert run("segmentation", "--quick", "--parts", part, "--folder", tmp_path) == 0
+    page = (tmp_path / f"segmentation-{part}.md").read_text()
+    assert "HookNet" in page
+    if part == "hooks":  # what no network can do, it cannot do after one step either
+        assert "| U-Net 5x: right | 0.25" in page
 
 
 @pytest.mark.slow

@@ -11,19 +11,34 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from msdask.errors import SpecError
+from msdask.models.hooknet import Merge
 from msdask.training.class_scores import SCORES
 from msdask.training.classify_source import Relation
 from msdask.training.classify_task import Losses
 from msdask.training.recipe import Recipe
 
-__all__ = ["ExperimentConfig", "Features"]
+__all__ = ["ExperimentConfig", "Features", "Learnt"]
+
+Learnt = Literal["classify", "segment"]
 
 Features = Literal["trained", "frozen"]
 MODELS = ("single", "features", "predictions", "attention")
 BASELINES = ("matched", "pooled")
-AUGMENT = ("original", "strong", "none")
+AUGMENT = ("original", "strong", "hed", "spatial", "none")
+SEGMENT_MODELS = ("unet", "hooknet")
+SEGMENT: dict[str, Any] = {
+    "models": SEGMENT_MODELS,
+    "baselines": ("matched",),
+    "metric": "macro_f1",
+    "monitor": "macro_f1",
+    "batch_size": 8,
+    "augment": "hed",
+}
+"""What is the default where px are classified."""
 STEP = Recipe(schedule="step")
 """The default: the learning rate falls to a tenth every 5 epochs."""
+FROM_SCRATCH = Recipe(epochs=20, lr=2e-3, schedule="cosine", warmup=0.1, patience=None)
+"""The same for segmentation, as for `msdask train segmenter`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +51,13 @@ class ExperimentConfig:
     output : folder of the experiment
     magnifications : what models see, one list a model: ``[[20], [10], [10, 5]]``; one magnification for "single", two
         or more for the fusions
-    relation : "multicenter" or "upper_region", see `ClassifySource`
-    models : "single", "features", "predictions", "attention"
+    task : "classify" patches, or "segment" them: U-Nets and HookNets learn from label maps, and are judged on the px
+        that the finest target of all shows, at its scale
+    relation : "multicenter" or "upper_region", see `ClassifySource`; of patches that are classified
+    models : "single", "features", "predictions", "attention"; of segmentation "unet" and "hooknet"
     losses : of fusions, "one" and "n+1"; a single scale has one
-    loss_weights : with n + 1 losses, of the loss of the whole, and of that of each magnification; None: 1 and 1
+    loss_weights : with n + 1 losses, of the loss of the whole, and of that of each magnification; None: 1 and 1. Of
+        segmentation, of the target and of each context; None: 1 and 0
     baselines : "matched": one magnification with the parameters of a fusion; "pooled": fine patches for contexts
     repeats : splits by `ratios`; None: 5, or as many as `lists` has
     ratios : of training, validation and test, by patient and stratified by class
@@ -58,9 +76,11 @@ class ExperimentConfig:
     pooled_set : name of a set, or of several, whose patches cover the contexts, for "pooled": one at the highest
         magnification of each fusion; where there is none, the tuples' own patches
     batch_size : tuples a batch
-    augment : "original", "strong" or "none"; images only
+    augment : "original", "strong", "hed", "spatial" or "none"; images only
     monitor : what of the validation says which epoch is the best
     recipe : how each is trained; in TOML a table ``[recipe]``
+    filters, depth, merge, context_size : of segmentation, see `msdask.models.HookNet`
+    unet_filters : of U-Nets; None: `filters`. With 11 for 8, or 23 for 16, they have about HookNet's parameters
 
     Raises
     ------
@@ -71,6 +91,7 @@ class ExperimentConfig:
     store: str
     output: str
     magnifications: tuple[tuple[float, ...], ...]
+    task: Learnt = "classify"
     relation: Relation = "multicenter"
     models: tuple[str, ...] = ("single", "features", "predictions")
     losses: tuple[Losses, ...] = ("one",)
@@ -95,11 +116,20 @@ class ExperimentConfig:
     augment: str = "original"
     monitor: str = "loss"
     recipe: Recipe = field(default=STEP)
+    filters: int = 16
+    unet_filters: int | None = None
+    depth: int = 4
+    merge: Merge = "concat"
+    context_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, known in {"models": MODELS, "losses": get_args(Losses), "baselines": BASELINES}.items():
+        segments = self.task == "segment"
+        models, baselines = (SEGMENT_MODELS, ("matched",)) if segments else (MODELS, BASELINES)
+        for name, known in {"models": models, "losses": get_args(Losses), "baselines": baselines}.items():
             self._check_each(name, known)
         for name, choices in {
+            "task": get_args(Learnt),
+            "merge": get_args(Merge),
             "relation": get_args(Relation),
             "metric": tuple(SCORES),
             "features": get_args(Features),
@@ -108,9 +138,15 @@ class ExperimentConfig:
         }.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"experiment: {name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
-        for name, least in {"repeats": 1, "seed": 0, "ablate": 0, "embedding": 0, "batch_size": 1}.items():
+        if segments and (self.losses != ("one",) or self.ablate or self.features != "trained"):
+            raise SpecError(
+                f"experiment: losses={list(self.losses)}, ablate={self.ablate}, features={self.features!r}: with "
+                "task='segment' expected ['one'], 0 and 'trained'; loss_weights say what the contexts learn"
+            )
+        least_of = {"repeats": 1, "seed": 0, "ablate": 0, "embedding": 0, "batch_size": 1, "filters": 1, "depth": 1}
+        for name, least in {**least_of, "unet_filters": 1}.items():
             value = getattr(self, name)
-            if value is None and name in ("repeats", "embedding"):
+            if value is None and name in ("repeats", "embedding", "unet_filters"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"experiment: {name}={value!r}: expected a whole number of at least {least}")
@@ -167,13 +203,14 @@ class ExperimentConfig:
         if not scales:
             raise SpecError(f"experiment: magnifications=[]: expected {wanted}")
         object.__setattr__(self, "magnifications", tuple(scales))
-        has_single, has_fusion = "single" in self.models, set(self.models) - {"single"}
+        of_one = {"single", "unet"}
+        has_single, has_fusion = bool(of_one & set(self.models)), set(self.models) - of_one
         if not (has_single and any(len(s) == 1 for s in scales)) and not (
             has_fusion and any(len(s) > 1 for s in scales)
         ):
             raise SpecError(
                 f"experiment: models={list(self.models)}, magnifications={[list(s) for s in scales]}: none fits: "
-                "'single' takes one magnification, the others two or more"
+                "'single' and 'unet' take one magnification, the others two or more"
             )
 
     @property
@@ -227,11 +264,13 @@ class ExperimentConfig:
             raise SpecError(
                 f"{where}: {', '.join(missing)} missing: they say what is learnt from, where to and at which"
             )
-        given = dict(values)
-        recipe = given.get("recipe", STEP)
+        segments = values.get("task") == "segment"
+        given = {**(SEGMENT if segments else {}), **values}
+        usual = FROM_SCRATCH if segments else STEP
+        recipe = given.setdefault("recipe", usual)
         if isinstance(recipe, Mapping):
             _refuse_unknown(f"{where}: recipe", recipe, [f.name for f in fields(Recipe) if f.name != "seed"])
-            given["recipe"] = replace(STEP, **recipe)
+            given["recipe"] = replace(usual, **recipe)
         for name in ("store", "output", "lists"):
             if isinstance(given.get(name), os.PathLike):
                 given[name] = os.fspath(given[name])

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 from msdask.data.areas import AreaSet
 from msdask.data.contents import contents_hash
+from msdask.data.dataset import PatchDataset
 from msdask.data.linked import LinkedSet
 from msdask.data.patches import StoredPatches
 from msdask.data.tuples import TupleDataset
@@ -17,6 +18,7 @@ from msdask.store.patch_store import PatchStore
 from msdask.training.classify_source import ClassifySource
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.rows import Row
+from msdask.training.segment_source import SegmentSource
 from msdask.training.splits import Split, splits
 
 __all__ = ["ExperimentData", "data_of"]
@@ -47,6 +49,14 @@ class ExperimentData:
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
+        self._areas: dict[tuple[float, ...], AreaSet] = {}
+        self.source: ClassifySource | SegmentSource
+        if config.task == "segment":
+            self.source = SegmentSource(
+                config.store, magnifications=config.scales, name=config.patch_set, classes=config.class_count
+            )
+            self.classes = config.classes if isinstance(config.classes, tuple) else self.source.names
+            return
         is_taught = "n+1" in config.losses and any(len(s) > 1 for s in config.magnifications)
         self.source = ClassifySource(
             config.store,
@@ -59,7 +69,6 @@ class ExperimentData:
         )
         names = config.classes if isinstance(config.classes, tuple) else range(self.source.classes)
         self.classes = tuple(map(str, names))
-        self._areas: dict[tuple[float, ...], AreaSet] = {}
 
     @cached_property
     def splits(self) -> list[Split]:
@@ -125,8 +134,11 @@ class ExperimentData:
         count = [len({of.get(s, s) for s in slides}) for slides in (split.test, split.train)]
         return count[0], count[1]
 
-    def dataset(self, slides: Sequence[str], row: Row) -> TupleDataset:
-        """The tuples of slides as a row's model sees them."""
+    def dataset(self, slides: Sequence[str], row: Row, *, is_judged: bool = False) -> PatchDataset:
+        """The tuples of slides as a row's model sees them; to be judged, a segmentation has the finest target first."""
+        if isinstance(self.source, SegmentSource):
+            finest = self.config.scales[:1] if is_judged else ()
+            return self.source.dataset(slides, magnifications=(*finest, *row.magnifications))
         if row.kind == "pooled":
             return TupleDataset(self.areas(row), slides=slides)
         return TupleDataset(

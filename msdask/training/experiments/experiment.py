@@ -43,6 +43,8 @@ _KEPT = (
     *("batch_size", "augment", "monitor", "seed", "loss_weights"),
 )
 """Fields of a configuration that all runs follow from."""
+_KEPT_TOO = ("task", "filters", "unet_filters", "depth", "merge", "context_size")
+"""The same of segmentation."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,7 @@ class ExperimentPlan:
             del recipe[name]
         return {
             **{name: getattr(config, name) for name in _KEPT},
+            **{name: getattr(config, name) for name in _KEPT_TOO if config.task == "segment"},
             "recipe": recipe,
             "magnifications of all models": config.scales,
             "classes": self.data.classes,
@@ -329,6 +332,8 @@ def _absolute(config: ExperimentConfig) -> ExperimentConfig:
 
 def _weights(config: ExperimentConfig) -> str:
     """What backbones begin with, decided once for all runs; loaded once to see that it can be."""
+    if config.task == "segment":
+        return "none"
     if config.weights not in ("auto", "none"):
         make_backbone(config.backbone, weights=config.weights)
     if config.weights != "auto":

@@ -53,6 +53,7 @@ def judge(
     *,
     drawn: Mapping[int, tuple[int, int]],
     metric: str = "kappa",
+    metrics: Sequence[str] = tuple(SCORES),
     draws: int = 2000,
     seed: int = 0,
 ) -> Judged:
@@ -70,21 +71,22 @@ def judge(
     ablations : (row, split) -> what `permute_branches` gave
     drawn : split -> patients (or slides) for testing, and for training
     metric : that is compared
+    metrics : that the tables have
     draws, seed : of the bootstrap
     """
     scores = pd.DataFrame(
         [
-            {"row": row, "split": split, "parameters": run["parameters"], **{m: run["test"][m] for m in SCORES}}
+            {"row": row, "split": split, "parameters": run["parameters"], **{m: run["test"][m] for m in metrics}}
             for (row, split), run in sorted(runs.items())
         ],
-        columns=["row", "split", "parameters", *SCORES],
+        columns=["row", "split", "parameters", *metrics],
     )
     valid = {
         row.name: float(np.mean([run["valid"][metric] for (name, _), run in runs.items() if name == row.name]))
         for row in rows
         if any(name == row.name for name, _ in runs)
     }
-    singles = [row for row in rows if row.kind == "single" and row.name in valid]
+    singles = [row for row in rows if row.is_single and row.name in valid]
     best = _best(singles, valid)
     pairs = [pair for row in rows for pair in _pairs(row, rows, best, valid) if row.name in valid]
     found = [_compared(*pair, scores, predictions, drawn, metric, draws, seed) for pair in pairs]
@@ -95,7 +97,7 @@ def judge(
         one["verdict"] = NO_DIFFERENCE if adjusted >= LEVEL else f"{better} is better"
     return Judged(
         scores,
-        _table(rows, scores),
+        _table(rows, scores, metrics),
         pd.DataFrame(found, columns=_COMPARED),
         _branches(rows, runs),
         _ablation(rows, ablations),
@@ -178,13 +180,13 @@ def _summary(values: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _table(rows: Sequence[Row], scores: pd.DataFrame) -> pd.DataFrame:
+def _table(rows: Sequence[Row], scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     found = []
     for row in rows:
         mine = scores[scores["row"] == row.name]
         facts = {"row": row.name, "title": row.title, "scales": row.scales, "losses": row.losses}
         parameters = int(mine["parameters"].iloc[0]) if len(mine) else 0
-        found.append({**facts, "parameters": parameters, "splits": len(mine), **_summary(mine, list(SCORES))})
+        found.append({**facts, "parameters": parameters, "splits": len(mine), **_summary(mine, metrics)})
     return pd.DataFrame(found)
 
 

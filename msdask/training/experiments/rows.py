@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from msdask.models.backbones import PRECOMPUTED
 from msdask.models.fusion import MultiScaleClassifier
+from msdask.models.hooknet import HookNet
 from msdask.models.registry import create
+from msdask.models.segmentation import SegmentationModel
+from msdask.models.unet import UNet
 from msdask.spec import format_magnification
 from msdask.training.classify_task import ClassifyTask, Losses
 from msdask.training.experiments.config import ExperimentConfig
+from msdask.training.segment_task import SegmentTask
 
 __all__ = ["Row", "rows_of"]
 
-Kind = Literal["single", "features", "predictions", "attention", "matched", "pooled"]
+Kind = Literal["single", "features", "predictions", "attention", "matched", "pooled", "unet", "hooknet"]
 _CLASSES = {
     "single": "SingleScale",
     "features": "FeatureFusion",
@@ -30,8 +35,10 @@ _TITLES = {
     "predictions": "combine predictions",
     "attention": "combine by attention",
     "pooled": "fine patches for contexts",
+    "unet": "U-Net",
+    "hooknet": "HookNet",
 }
-_FUSIONS = ("features", "predictions", "attention")
+_FUSIONS = ("features", "predictions", "attention", "hooknet")
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,16 @@ class Row:
 
     @property
     def scales(self) -> str:
-        """Its magnifications, the lowest first as in the paper's table: "5x/10x"."""
+        """Its magnifications, as in the paper's tables: "5x/10x"; of HookNet the target first: "20x, 5x"."""
+        if self.kind == "hooknet":
+            return ", ".join(map(format_magnification, self.magnifications))
         return "/".join(format_magnification(m) for m in reversed(self.magnifications))
 
     @property
     def title(self) -> str:
         """What kind of model it is, in words."""
+        if self.head == "hooknet":
+            return "U-Net, as many parameters"
         return f"single scale, {self.copies} branches" if self.kind == "matched" else _TITLES[self.kind]
 
     @property
@@ -68,14 +79,23 @@ class Row:
         """Unique in a table; the name of its folder."""
         scales = "-".join(format_magnification(m) for m in self.magnifications)
         copies = f"-{self.copies}-branches" if self.copies > 1 else ""
+        if self.kind in ("unet", "hooknet") or self.head == "hooknet":
+            return f"{self.kind}-{scales}"
         return f"{self.kind}-{scales}{copies}-{'n+1' if self.losses == 'n+1' else 'one'}"
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one of the models that a fusion is compared with the best of."""
+        return self.kind in ("single", "unet")
 
     @property
     def is_fusion(self) -> bool:
         """Whether it is one of the models that the experiment asks about."""
         return self.kind in _FUSIONS
 
-    def model(self, config: ExperimentConfig, classes: int, *, width: int | None = None) -> MultiScaleClassifier:
+    def model(
+        self, config: ExperimentConfig, classes: int, *, width: int | None = None
+    ) -> MultiScaleClassifier | SegmentationModel:
         """The network, not trained yet.
 
         Parameters
@@ -84,6 +104,8 @@ class Row:
         classes : how many
         width : of the features that were computed before; None: it takes images
         """
+        if config.task == "segment":
+            return segmentation_model(self, config, classes)
         kind = self.head if self.kind == "matched" else self.kind
         options: dict[str, Any] = {"dropout": config.dropout}
         options["backbone"] = config.backbone if width is None else f"{PRECOMPUTED}{width}"
@@ -104,8 +126,12 @@ class Row:
             model = self.model(replace(config, weights="none"), classes, width=width)
         return sum(p.numel() for p in model.parameters())
 
-    def task(self, config: ExperimentConfig, classes: tuple[str, ...]) -> ClassifyTask:
+    def task(self, config: ExperimentConfig, classes: tuple[str, ...]) -> ClassifyTask | SegmentTask:
         """What it learns."""
+        if config.task == "segment":
+            of_target, of_context = config.loss_weights or (1.0, 0.0)
+            shares = (of_target, *[of_context] * (len(self.magnifications) - 1))
+            return SegmentTask(classes, loss_weights=shares, monitor=config.monitor)
         scales = self.magnifications if self.losses == "n+1" else ()
         weights = None
         if config.loss_weights is not None and scales:
@@ -126,6 +152,8 @@ def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None)
     config : of the experiment
     classes, width : see `Row.model`; for the counting of parameters
     """
+    if config.task == "segment":
+        return _segment_rows(config)
     singles = sorted(s for s in config.magnifications if len(s) == 1)
     fused = sorted((s for s in config.magnifications if len(s) > 1), key=lambda s: (len(s), s))
     fusions = [m for m in _FUSIONS if m in config.models]
@@ -139,3 +167,38 @@ def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None)
     if fusions and "pooled" in config.baselines:
         rows += [Row("pooled", s) for s in fused]
     return list(dict.fromkeys(rows))
+
+
+def _segment_rows(config: ExperimentConfig) -> list[Row]:
+    """In the order of the paper's Tables 5 and 6: U-Nets, the coarsest first, then HookNets, then what is as large."""
+    singles = sorted(s for s in config.magnifications if len(s) == 1)
+    rows = [Row("unet", s) for s in singles if "unet" in config.models]
+    hooked = (
+        sorted((s for s in config.magnifications if len(s) > 1), reverse=True) if "hooknet" in config.models else []
+    )
+    rows += [Row("hooknet", s) for s in hooked]
+    if "matched" in config.baselines:
+        for target in sorted({s[0] for s in hooked}):
+            contexts = min(len(s) for s in hooked if s[0] == target)
+            rows.append(Row("matched", (target,), copies=contexts, head="hooknet"))
+    return rows
+
+
+def segmentation_model(row: Row, config: ExperimentConfig, classes: int) -> SegmentationModel:
+    """The U-Net or HookNet of a row, not trained yet."""
+    made = partial(UNet, classes, row.magnifications, depth=config.depth)
+    if row.kind == "unet":
+        return made(filters=config.unet_filters or config.filters)
+    hooknet = partial(HookNet, classes, filters=config.filters, depth=config.depth, merge=config.merge)
+    if row.kind == "hooknet":
+        return hooknet(row.magnifications, context_size=config.context_size)
+    with torch.device("meta"):
+        aim = _count(hooknet([row.magnifications[0] / 2**k for k in range(row.copies)]))
+        about = round(config.filters * row.copies**0.5)
+        near = range(max(1, about - 2), about + 3)
+        filters = min(near, key=lambda n: abs(_count(made(filters=n)) - aim))
+    return made(filters=filters)
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -17,11 +17,14 @@ import torch
 
 from msdask.data.augment import Augment
 from msdask.data.loader import loader
+from msdask.data.tuples import TupleDataset
 from msdask.errors import MsdaskError
 from msdask.models.files import load_model
 from msdask.models.fusion import MultiScaleClassifier
+from msdask.models.segmentation import SegmentationModel
 from msdask.storage.files import replacing, write_file
 from msdask.training.ablation import permute_branches
+from msdask.training.classify_task import ClassifyTask
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.data import ExperimentData, data_of
 from msdask.training.experiments.frozen import FrozenFeatures, device_of
@@ -30,6 +33,8 @@ from msdask.training.experiments.rows import Row
 from msdask.training.fit import fit
 from msdask.training.measure import measure
 from msdask.training.run_folder import RunFolder
+from msdask.training.segment_grid import GridTask
+from msdask.training.segment_measure import measure_segmenter
 from msdask.training.splits import Split
 
 __all__ = ["RunJob", "do_run"]
@@ -126,19 +131,10 @@ def _do(job: RunJob) -> None:
     config, row, data = job.config, job.row, data_of(job.config, job.contents)
     task = row.task(config, data.classes)
     recipe = config.recipe_of(job.split.repeat)
-    test = _batches(job, data, job.split.test)
+    test = _batches(job, data, job.split.test, is_judged=True)
     model = _trained(job, data)
     if not job.done.exists():
-        found = measure(
-            model,
-            task,
-            test,
-            job.folder,
-            magnifications=row.magnifications,
-            patients=data.source.patients,
-            recipe=recipe,
-            figure=False,
-        )
+        found = _measured(job, data, model, task, test)
         known = json.loads(RunFolder(job.folder).metrics.read_text(encoding="utf-8"))
         facts = {
             "row": row.name,
@@ -150,7 +146,7 @@ def _do(job: RunJob) -> None:
             "test": found,
             "seconds": round(time.monotonic() - began, 2),
         }
-    if job._is_ablated and job._permutations < config.ablate:
+    if isinstance(model, MultiScaleClassifier) and job._is_ablated and job._permutations < config.ablate:
         table = permute_branches(
             model, test, repeats=config.ablate, seed=config.seed + job.split.repeat, device=device_of(recipe)
         )
@@ -160,7 +156,24 @@ def _do(job: RunJob) -> None:
         write_file(job.done, json.dumps(facts, indent=2) + "\n")
 
 
-def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
+def _measured(job: RunJob, data: ExperimentData, model: Any, task: Any, test: Any) -> dict[str, float]:
+    """Metrics of the test patches, and what they are of in the folder."""
+    recipe = job.config.recipe_of(job.split.repeat)
+    options: dict[str, Any] = {"patients": data.source.patients, "recipe": recipe, "figure": False}
+    if isinstance(task, ClassifyTask):
+        scales = job.row.magnifications
+        return measure(model, task, test, job.folder, magnifications=scales, **options)
+    grid = GridTask(data.classes, magnifications=test.dataset.magnifications[0], size=_grid_size(data, model))
+    return measure_segmenter(model, grid, test, job.folder, **options)
+
+
+def _grid_size(data: ExperimentData, model: SegmentationModel) -> int:
+    """Px a side that every model's output covers at the finest magnification."""
+    # A HookNet's border is that of a U-Net of its depth, so that all rows have it.
+    return data.source.patch_size - model.border
+
+
+def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier | SegmentationModel:
     """The model with the weights that were kept: trained now, or before."""
     config, row = job.config, job.row
     folder = RunFolder(job.folder)
@@ -174,7 +187,7 @@ def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
         about = {
             "experiment": row.name,
             "split": job.split.repeat,
-            **data.source.about(task),
+            **data.source.about(task),  # type: ignore[arg-type]
             "initial_weights": config.weights,
             **({} if job.features is None else {"features": {"backbone": config.backbone, "digest": job.features[0]}}),
         }
@@ -190,24 +203,29 @@ def _trained(job: RunJob, data: ExperimentData) -> MultiScaleClassifier:
             about=about,
         )
         model = result.model
-    if not isinstance(model, MultiScaleClassifier):
-        raise MsdaskError(f"'{folder.path}' holds a {type(model).__name__}, no classifier of tissue: remove the folder")
+    if not isinstance(model, (MultiScaleClassifier, SegmentationModel)):
+        raise MsdaskError(
+            f"'{folder.path}' holds a {type(model).__name__}, no model of an experiment: remove the folder"
+        )
     return model
 
 
-def _batches(job: RunJob, data: ExperimentData, slides: Sequence[str], *, is_training: bool = False) -> Any:
+def _batches(
+    job: RunJob, data: ExperimentData, slides: Sequence[str], *, is_training: bool = False, is_judged: bool = False
+) -> Any:
     """Loader of the tuples of slides, as the run's model takes them."""
     config = job.config
-    dataset = data.dataset(slides, job.row)
+    dataset = data.dataset(slides, job.row, is_judged=is_judged)
     seed = config.seed + job.split.repeat
     if job.features is not None:
+        assert isinstance(dataset, TupleDataset)
         frozen = FrozenFeatures(config, data, job.features[0])
         size = config.batch_size if is_training else max(config.batch_size, _MEASURED)
         return frozen.loader(dataset, job.row, batch_size=size, balanced=is_training, shuffle=is_training, seed=seed)
     return loader(
         dataset,
         batch_size=config.batch_size,
-        balanced=is_training,
+        balanced="pixels" if is_training and config.task == "segment" else is_training,
         shuffle=is_training,
         augment=Augment.named(config.augment) if is_training else None,
         seed=seed,

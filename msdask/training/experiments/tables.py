@@ -16,7 +16,7 @@ SHOWN = ("kappa", "balanced_accuracy", "macro_f1")
 _LOSSES = {"one": "one", "n+1": "n + 1"}
 
 
-def markdown(judged: Judged, *, caption: str, notes: Sequence[str], metric: str) -> str:
+def markdown(judged: Judged, *, caption: str, notes: Sequence[str], metric: str, shown: Sequence[str] = SHOWN) -> str:
     """The tables and what there is to know of them.
 
     Parameters
@@ -25,9 +25,10 @@ def markdown(judged: Judged, *, caption: str, notes: Sequence[str], metric: str)
     caption : of the table
     notes : sentences below it
     metric : that is compared
+    shown : scores that the table has
     """
-    head = ["model", "magnifications", "losses", "parameters", *map(_said, SHOWN)]
-    lines = ["# Experiment", "", caption, "", *_grid(head, _main(judged, " ± "))]
+    head = ["model", "magnifications", "losses", "parameters", *map(_said, shown)]
+    lines = ["# Experiment", "", caption, "", *_grid(head, _main(judged, " ± ", shown))]
     if len(judged.comparisons):
         lines += ["", f"## Differences in {_said(metric)}", "", _HOW, ""]
         lines += _grid(_COMPARED, _comparisons(judged.comparisons))
@@ -42,10 +43,10 @@ def markdown(judged: Judged, *, caption: str, notes: Sequence[str], metric: str)
     return "\n".join(lines) + "\n"
 
 
-def latex(judged: Judged, *, caption: str, metric: str) -> str:
+def latex(judged: Judged, *, caption: str, metric: str, shown: Sequence[str] = SHOWN) -> str:
     r"""The table and the differences as two `tabular`s that need no package."""
-    head = ["Model", "Magnifications", "Losses", "Parameters", *(_said(s).capitalize() for s in SHOWN)]
-    parts = [_tabular(head, _main(judged, r" $\pm$ "), caption)]
+    head = ["Model", "Magnifications", "Losses", "Parameters", *(_said(s).capitalize() for s in shown)]
+    parts = [_tabular(head, _main(judged, r" $\pm$ ", shown), caption)]
     if len(judged.comparisons):
         parts.append(_tabular(_COMPARED, _comparisons(judged.comparisons), f"Differences in {_said(metric)}. {_HOW}"))
     return "\n".join(parts)
@@ -73,7 +74,7 @@ def _cell(mean: float, std: float, between: str) -> str:
     return f"{mean:.4f}{between}{std:.4f}" if np.isfinite(std) else f"{mean:.4f}"
 
 
-def _main(judged: Judged, between: str) -> list[list[str]]:
+def _main(judged: Judged, between: str, shown: Sequence[str]) -> list[list[str]]:
     most = int(judged.table["splits"].max()) if len(judged.table) else 0
     cells = []
     for row in judged.table.to_dict("records"):
@@ -84,7 +85,7 @@ def _main(judged: Judged, between: str) -> list[list[str]]:
                 str(row["scales"]),
                 _LOSSES[str(row["losses"])],
                 f"{row['parameters']:,}" if row["splits"] else "–",
-                *(_cell(row[s], row[f"{s}_std"], between) for s in SHOWN),
+                *(_cell(row[s], row[f"{s}_std"], between) for s in shown),
             ]
         )
     return cells
