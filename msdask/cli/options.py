@@ -129,7 +129,8 @@ class Masks:
     """Where the masks of the slides lie."""
 
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None
-    """folder of masks (HistoQC's, or `<name>.png`); without it the tissue is found by msdask"""
+    """folder of masks (HistoQC's, `<name>.png`, annotations as `<name>.xml` or `<name>.geojson`); without it the tissue
+    is found by msdask"""
     labels: str | None = None
     """folder of annotated masks instead: coded 1, 2, ..., or as --values says, or with named classes"""
     values: Annotated[list[int | str] | None, Parameter(consume_multiple=True)] = None

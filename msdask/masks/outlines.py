@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Outlines", "join_outlines", "runs"]
+
+_RINGS_AT_ONCE: Final = 1 << 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,19 +77,22 @@ class Outlines:
     @property
     def areas(self) -> NDArray[np.float64]:
         """Signed area of each ring, px^2: (r,); above 0 where it runs from x to y, clockwise on the screen."""
-        if len(self.rings) < 2:
-            return np.zeros(0)
-        # Relative to each ring's first corner: products of coordinates far from the origin lose digits.
-        here = self.xy - np.repeat(self.xy[self.rings[:-1]], np.diff(self.rings), axis=0)
-        there = here[self.following]
-        return np.add.reduceat(here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0], self.rings[:-1]) / 2
+        areas = np.zeros(len(self.rings) - 1)
+        # Some rings at a time: the numbers in between would take several times the memory of the corners.
+        for first in range(0, len(areas), _RINGS_AT_ONCE):
+            rings = self.rings[first : first + _RINGS_AT_ONCE + 1]
+            xy, starts = self.xy[rings[0] : rings[-1]], rings[:-1] - rings[0]
+            # Relative to each ring's first corner: products of coordinates far from the origin lose digits.
+            here = xy - np.repeat(xy[starts], np.diff(rings), axis=0)
+            there = here[_following(rings - rings[0])]
+            cross = here[:, 0] * there[:, 1] - here[:, 1] * there[:, 0]
+            areas[first : first + _RINGS_AT_ONCE] = np.add.reduceat(cross, starts) / 2
+        return areas
 
     @property
     def following(self) -> NDArray[np.int64]:
         """The next corner of each corner's ring: (n,)."""
-        following = np.arange(1, len(self.xy) + 1)
-        following[self.rings[1:] - 1] = self.rings[:-1]
-        return following
+        return _following(self.rings)
 
     def take(self, polygons: NDArray[np.integer] | slice) -> Outlines:
         """Some of the polygons, in the order given.
@@ -138,6 +144,12 @@ def join_outlines(parts: Sequence[Outlines]) -> Outlines:
         np.concatenate(renumbered),
         classes,
     )
+
+
+def _following(rings: NDArray[np.int64]) -> NDArray[np.int64]:
+    following = np.arange(1, int(rings[-1]) + 1)
+    following[rings[1:] - 1] = rings[:-1]
+    return following
 
 
 def runs(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -282,3 +282,11 @@ def test_segmentation_of_whole_slides_is_measured(tmp_path: Path) -> None:
     counted = [aim for aim in record["aims"] if aim["aim"].startswith("FLOPs")]
     assert len(counted) == 2
     assert all(aim["reached"] for aim in counted)
+
+
+def test_outlines_are_written_and_read(tmp_path: Path) -> None:
+    assert run("geojson", "--polygons", 500, "--output", tmp_path) == 0
+    rows = json.loads((tmp_path / "geojson.json").read_text())["rows"]
+    assert [(row["file"], row["step"]) for row in rows] == [
+        (ending, step) for ending in (".geojson", ".geojson.gz") for step in ("write", "read", "draw")
+    ]
