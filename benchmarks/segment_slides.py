@@ -172,7 +172,7 @@ def page(record: dict[str, Any]) -> str:
     if facts["load before"] > facts["cores"]:
         lines += [
             f"Measured beside other work: a load of {facts['load before']:.0f} on {facts['cores']} cores. Seconds of "
-            "the clock are not those of a quiet machine; FLOPs, memory, files and, about, processor seconds are.",
+            "the clock are not those of a quiet machine; FLOPs, memory and files are.",
             "",
         ]
     lines += [table(record["rows"]), "", "kFLOP a kept px:", "", table([record["kFLOP a kept px"]]), ""]
