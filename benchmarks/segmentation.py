@@ -39,14 +39,15 @@ LEAK = 1e-4
 """Of accuracy above a ceiling: px whose two best classes are equal but for rounding."""
 FILTERS = {"hooknet": 8, "unet": 11}
 """About as many parameters."""
-EPOCHS = {"hooknet": 8, "unet": 5}
-"""Of 18 batches of 8 regions. U-Nets know their own half after less, and cannot know the other."""
 MODELS = {
     "HookNet 20x + 5x": ("hooknet", "target", (20, 5)),
     "U-Net 20x": ("unet", "target", (20,)),
     "U-Net 10x": ("unet", "coarse", (10,)),
     "U-Net 5x": ("unet", "coarse", (5,)),
 }
+
+EPOCHS = {"HookNet 20x + 5x": 8, "U-Net 20x": 5, "U-Net 10x": 12, "U-Net 5x": 12}
+"""Of 18 batches of 8 regions. The fine motif is learnt soon; one patch shows many blocks of it, and one ring."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def hooks(folder: Path, *, quick: bool, epochs: int | None = None, models: Seque
     filters = dict.fromkeys(FILTERS, 1) if quick else FILTERS
     found: dict[str, Scored] = {}
     for name in models or MODELS:
-        kind, patches, scales = MODELS[name]
-        run = trained(folder, store, name, epochs=epochs or (1 if quick else EPOCHS[kind]), filters=filters)
+        _, patches, scales = MODELS[name]
+        run = trained(folder, store, name, epochs=epochs or (1 if quick else EPOCHS[name]), filters=filters)
         source = SegmentSource(store.path, magnifications=scales, name=patches, classes=4)
         slides = source.split().test
         one = scored(run, source, source.measured(slides, batch_size=8))
@@ -166,8 +167,8 @@ def hooks_page(found: Mapping[str, Scored]) -> tuple[str, bool]:
         "## A class that is seen at two magnifications",
         "",
         "Share of the labeled px of the test slides whose class is right; A is the motif of 1 px, c that of 8 px",
-        "around. `msdask train segmenter` as it is by default, but for filters, context size and epochs: "
-        f"{EPOCHS['hooknet']} for HookNet, {EPOCHS['unet']} for U-Nets, of 18 batches of 8 regions each.",
+        "around. `msdask train segmenter` as it is by default, but for filters, context size and epochs "
+        f"({', '.join(f'{name} {EPOCHS[name]}' for name in MODELS)}, of 18 batches of 8 regions each).",
         "",
         "| model | parameters | right | A right | c right | training, s (processor) |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -42,7 +42,7 @@ def msdask(capsys: pytest.CaptureFixture[str]) -> Command:
     ("kind", "scales", "options"),
     [
         ("hooknet", (20, 10), ("--merge", "add", "--loss-weights", 0.75, 0.25, "--context-size", 60)),
-        ("unet", (10,), ("--class-weights", "balanced", "--padding", "valid", "--augment", "none")),
+        pytest.param("unet", (10,), ("--class-weights", "balanced", "--augment", "none"), marks=pytest.mark.slow),
     ],
 )
 def test_a_segmenter_is_trained_and_measured(store, msdask, tmp_path, kind, scales, options):
