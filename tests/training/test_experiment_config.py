@@ -85,7 +85,7 @@ def test_losses_may_be_weighed():
         ({"magnifications": [[20], [20.0]]}, "is twice"),
         ({"magnifications": []}, "expected lists of numbers"),
         ({"magnifications": [[0]]}, "expected lists of numbers above 0"),
-        ({"magnifications": [[20]], "models": ["features"]}, "none fits: 'single' takes one magnification"),
+        ({"magnifications": [[20]], "models": ["features"]}, "none fits: 'single' and 'unet' take one magnification"),
         ({"models": ["feature"]}, "models: 'feature': expected some of single, features"),
         ({"models": "single"}, "models='single': expected a list"),
         ({"losses": ["two"]}, "losses: 'two': expected some of one, n"),
