@@ -33,7 +33,7 @@ def _templates() -> list[str]:
 
 def _pieces(message: str) -> list[str]:
     """The words between what is put in; what ends a sentence before it belongs to another string of the code."""
-    pieces = [piece for piece in message.replace("'...'", "...").split("...") if piece.strip()]
+    pieces = [piece.strip() for piece in message.replace("'...'", "...").split("...") if piece.strip()]
     return [pieces[0].lstrip(" :;"), *pieces[1:]]
 
 
