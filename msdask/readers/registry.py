@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import cast
 
 from msdask.errors import SlideError, SpecError
-from msdask.extras import MissingExtraError
+from msdask.extras import MissingExtraError, how_to_install
 from msdask.readers.base import Reader, ReaderModule, UnsupportedSlideError
 from msdask.readers.place import Place
 
@@ -59,7 +59,7 @@ class Backend:
     @property
     def remedy(self) -> str:
         """What installs what it needs."""
-        return f"pip install 'msdask[{self.extra}]'" if self.extra else f"pip install {self.needs}"
+        return how_to_install(self.extra) if self.extra else f"pip install {self.needs}"
 
     def accepts(self, place: Place) -> bool:
         """Whether the place looks like a slide of its formats."""

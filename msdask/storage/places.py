@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msdask.errors import StoreError
+from msdask.extras import how_to_install
 from msdask.storage.local import PutAt, local
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def bucket(path: str) -> Bucket:
         from msdask.storage import buckets
     except ImportError as error:
         raise StoreError(
-            f"'{path}' lies in object storage, and obstore is not installed: pip install 'msdask[cloud]'"
+            f"'{path}' lies in object storage, and obstore is not installed: {how_to_install('cloud')}"
         ) from error
     return buckets.connect(scheme, name, _options.get(f"{scheme}://{name}", {}))
 

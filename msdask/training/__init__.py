@@ -1,6 +1,6 @@
 """Training: written once; one recipe, one `fit`, one `evaluate`, one layout of run folders, for every model.
 
-Importing this needs PyTorch and Lightning (`pip install msdask[torch]`).
+Importing this needs PyTorch and Lightning (the extra "torch").
 """
 
 # ruff: noqa: E402 - a clear error about a missing PyTorch goes first

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import msdask as ms
 from msdask.data import PatchDataset
 from msdask.errors import CorruptChunkError, SpecError
+from msdask.extras import how_to_install
 from tests.tools.stream_tools import COARSE, GRID, SIZE, SPLITS, TUPLES, Cohort, write_cohort
 
 
@@ -187,7 +188,8 @@ def test_without_torch_the_error_says_what_to_install() -> None:
         "except ms.MsdaskError as error: print(error, isinstance(error, ImportError))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "msdask.data needs torch, which is not installed: pip install 'msdask[torch]' True"
+    missing = f"msdask.data needs torch, which is not installed: {how_to_install('torch')}"
+    assert done.stdout.strip() == f"{missing} True"
 
 
 def test_importing_msdask_imports_no_torch() -> None:

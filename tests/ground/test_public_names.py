@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import msdask as ms
+from msdask.extras import how_to_install
 
 LISTED = [
     alias.asname or alias.name
@@ -92,4 +93,4 @@ def test_a_room_that_needs_pytorch_says_so_where_it_is_missing():
         "try: ms.data\n"
         "except ms.MsdaskError as error: print(error)"
     )
-    assert "msdask[torch]" in " ".join(_printed_by(code))
+    assert how_to_install("torch") in " ".join(_printed_by(code))

@@ -20,7 +20,7 @@ from msdask.models.backbones import Normalization
 from msdask.models.files import load_model, save_model
 
 IS_INSTALLED = importlib.util.find_spec(lite.PACKAGE) is not None
-needs_package = pytest.mark.skipif(not IS_INSTALLED, reason="needs pip install 'msdask[pretrained]'")
+needs_package = pytest.mark.skipif(not IS_INSTALLED, reason="needs the extra 'pretrained'")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from msdask.cli import main
 from msdask.errors import SlideError, SpecError
-from msdask.extras import MissingExtraError
+from msdask.extras import MissingExtraError, how_to_install
 from msdask.readers import Backend, Place, open_reader, registry
 from tests.tools.reader_files import smooth_image
 
@@ -163,7 +163,7 @@ def test_info_lists_the_readers_in_order_and_what_an_extra_would_add(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["tiff", "openslide", "image"]
     assert "MRXS" in lines[3]
-    assert lines[4].strip() == "not installed: pip install 'msdask[openslide]'"
+    assert lines[4].strip() == f"not installed: {how_to_install('openslide')}"
     assert lines[1].strip() == "available"
     assert "begins as a JPEG" in lines[5]
 

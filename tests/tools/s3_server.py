@@ -19,7 +19,7 @@ def s3_server() -> Iterator[Any]:
     """A boto3 client of a server with the bucket `BUCKET`; the environment leads there. Skips without moto."""
     moto_server = pytest.importorskip("moto.server", reason="needs moto, an S3 server: pip install 'moto[s3,server]'")
     boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install 'moto[s3,server]'")
-    pytest.importorskip("obstore", reason="needs obstore: pip install 'msdask[cloud]'")
+    pytest.importorskip("obstore", reason="needs obstore: pip install obstore")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "tester")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
