@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
+from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data, test, train
 from msdask.cli.terminal import out
@@ -36,7 +37,7 @@ def classifier_train(
     monitor: str = "loss",
     recipe: ClassifierRecipe = ClassifierRecipe(),
     augment: Literal["original", "strong", "none"] = "original",
-    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0,
+    workers: Annotated[int, NATURAL, Parameter(name=["--workers", "-p"])] = 0,
     resume: bool = False,
     verbose: Annotated[Literal["True", "False", "true", "false"], Parameter(name=["--verbose", "-verbose"])] = "True",
     quiet: Quiet = False,
@@ -44,7 +45,7 @@ def classifier_train(
     """Train a classifier of tissue on the labeled tuples of a patch store, and measure it on the test slides.
 
     Examples: `msdask train classifier -i cohort.zarr -o run -m 20 10 5 --ratios 60 20 20`; of any scale from 40x to 5x:
-    `msdask train classifier -i cohort.zarr -o run -m 10 --combine single --mpp 0.25 2.0`.
+    `msdask train classifier -i cohort.zarr -o run -m 10 --combine single --mpp-range 0.25 2.0`.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def classifier_train(
     scales = source.magnifications if chosen == "n+1" else ()
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
     is_quiet = quiet or verbose.lower() == "false"
-    mpp = tuples.mpp_range
+    mpp = tuples.range_of_mpp
     learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
@@ -123,7 +124,7 @@ def classifier_test(
     tuples: Tuples = Tuples(),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     everything: Annotated[bool, Parameter(name="--all")] = False,
-    ablate: int = 0,
+    ablate: Annotated[int, NATURAL] = 0,
     quiet: Quiet = False,
 ) -> int:
     """Measure a classifier on the test slides of a patch store: metrics, predictions, confusion matrix.
@@ -185,7 +186,7 @@ def _measure(
     """Evaluate, print, and leave metrics, predictions and figures in a folder."""
     from msdask.training import accuracy_by_mpp, measure
 
-    mpp = tuples.mpp_range
+    mpp = tuples.range_of_mpp
     if mpp is not None:
         mpp = source.common_range(slides, mpp)
     batches = source.measured(slides, batch_size=tuples.batch_size)

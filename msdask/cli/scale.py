@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from msdask.cli.numbers import ABOVE_ZERO, COUNT
 from msdask.cli.options import BatchSize, Output, Quiet, TrainingRecipe
 from msdask.cli.scale_options import Draws, Network, Parts, said_of
 from msdask.cli.terminal import err, out
@@ -33,7 +34,7 @@ def scale_train(
     parts: Parts = Parts(),
     network: Network = Network(),
     loss: Annotated[Literal["l1", "mse", "huber"], Parameter(name=["--loss", "--loss_function"])] = "l1",
-    delta: float = 1.0,
+    delta: Annotated[float, ABOVE_ZERO] = 1.0,
     recipe: TrainingRecipe = TrainingRecipe(),
     draws: Draws = Draws(),
     about: Path | None = None,
@@ -132,7 +133,7 @@ def scale_predict(
     *,
     model: Annotated[str, Parameter(name=["--model", "-p"])] = "default",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    crops: int = 64,
+    crops: Annotated[int, COUNT] = 64,
     batch_size: BatchSize = 128,
 ) -> int:
     """Estimate the magnification of images from their pixels, one row an image, in input order.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from msdask.cli.options import Masks, Output, Quiet, Threads, Where
+from msdask.cli.options import Masks, Output, Quiet, Threads, Where, given_slides
 from msdask.cli.terminal import err, out
 from msdask.errors import MsdaskError, StoreError
 
@@ -31,7 +31,7 @@ def verify(
     store: str,
     *,
     repair: bool = False,
-    slides: Annotated[str | None, Parameter(name=["--slides", "-i"])] = None,
+    slides: Annotated[list[str] | None, Parameter(name=["--slides", "-i"], consume_multiple=True)] = None,
     masks: Masks = Masks(),
     where: Where = Where(),
 ) -> int:
@@ -81,11 +81,18 @@ def freeze(store: str, name: str) -> int:
     return 0
 
 
-def _repair(store: str, slides: str | None, masks: Masks, where: Where) -> int:
+def _repair(store: str, slides: list[str] | None, masks: Masks, where: Where) -> int:
     from msdask.extraction.repair import repair
 
     with where.started() as running:
-        report = repair(store, slides=slides, masks=masks.masks, labels=masks.labels, values=masks.values, **running)
+        report = repair(
+            store,
+            slides=slides and given_slides(slides),
+            masks=masks.masks,
+            labels=masks.labels,
+            values=masks.values,
+            **running,
+        )
     for done in report.repairs:
         for line in done.problems:
             err.print(f"{done.set_name}: slide '{done.slide_id}': {line}", markup=False)

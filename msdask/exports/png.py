@@ -119,6 +119,8 @@ def export(
         Before any work: no such set or slide, two sets with one folder, partitions that do not fit. Later: `output`
         cannot be written.
     """
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads={threads}: expected a whole number, at least 1; leave it out for all cores")
     opened = store if isinstance(store, PatchStore) else PatchStore(store)
     sets = [PatchFolders.below(output, opened[n], keep=keep) for n in _set_names(opened, name)]
     _check_folders(sets)
@@ -205,12 +207,12 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, tell
                         write_table(part / s.subfolder(column) / file, rows)
                 for block, images, numbers in _blocks(s, slide_id, stored):
                     _write_images(s, slide_id, images, numbers, part, pool)
-                    tell(BlockWritten(slide_id, name, block, len(numbers)))
+                    tell(BlockWritten(slide_id, name, block, len(numbers), len(s.magnifications)))
     except StoreError as error:
         return SlideExport(slide_id, name, "failed", str(error))
     if not len(stored.rows):
         return SlideExport(slide_id, name, "empty")
-    return SlideExport(slide_id, name, "exported", patches=len(stored.rows), folder=str(folder))
+    return SlideExport(slide_id, name, "exported", "", len(stored.rows), len(s.magnifications), folder=str(folder))
 
 
 def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:

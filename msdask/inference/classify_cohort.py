@@ -74,6 +74,7 @@ def classify_slides(
         raise SpecError(f"table={table!r}: expected one of {', '.join(get_args(Table))}")
     rows, classifier = read_slides(slides), load_classifier(model, device=device, classes=classes)
     choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
+    choice.check(row.mask for row in rows)
     options = {
         "patch_size": patch_size,
         "stride": stride,
@@ -87,16 +88,17 @@ def classify_slides(
     tell = Listeners(listeners)
     tell(RunBegun("classify", str(place), ("map",), len(rows)))
     records: list[dict[str, Any]] = []
+    scales = len(classifier.network.magnifications)
     for order, row in enumerate(rows):
         tell(SlideBegun(row.slide_id, ("map",)))
-        wrote = _told(tell, row.slide_id)
+        wrote = _told(tell, row.slide_id, scales)
         said: dict[str, Any] = {"slide_id": row.slide_id, "path": row.path, "state": "complete", "reason": ""}
         try:
             said |= _classify(row, classifier, place, choice, table, {**options, "wrote": wrote})
         except (MsdaskError, OSError) as error:
             said |= {"state": "failed", "reason": str(error)}
         records.append(said)
-        outcome = Outcome(row.slide_id, "map", said["state"], said["reason"], int(said.get("tuples", 0)))
+        outcome = Outcome(row.slide_id, "map", said["state"], said["reason"], int(said.get("tuples", 0)), scales)
         tell(SlideDone(row.slide_id, ("map",), order, (outcome,)))
     found = pd.DataFrame(records)
     write_file(place / "slides.csv", found.to_csv(index=False), what="table of slides")
@@ -104,8 +106,8 @@ def classify_slides(
     return found
 
 
-def _told(tell: Callable[[Any], None], slide_id: str) -> Callable[[int, int, int], None]:
-    return lambda shard, shards, tuples: tell(BlockWritten(slide_id, "map", shard, tuples))
+def _told(tell: Callable[[Any], None], slide_id: str, scales: int) -> Callable[[int, int, int], None]:
+    return lambda shard, shards, tuples: tell(BlockWritten(slide_id, "map", shard, tuples, scales))
 
 
 def _classify(

@@ -1,4 +1,4 @@
-"""The progress of a run: slides, patches, patches per second, time left; in a terminal or in a notebook."""
+"""The progress of a run: slides, patches or tuples, these per second, time left; in a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich import progress as rich_progress
 
+from msdask.progress.counting import counted
 from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone, Waiting
 
 __all__ = ["Progress"]
@@ -22,6 +23,7 @@ class Progress:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._slides, self._done, self._patches, self._failed = 0, 0, 0, 0
+        self._rows: dict[int, int] = {}
         self._waiting = ""
         self._started = time.perf_counter()
         self._in_notebook = enabled and _is_notebook()
@@ -31,15 +33,13 @@ class Progress:
             rich_progress.TextColumn("slides"),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
-            rich_progress.TextColumn(
-                "{task.fields[patches]:,} patches, {task.fields[rate]:,.0f}/s{task.fields[failed]}"
-            ),
+            rich_progress.TextColumn("{task.fields[written]}, {task.fields[rate]:,.0f}/s{task.fields[failed]}"),
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
             rich_progress.TimeRemainingColumn(),
             disable=not enabled or self._in_notebook,
         )
-        self._task = self._bar.add_task("slides", total=None, patches=0, rate=0.0, failed="")
+        self._task = self._bar.add_task("slides", total=None, written="0 patches", rate=0.0, failed="")
 
     def __call__(self, event: Event) -> None:
         """Show what an event changes."""
@@ -48,6 +48,7 @@ class Progress:
             self._bar.update(self._task, total=event.slides)
         elif isinstance(event, BlockWritten):
             self._patches += event.patches
+            self._rows[event.magnifications] = self._rows.get(event.magnifications, 0) + event.patches
             self._show()
         elif isinstance(event, Waiting):
             self._waiting = f"; {event.reason}" if event.reason else ""
@@ -61,11 +62,12 @@ class Progress:
     def _show(self) -> None:
         elapsed = time.perf_counter() - self._started
         rate = self._patches / elapsed if elapsed > 0 else 0.0
+        written = counted((n, magnifications) for magnifications, n in self._rows.items())
         failed = (f", {self._failed} failed" if self._failed else "") + self._waiting
         if self._in_notebook:
-            self._show_cell(f"{self._patches:,} patches, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
+            self._show_cell(f"{written}, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
         else:
-            self._bar.update(self._task, patches=self._patches, rate=rate, failed=failed)
+            self._bar.update(self._task, written=written, rate=rate, failed=failed)
 
     def _show_cell(self, text: str) -> None:
         """A bar of plain HTML: rich's needs ipywidgets, and leaves nothing in the stored notebook."""

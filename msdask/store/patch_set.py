@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from msdask.cutting.measures import column
 from msdask.errors import StoreError, UnreachableError
+from msdask.progress.counting import word_for
 from msdask.scale import magnification_to_mpp
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
@@ -36,9 +37,9 @@ __all__ = ["PatchSet"]
 class PatchSet:
     """One patch set of a store; get it as ``store[name]``.
 
-    ``len(patch_set)`` is its number of patches, ``patch_set[i]`` the i-th in the order of `index`. Only slides whose
-    state is complete are shown: an absent shard reads as zeros in every Zarr library, so an unfinished slide must not
-    be read.
+    ``len(patch_set)`` is its number of patches, or of tuples where it has several magnifications; ``patch_set[i]`` is
+    the i-th in the order of `index`. Only slides whose state is complete are shown: an absent shard reads as zeros in
+    every Zarr library, so an unfinished slide must not be read.
     """
 
     def __init__(self, path: str, codec: Codec, frozen: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -308,7 +309,10 @@ class PatchSet:
         ]
         return [
             ("slides", f"{len(complete):,}{left}"),
-            ("patches", f"{sum(count['selected'] for count in counts):,}, {kept:,} of them to keep"),
+            (
+                word_for(len(spec.magnifications)),
+                f"{sum(count['selected'] for count in counts):,}, {kept:,} of them to keep",
+            ),
             ("on disk", f"{format_bytes(places.at(self.path).size_below(self.path))}, {self.codec}"),
             ("spec", ", ".join([spec.mode, f"{spec.patch_size} px", *rest])),
             ("scale", scales),

@@ -27,6 +27,7 @@ from msdask.store.replacing import building_path, clear_work, finish_replacement
 from msdask.store.slide_arrays import SCHEMA, SlideArrays
 from msdask.store.slide_place import WORK_GROUP, SlidePlace
 from msdask.store.sources import note_source
+from msdask.store.spec_words import spec_differences
 
 __all__ = ["PatchStore"]
 
@@ -176,8 +177,7 @@ class PatchStore(Mapping[str, PatchSet]):
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:
         """Make the patch set of `spec`, or check that it is the one there; returns its name."""
         name = name or spec.name
-        if name.startswith(("_", ".")) or "/" in name or "\\" in name:
-            raise StoreError(f"patch set name {name!r}: no separators, and no '_' or '.' at its start")
+        _check_set_name(name)
         if spec.codec != self.codec:
             raise StoreError(
                 f"'{self.path}' stores patches as {self.codec!r}, the spec asks for {spec.codec!r}: make both the same"
@@ -224,6 +224,17 @@ class PatchStore(Mapping[str, PatchSet]):
         found = documents.read_attrs(places.join(self.path, name))
         return entry.get("spec_hash") == spec.hash == found.get("spec_hash") and entry["spec"] == found.get("spec")
 
+    def check_spec(self, name: str, spec: ExtractionSpec, *, overwrite: bool = False) -> None:
+        """Make sure that `open_set` would take a spec; nothing is made.
+
+        Raises
+        ------
+        StoreError
+            A set of another spec has its name, and may not be replaced; or the name cannot be one.
+        """
+        _check_set_name(name)
+        self._is_another(name, spec, overwrite)
+
     def _is_another(self, name: str, spec: ExtractionSpec, overwrite: bool) -> bool:
         """Whether a set of another spec has this name, and may be replaced.
 
@@ -237,11 +248,10 @@ class PatchStore(Mapping[str, PatchSet]):
         if others and not documents_of[1] and not manifest.slide_entries(self.path, name):
             return True  # a kill came while it was made: nothing is in it
         if others and not overwrite:
-            before, now = others[0].get("spec", {}), spec.to_dict()
-            changed = sorted(k for k in {**before, **now} if before.get(k) != now.get(k))
+            told, own_name = spec_differences(others[0].get("spec", {}), spec, name)
             raise StoreError(
-                f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
-                "new set a name of its own, or pass overwrite=True to replace the whole set"
+                f"patch set '{name}' in '{self.path}' was made with {told}: give the new set a name of its own, "
+                f"such as name='{own_name}', or pass overwrite=True to replace the whole set"
             )
         return bool(others)
 
@@ -366,3 +376,10 @@ class PatchStore(Mapping[str, PatchSet]):
         ]
         size = format_bytes(places.at(self.path).size_below(self.path))
         return facts_html(f"PatchStore {self.path}", [("on disk", f"{size}, {self.codec}"), *sets])
+
+
+def _check_set_name(name: str) -> None:
+    if not name or name.startswith(("_", ".")) or "/" in name or "\\" in name:
+        raise StoreError(
+            f"name={name!r}: expected the name of a patch set, without separators, '_' or '.' at its start"
+        )

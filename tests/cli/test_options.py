@@ -46,7 +46,7 @@ TUPLES = """
 --batch-size -b = 64
 --lists = None
 --ratios = None
---mpp = None
+--mpp-range = None
 --seed = 0
 """
 PROMISED = {
@@ -54,6 +54,7 @@ PROMISED = {
 --slide = None
 --mpp = None
 --slide-magnification = None
+--missing-mpp = None
 --region = None
 --strict --no-strict = False
 --readers = False
@@ -66,6 +67,7 @@ PROMISED = {
 --max-hole-um2 = 7500.0
 --mpp = None
 --slide-magnification = None
+--missing-mpp = None
 --region = None
 """,
     "extract": f"""
@@ -76,6 +78,7 @@ PROMISED = {
 --size -s = 224
 --threshold -x = 0.7
 --gap -y = 0
+--overlap = None
 --roi -r = 'whole'
 --mask-magnification -w = None
 --min-area-um2 = 10000.0
@@ -86,12 +89,15 @@ PROMISED = {
 --decode = 'scaled'
 --allow-upsampling = False
 --mpp = None
+--slide-magnification = None
+--missing-mpp = None
 --name = None
 --on-bad-tile = 'raise'
 --overwrite = False
 --resume = True
 --report = None
 --explain = False
+--dry-run = False
 {MASKS}{WHERE}""",
     "verify": f"""
 --store
@@ -217,6 +223,9 @@ PROMISED = {
 --allow-upsampling = False
 --names = None
 --table = 'parquet'
+--mpp = None
+--slide-magnification = None
+--missing-mpp = None
 --batch-size -b = 64
 --threads = 4
 --device = None
@@ -281,7 +290,7 @@ def test_every_option_is_explained(command):
 
 def test_the_original_s_line_means_what_it_meant():
     given = _parsed("extract -i s.csv -t masks -o c.zarr -m 20 10 5 -s 256 -x 0.6 -y -32 -w 1.25 -p 8 -r True")
-    assert given["slides"] == "s.csv"
+    assert given["slides"] == ["s.csv"]
     assert given["masks"] == Masks(masks="masks")
     assert given["where"] == Where(threads=8)
     assert given["cut"] == Cut(
@@ -293,7 +302,7 @@ def test_the_original_s_line_means_what_it_meant():
 
 
 def test_slides_may_come_first_without_a_name():
-    assert _parsed("extract s.csv -o c.zarr -m 10")["slides"] == "s.csv"
+    assert _parsed("extract s.csv -o c.zarr -m 10")["slides"] == ["s.csv"]
 
 
 def test_lists_of_numbers_follow_their_option():
