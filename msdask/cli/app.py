@@ -17,6 +17,7 @@ from msdask.cli.extract import extract
 from msdask.cli.slides import info, mask
 from msdask.cli.store import export, freeze, verify
 from msdask.cli.terminal import err
+from msdask.cli.tidy import ls, merge, remove, rename
 from msdask.errors import MsdaskError
 
 __all__ = ["app", "main"]
@@ -36,6 +37,10 @@ commands = (
     extract,
     verify,
     freeze,
+    ls,
+    remove,
+    rename,
+    merge,
     export,
     classify.train,
     classify.test,

@@ -95,7 +95,7 @@ class StatedScale(Scale):
     region: str | None = None
     """which of several images in the file, by name or number from 0 on; `msdask info` lists them"""
 
-    def open(self, path: Path, *, strict: bool = False) -> "Slide":
+    def open(self, path: str | Path, *, strict: bool = False) -> "Slide":
         """The slide, with the scale that is to be used."""
         from msdask.slides.slide import open_slide
 

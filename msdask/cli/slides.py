@@ -16,23 +16,24 @@ from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 if TYPE_CHECKING:
     from msdask.slides.slide import Slide
+    from msdask.store.patch_store import PatchStore
 
 __all__ = ["info", "mask"]
 
 
 def info(
-    slide: Path | None = None,
+    slide: str | None = None,
     *,
     scale: StatedScale = StatedScale(),
     strict: Annotated[bool, Parameter(negative="--no-strict")] = False,
     readers: bool = False,
 ) -> int:
-    """Say what a slide is: size, scale and where it came from, levels, associated images.
+    """Say what a slide is: size, scale and where it came from, levels, associated images; or what a patch store holds.
 
     Parameters
     ----------
     slide
-        file to open, or a folder that is one slide
+        file to open, a folder that is one slide, or a patch store
     strict
         refuse a doubtful scale instead of warning
     readers
@@ -43,10 +44,28 @@ def info(
 
         return print_readers()
     if slide is None:
-        raise SpecError("msdask info: expected a slide, or --readers")
+        raise SpecError("msdask info: expected a slide, a patch store, or --readers")
+    if (store := _store_at(slide)) is not None:
+        from msdask.cli.tidy import print_store
+
+        return print_store(store)
     for key, value in _facts(scale.open(slide, strict=strict)):
         out.print(f"{key:<11} {value}", markup=False)
     return 0
+
+
+def _store_at(path: str) -> PatchStore | None:
+    """The patch store at a path or URL, if there is one."""
+    from msdask.storage import places
+    from msdask.store.documents import DOCUMENT
+    from msdask.store.patch_store import PatchStore
+
+    place = places.location(path)
+    try:
+        text = places.at(place).read(places.join(place, DOCUMENT))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return PatchStore(path) if b"msdask_schema" in text else None
 
 
 def _facts(slide: Slide) -> list[tuple[str, str]]:

@@ -122,8 +122,7 @@ def extract(
     check_options(client, workers=workers, threads=threads, tries=tries, timeout=timeout)
     rows = read_slides(slides)
     specs = in_order(spec, name)
-    choice = MaskChoice.of(masks, labels, values, mask_magnification)
-    choice.check(row.mask for row in rows)
+    choice = MaskChoice.of(masks, labels, values, mask_magnification).check(row.mask for row in rows)
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
@@ -131,10 +130,7 @@ def extract(
         specs,
         names,
         choice,
-        {
-            f"parent_{format_magnification(s.magnifications[0])}": {"set": set_name, "spec_hash": s.hash}
-            for s, set_name in zip(specs, names, strict=True)
-        },
+        _links(specs, names),
         on_bad_tile,
         overwrite,
     )
@@ -164,6 +160,14 @@ def extract(
     make_indexes(opened, names)
     tell(RunDone(facts))
     return ExtractionReport(**recorder.facts())
+
+
+def _links(specs: Sequence[ExtractionSpec], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What each column `parent_<m>x` points into."""
+    return {
+        f"parent_{format_magnification(s.magnifications[0])}": {"set": name, "spec_hash": s.hash}
+        for s, name in zip(specs, names, strict=True)
+    }
 
 
 def make_indexes(store: PatchStore, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import xarray as xr
 
@@ -65,12 +65,16 @@ class MaskChoice:
         kind: MaskKind | None = None if labels is None and values is None else "labels"
         return cls(None if folder is None else local_path(folder), kind, values, magnification)
 
-    def check(self, given: Iterable[str | None] = ()) -> None:
+    def check(self, given: Iterable[str | None] = ()) -> Self:
         """Make sure that the folder is there, before the first slide is looked at.
 
         Parameters
         ----------
         given : masks of the slides as their table says, None where it says none
+
+        Returns
+        -------
+        choice : itself
 
         Raises
         ------
@@ -83,7 +87,7 @@ class MaskChoice:
                 "column 'mask'"
             )
         if self.folder is None or is_url(self.folder) or os.path.isdir(self.folder):
-            return
+            return self
         name = "labels" if self.kind == "labels" else "masks"
         found = "is a file" if os.path.exists(self.folder) else "there is no such folder"
         raise MaskError(f"{name}='{self.folder}': {found}; expected a folder with a mask for every slide")

@@ -292,6 +292,27 @@ class PatchSet:
 
         return facts_html(f"PatchSet {self.name}", self.facts())
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row a slide, also for those that are not complete: slide_id, state, patches (or tuples), kept, labeled,
+        bytes, split, mpp, source; documents are read, no pixels.
+        """
+        complete, rows = self.complete(), []
+        for slide_id, state in self.states().items():
+            row: dict[str, Any] = {"slide_id": slide_id, "state": state}
+            if slide_id in complete:
+                attrs = self.attrs(slide_id)
+                count = attrs["counts"]
+                row |= {"patches": count["selected"], "kept": count["kept"], "labeled": count["labeled"]}
+                row |= {
+                    "split": attrs.get("cohort", {}).get("split", ""),
+                    "mpp": attrs["mpp"],
+                    "source": attrs["source"],
+                }
+            path = self.place(slide_id).path
+            rows.append({**row, "bytes": places.at(path).size_below(path)})
+        names = ("slide_id", "state", "patches", "kept", "labeled", "bytes", "split", "mpp", "source")
+        return pd.DataFrame(rows, columns=list(names))
+
     def facts(self) -> list[tuple[str, str]]:
         """What a notebook shows of the set, as (name, text): slides, patches, bytes, spec and scale; no pixels."""
         begun = self._begun()

@@ -108,6 +108,28 @@ PROMISED = {
 --store
 --name
 """,
+    "ls": """
+--store
+--set = None
+""",
+    "remove": """
+--store
+--set
+--slides = None
+""",
+    "rename": """
+--store
+--to
+--set = None
+--slide = None
+""",
+    "merge": """
+--store
+--others
+--set = None
+--slides = None
+--name = None
+""",
     "export": """
 --store
 --output -o

@@ -448,7 +448,7 @@ def test_another_spec_under_the_same_name_is_refused_by_what_differs(small_slide
     store.write(lazy_grid(small_slide.path), name="mine")
     before = tree(Path(store.path))
     with pytest.raises(
-        StoreError, match="'mine'.*stride=64, not stride=128: .*name='mine-stride128', or pass overwrite=True"
+        StoreError, match=r"'mine'.*stride=64, not stride=128: .*name='mine-stride128', or pass overwrite=True"
     ):
         store.write(lazy_grid(small_slide.path, stride=128), name="mine")
     assert tree(Path(store.path)) == before
