@@ -14,6 +14,7 @@ from msdask.cli import classify, classify_map
 from msdask.cli.demo import demo
 from msdask.cli.experiment import experiment
 from msdask.cli.extract import extract
+from msdask.cli.groups import HELP, MODELS, PATCHES, SLIDES, STORES
 from msdask.cli.slides import info, mask
 from msdask.cli.store import export, freeze, verify
 from msdask.cli.terminal import err
@@ -31,25 +32,18 @@ app = App(
     default_parameter=Parameter(negative=()),  # no --no-quiet
     suppress_keyboard_interrupt=False,  # main says how to go on
 )
-commands = (
-    info,
-    mask,
-    extract,
-    verify,
-    freeze,
-    ls,
-    remove,
-    rename,
-    merge,
-    export,
-    classify.train,
-    classify.test,
-    classify_map.predict,
-    experiment,
-    demo,
-)
-for command in commands:
-    app.command(command)
+for group, commands in {
+    SLIDES: (info, mask),
+    PATCHES: (extract, verify, export, demo),
+    STORES: (ls, freeze, remove, rename, merge),
+    MODELS: (experiment,),
+}.items():
+    for command in commands:
+        app.command(command, group=group)
+for models in (classify.train, classify.test, classify_map.predict):
+    app.command(models)
+for flag in ("--help", "--version"):
+    app[flag].group = HELP
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,10 +67,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _command(arguments: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]:
     """The command that is meant, word by word, and its options; none where there is no such command."""
-    chain, places, _ = app.parse_commands(list(arguments))
-    if not chain or places[-1].default_command is None:
+    chain: list[str] = []
+    place = app
+    for word in arguments:
+        if word.startswith("-") or word not in list(place):
+            break
+        chain.append(word)
+        place = place[word]
+    if not chain or place.default_command is None:
         return tuple(chain), frozenset()
-    taken = places[-1].assemble_argument_collection(default_parameter=app.default_parameter)
+    taken = place.assemble_argument_collection(default_parameter=app.default_parameter)
     return tuple(chain), frozenset(name for argument in taken for name in argument.names)
 
 

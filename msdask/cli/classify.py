@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
+from msdask.cli.groups import LEARNING
 from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data, test, train
@@ -32,9 +33,11 @@ def classifier_train(
     tuples: Tuples = Tuples(),
     branches: Branches = Branches(),
     losses: Literal["one", "n+1"] | None = None,
-    loss_weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
-    loss: Annotated[Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"])] = "cross_entropy",
-    monitor: str = "loss",
+    loss_weights: Annotated[list[float] | None, Parameter(consume_multiple=True, group=LEARNING)] = None,
+    loss: Annotated[
+        Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"], group=LEARNING)
+    ] = "cross_entropy",
+    monitor: Annotated[str, Parameter(group=LEARNING)] = "loss",
     recipe: ClassifierRecipe = ClassifierRecipe(),
     augment: Literal["original", "strong", "none"] = "original",
     workers: Annotated[int, NATURAL, Parameter(name=["--workers", "-p"])] = 0,
@@ -128,6 +131,8 @@ def classifier_test(
     quiet: Quiet = False,
 ) -> int:
     """Measure a classifier on the test slides of a patch store: metrics, predictions, confusion matrix.
+
+    Example: `msdask test classifier -i cohort.zarr -p run`.
 
     Parameters
     ----------

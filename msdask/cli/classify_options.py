@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, NETWORK, SPLITS
 from msdask.cli.numbers import COUNT, SHARE, WHOLE
 from msdask.cli.options import BatchSize, Magnifications, TrainingRecipe
 from msdask.errors import MsdaskError, SpecError
@@ -46,14 +47,14 @@ class Tuples:
     """how many; default up to the highest label"""
     batch_size: BatchSize = 64
     """tuples a batch"""
-    lists: Path | None = None
+    lists: Annotated[Path | None, Parameter(group=SPLITS)] = None
     """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
-    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True), Parameter(group=SPLITS)] = None
     """split by these instead, by patient and stratified by class: training, validation, test"""
     mpp_range: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
     """finest and coarsest um/px, such as 0.25 2.0: training draws the scale of every sample from the range and reads it
     from the slide; both train and test measure accuracy at 12 scales of it"""
-    seed: Annotated[int, WHOLE] = 0
+    seed: Annotated[int, WHOLE, Parameter(group=SPLITS)] = 0
     """decides splits, and in training order, augmentation and initial weights"""
 
     @property
@@ -106,15 +107,15 @@ class Branches:
     magnification"""
     backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34"
     """a classification network of torchvision, efficientnet_lite0, or scalenet"""
-    weights: str = "auto"
+    weights: Annotated[str, Parameter(group=NETWORK)] = "auto"
     """imagenet, a file, none; auto: imagenet where they can be loaded, else none, which is said and noted"""
-    embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"])] = None
+    embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"]), Parameter(group=NETWORK)] = None
     """width of the linear layer behind each backbone, True for 128, False for none; default 128, none with single"""
-    dropout: Annotated[float, SHARE, Parameter(name=["--dropout", "-d"])] = 0.0
+    dropout: Annotated[float, SHARE, Parameter(name=["--dropout", "-d"]), Parameter(group=NETWORK)] = 0.0
     """probability, before the branches' own classes"""
-    fuse: Literal["logits", "probabilities"] = "logits"
+    fuse: Annotated[Literal["logits", "probabilities"], Parameter(group=NETWORK)] = "logits"
     """what predictions are"""
-    copies: Annotated[int, COUNT] = 1
+    copies: Annotated[int, COUNT, Parameter(group=NETWORK)] = 1
     """branches of each magnification: 3 of one magnification have as many parameters as a fusion of three"""
 
     def losses(self, chosen: str | None, *, is_upper_region: bool) -> Literal["one", "n+1"]:
@@ -177,7 +178,7 @@ def _width(text: str) -> int | None:
 class ClassifierRecipe(TrainingRecipe):
     """The same, but that the learning rate falls to a tenth every 5 epochs."""
 
-    schedule: Literal["constant", "step", "cosine"] = "step"
+    schedule: Annotated[Literal["constant", "step", "cosine"], Parameter(group=LEARNING)] = "step"
     """of the learning rate; step: a tenth every 5 epochs; cosine falls to 1 % over all epochs"""
 
 

@@ -33,6 +33,8 @@ def experiment(
 ) -> int:
     """Train and test a grid of classifiers over repeated splits, and compare them.
 
+    Example: `msdask experiment config.toml --plan`.
+
     An experiment is a TOML file (docs/classification.md lists what may be in it):
 
         store = "cohort.zarr"

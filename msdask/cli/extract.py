@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import PIXELS, RUN
 from msdask.cli.options import Cut, Masks, Slides, Where, given_slides
 from msdask.cli.slide_scale import Scale
 from msdask.cli.terminal import err, out
@@ -29,14 +30,17 @@ def extract(
     scale: Scale = Scale(),
     where: Where = Where(),
     name: str | None = None,
-    on_bad_tile: Literal["raise", "fill"] = "raise",
+    on_bad_tile: Annotated[Literal["raise", "fill"], Parameter(group=PIXELS)] = "raise",
     overwrite: bool = False,
     resume: bool = True,
     report: list[Path] | None = None,
-    explain: bool = False,
+    explain: Annotated[bool, Parameter(group=RUN)] = False,
     dry_run: bool = False,
 ) -> int:
     """Cut patches of a cohort into a Zarr store. Run it again to finish what failed or was interrupted.
+
+    Examples: `msdask extract slides/ -o cohort.zarr -m 10`; tuples, with masks, and only what there would be: `msdask
+    extract slides.csv -t masks/ -o cohort.zarr -m 20 10 5 -s 224 -x 0.7 --dry-run`.
 
     Parameters
     ----------

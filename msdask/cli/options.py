@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, PIXELS, RUN, SELECTION
 from msdask.cli.numbers import ABOVE_ZERO, COUNT, NATURAL, NOT_NEGATIVE, SHARE, WHOLE
 from msdask.cli.terminal import open_client
 from msdask.errors import SpecError
@@ -71,23 +72,29 @@ class Cut:
     """between neighbours, px at the (highest) magnification; negative overlaps"""
     overlap: Annotated[float | None, SHARE] = None
     """the same as the share of a patch's side that neighbours have in common: 0.5 is a gap of minus half a patch"""
-    roi: Annotated[str, Parameter(name=["--roi", "-r"])] = "whole"
+    roi: Annotated[str, Parameter(name=["--roi", "-r"]), Parameter(group=SELECTION)] = "whole"
     """"whole", "auto" (one of several copies of a section), or x,y,width,height in level-0 px"""
-    mask_magnification: Annotated[float | None, ABOVE_ZERO, Parameter(name=["--mask-magnification", "-w"])] = None
+    mask_magnification: Annotated[
+        float | None, ABOVE_ZERO, Parameter(name=["--mask-magnification", "-w"]), Parameter(group=SELECTION)
+    ] = None
     """of the masks: those that are read are checked against it, those that msdask makes have it (1.25)"""
-    min_area_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--min-area-um2")] = MIN_AREA_UM2
+    min_area_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--min-area-um2"), Parameter(group=SELECTION)] = (
+        MIN_AREA_UM2
+    )
     """pieces of tissue smaller than this are left out of masks that msdask makes, um^2"""
-    max_hole_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2
+    max_hole_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--max-hole-um2"), Parameter(group=SELECTION)] = (
+        MAX_HOLE_UM2
+    )
     """holes up to this size belong to the tissue in masks that msdask makes, um^2"""
-    unlabeled: Literal["drop", "keep"] = "drop"
+    unlabeled: Annotated[Literal["drop", "keep"], Parameter(group=SELECTION)] = "drop"
     """with annotated masks, drop patches without a label or keep them with -1"""
-    codec: Codec = "raw"
+    codec: Annotated[Codec, Parameter(group=PIXELS)] = "raw"
     """raw, lossless or jpeg"""
-    source: Literal["coarsest", "finest"] = "coarsest"
+    source: Annotated[Literal["coarsest", "finest"], Parameter(group=PIXELS)] = "coarsest"
     """read the coarsest level that is fine enough, or the finest always"""
-    decode: Literal["scaled", "exact"] = "scaled"
+    decode: Annotated[Literal["scaled", "exact"], Parameter(group=PIXELS)] = "scaled"
     """let the JPEG decoder reduce, or decode in full"""
-    allow_upsampling: bool = False
+    allow_upsampling: Annotated[bool, Parameter(group=SELECTION)] = False
     """enlarge where a slide is too coarse"""
 
     def specs(self) -> list[ExtractionSpec]:
@@ -153,13 +160,13 @@ class Where:
     """What a job runs on."""
 
     threads: Threads = None
-    scheduler: str | None = None
+    scheduler: Annotated[str | None, Parameter(group=RUN)] = None
     """address of a Dask scheduler (tcp://...) to run on instead"""
-    workers: Annotated[int | None, COUNT] = None
+    workers: Annotated[int | None, COUNT, Parameter(group=RUN)] = None
     """so many worker processes of this machine; --threads are those of each then"""
-    tries: Annotated[int, COUNT] = 3
+    tries: Annotated[int, COUNT, Parameter(group=RUN)] = 3
     """how often work whose worker is lost is tried before its slide fails"""
-    timeout: Annotated[float | None, ABOVE_ZERO] = None
+    timeout: Annotated[float | None, ABOVE_ZERO, Parameter(group=RUN)] = None
     """seconds that one block may take on a worker before that counts as lost"""
     quiet: Quiet = False
 
@@ -184,25 +191,27 @@ class Where:
 class TrainingRecipe:
     """How a model is trained, whatever it is."""
 
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"])] = "adam"
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"]), Parameter(group=LEARNING)
+    ] = "adam"
     """adam, adamw or sgd"""
     learning_rate: Annotated[float, ABOVE_ZERO, Parameter(name=["--lr", "-lr"])] = 1e-3
     """at its highest"""
-    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    weight_decay: Annotated[float, NOT_NEGATIVE, Parameter(group=LEARNING)] = 0.0
     """not on biases and normalization"""
-    schedule: Literal["constant", "step", "cosine"] = "constant"
+    schedule: Annotated[Literal["constant", "step", "cosine"], Parameter(group=LEARNING)] = "constant"
     """of the learning rate; cosine falls to 1 % over all epochs"""
-    warmup: Annotated[float, SHARE] = 0.0
+    warmup: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.0
     """share of the steps over which the learning rate rises"""
-    ema: Annotated[float, SHARE] = 0.0
+    ema: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.0
     """decay of averaged weights, which are then measured and kept; 0 for none"""
-    keep: Literal["best", "last"] = "best"
+    keep: Annotated[Literal["best", "last"], Parameter(group=LEARNING)] = "best"
     """weights of the best epoch, or of the last"""
     epochs: Annotated[int, COUNT, Parameter(name=["--epochs", "-e"])] = 10
     """at most"""
-    patience: Annotated[int, NATURAL] = 5
+    patience: Annotated[int, NATURAL, Parameter(group=LEARNING)] = 5
     """epochs without a better validation loss after which training stops; 0 for never"""
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Annotated[Literal["32", "bf16", "16"], Parameter(group=LEARNING)] = "32"
     """bf16 and 16 are mixed precision"""
 
     def recipe(self, seed: int) -> "Recipe":

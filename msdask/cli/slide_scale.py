@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import SCALE
 from msdask.cli.numbers import ABOVE_ZERO, MPP
 from msdask.cli.terminal import err
 from msdask.errors import MsdaskError, SpecError
@@ -27,7 +28,7 @@ _WORTH_A_WORD = 0.05
 """Relative distance between the scale that is used and the one that the file states, above which that is said."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=SCALE)
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """How large the pixels of the slides are. A table's own column goes before it, and it before what files state."""
@@ -87,7 +88,7 @@ class Scale:
         return given, None
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=SCALE)
 @dataclass(frozen=True, kw_only=True)
 class StatedScale(Scale):
     """The same of a single slide, and which image of its file is meant."""

@@ -30,6 +30,8 @@ def info(
 ) -> int:
     """Say what a slide is: size, scale and where it came from, levels, associated images; or what a patch store holds.
 
+    Examples: `msdask info slide.svs`; `msdask info cohort.zarr`.
+
     Parameters
     ----------
     slide
@@ -98,6 +100,8 @@ def mask(
     scale: StatedScale = StatedScale(),
 ) -> int:
     """Find the tissue on a slide and write it as a PNG, 255 = tissue.
+
+    Example: `msdask mask slide.svs -o slide.png`.
 
     Parameters
     ----------

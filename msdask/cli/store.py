@@ -37,6 +37,8 @@ def verify(
 ) -> int:
     """Read every byte of a patch store again and say what is missing or damaged; with --repair, put it right.
 
+    Examples: `msdask verify cohort.zarr`; `msdask verify cohort.zarr --repair -i slides/`.
+
     Parameters
     ----------
     store
@@ -67,6 +69,8 @@ def _complete(store: PatchStore, name: str) -> str:
 
 def freeze(store: str, name: str) -> int:
     """Give what is in a patch store now a name that no later run changes: PatchStore(path, at=name) reads it.
+
+    Example: `msdask freeze cohort.zarr v1`.
 
     Parameters
     ----------
@@ -114,6 +118,8 @@ def export(
     quiet: Quiet = False,
 ) -> int:
     """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
+
+    Examples: `msdask export cohort.zarr -o png --lists split`; `msdask export cohort.zarr -o tables --format parquet`.
 
     Parameters
     ----------
