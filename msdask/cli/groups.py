@@ -5,6 +5,7 @@ from __future__ import annotations
 from cyclopts import Group
 
 __all__ = [
+    "HELP",
     "LEARNING",
     "MODELS",
     "NETWORK",
@@ -22,6 +23,8 @@ SLIDES = Group("Slides", sort_key=1)
 PATCHES = Group("Patches", sort_key=2)
 STORES = Group("Stores", sort_key=3)
 MODELS = Group("Models", sort_key=4)
+
+HELP = Group("Help", sort_key=5)
 
 SELECTION = Group("Which patches", sort_key=11)
 PIXELS = Group("Pixels and storage", sort_key=12)

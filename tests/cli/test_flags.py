@@ -14,6 +14,8 @@ from msdask.cli.flags import ARGUMENTS, in_flags
 
 OPTIONS = frozenset(known for known in ARGUMENTS.values() if isinstance(known, str))
 PYTHON_ONLY = {
+    "to",
+    "names",
     *("balanced", "block_of", "center", "clip", "compression", "confidence", "draws", "drop_last", "epoch"),
     *("fine", "heads", "hed", "inside", "jpeg", "labeled", "layout", "levels", "listener", "loss_weights"),
     *("models", "n", "n_test", "n_train", "num_workers", "output", "p", "points", "pooled_set", "prefetch"),

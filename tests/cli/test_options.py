@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from cyclopts import CycloptsError
 
-from msdask.cli.app import app
+from msdask.cli.app import app, main
 from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
 from msdask.cli.options import Cut, Masks, TrainingRecipe, Where
 from msdask.errors import SpecError
@@ -308,6 +309,33 @@ def test_a_command_takes_the_options_it_always_took(command):
 @pytest.mark.parametrize("command", PROMISED)
 def test_every_option_is_explained(command):
     assert [a.names[0] for a in _arguments(command) if not a.parameter.help] == []
+
+
+@pytest.mark.parametrize("command", PROMISED)
+def test_every_command_has_an_example_that_is_understood(command):
+    place = app
+    for word in command.split():
+        place = place[word]
+    text = " ".join((place.default_command.__doc__ or "").split())
+    examples = [line for line in re.findall(r"`(msdask [^`]+)`", text) if line.startswith(f"msdask {command}")]
+    assert examples
+    for line in examples:
+        if "..." not in line:
+            _parsed(line.removeprefix("msdask "))
+
+
+def test_options_of_every_day_stand_before_the_groups(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["extract", "--help"])
+    assert not left.value.code
+    shown = capsys.readouterr().out
+    titles = ["Parameters", "Which patches", "Pixels and storage", "Size of a pixel", "What it runs on"]
+    places = [shown.index(f" {title} ─") for title in titles]
+    assert places == sorted(places)
+    daily = shown[: places[1]]
+    named = ("--slides", "--output", "--magnification", "--size", "--threshold", "--masks", "--threads", "--dry-run")
+    assert [option for option in named if option not in daily] == []
+    assert "--tries" not in daily
 
 
 def test_the_original_s_line_means_what_it_meant():
