@@ -9,9 +9,10 @@ from cyclopts import Parameter
 
 from msdask.cli.options import Masks, Output, Quiet, Threads, Where, given_slides
 from msdask.cli.terminal import err, out
-from msdask.errors import MsdaskError, StoreError
+from msdask.errors import MsdaskError, SpecError, StoreError
 
 if TYPE_CHECKING:
+    from msdask.store.keep_rule import Keep
     from msdask.store.patch_store import PatchStore
 
 __all__ = ["export", "freeze", "open_store", "verify"]
@@ -114,6 +115,7 @@ def export(
     form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
     lists: str | None = None,
     every: Annotated[bool, Parameter(name="--all")] = False,
+    keep: str | None = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> int:
@@ -138,18 +140,23 @@ def export(
         "split" for the split that is stored with each slide (png only)
     every
         also patches that are white or of low contrast
+    keep
+        only patches that this rule on the columns of the table takes, such as "tissue > 0.9 and contrast >= 0.1"
     """
     from msdask.exports.png import export, export_table
 
+    if every and keep is not None:
+        raise SpecError("--all and --keep are two ways to say which patches: give one of them")
+    taken: Keep = not every if keep is None else keep
     opened = open_store(store)
     names = patch_set or list(opened)
     if form != "png":
         for name in names:
-            out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=not every)), markup=False)
+            out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=taken)), markup=False)
         return 0
     partitions: Literal[True] | str | None = True if lists == "split" else lists
     summary = export(
-        opened, output, name=names, slides=slides, keep=not every, lists=partitions, threads=threads, progress=not quiet
+        opened, output, name=names, slides=slides, keep=taken, lists=partitions, threads=threads, progress=not quiet
     )
     for where, reason in summary.failures.items():
         err.print(f"failed: {where}: {reason}", markup=False)

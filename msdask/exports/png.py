@@ -24,6 +24,7 @@ from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, R
 from msdask.progress.report import Recorder, Report
 from msdask.storage.files import replacing, replacing_folder
 from msdask.storage.tables import write_table
+from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.store.reading import ShardArray
@@ -85,7 +86,7 @@ def export(
     *,
     name: str | Sequence[str] | None = None,
     slides: Sequence[str] | None = None,
-    keep: bool = True,
+    keep: Keep = True,
     lists: Partitions | None = None,
     threads: int | None = None,
     progress: bool = False,
@@ -102,7 +103,8 @@ def export(
     output : folder; made if it does not exist
     name : of the patch set, or several; None means all of the store
     slides : ids of the slides; None means all. A slide that is not complete is reported as failed
-    keep : only patches whose verdict `keep` is True, as the original does. They are numbered in the order of the store
+    keep : only patches whose verdict `keep` is True, as the original does; or those that a rule on the columns of
+        `PatchSet.table` takes, or rows, see `msdask.store.keep_rule.Keep`. They are numbered in the order of the store
     lists : write training lists too: True takes the `split` stored with each slide; or a folder with list_train.csv,
         list_valid.csv, list_test.csv of slide names (one folder a repeat inside is fine); or a mapping split -> names
     threads : that encode PNG files; None means all cores
@@ -259,13 +261,13 @@ def _check_foreign(folder: Path, slide_id: str) -> None:
             )
 
 
-def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: bool = False) -> Path:
+def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: Keep = False) -> Path:
     """Write a set's table (`PatchSet.table`) to a file, in one atomic step.
 
     Parameters
     ----------
     path : ending in .csv (UTF-8, with a header) or .parquet
-    keep : only patches whose verdict `keep` is True
+    keep : only patches whose verdict `keep` is True, or that a rule takes, as for `export`
 
     Returns
     -------

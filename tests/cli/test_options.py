@@ -139,6 +139,7 @@ PROMISED = {
 --format = 'png'
 --lists = None
 --all = False
+--keep = None
 --threads -p = None
 --quiet -q = False
 """,
