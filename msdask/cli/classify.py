@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["classifier_test", "classifier_train", "test", "train"]
 
+Loss = Annotated[Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"], group=LEARNING)]
+LossWeights = Annotated[list[float] | None, Parameter(consume_multiple=True, group=LEARNING)]
+
 
 @train.command(name="classifier")
 def classifier_train(
@@ -33,10 +36,8 @@ def classifier_train(
     tuples: Tuples = Tuples(),
     branches: Branches = Branches(),
     losses: Literal["one", "n+1"] | None = None,
-    loss_weights: Annotated[list[float] | None, Parameter(consume_multiple=True, group=LEARNING)] = None,
-    loss: Annotated[
-        Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"], group=LEARNING)
-    ] = "cross_entropy",
+    loss_weights: LossWeights = None,
+    loss: Loss = "cross_entropy",
     monitor: Annotated[str, Parameter(group=LEARNING)] = "loss",
     recipe: ClassifierRecipe = ClassifierRecipe(),
     augment: Literal["original", "strong", "none"] = "original",

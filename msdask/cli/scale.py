@@ -162,8 +162,10 @@ def scale_predict(
     """
     require("msdask predict")
     from msdask.inference.scale import estimate_scale, listed_paths
-    from msdask.storage.files import write_file
+    from msdask.storage.files import check_writable, write_file
 
+    if output is not None:
+        check_writable(output, what="table")
     table = estimate_scale(listed_paths(images), model, n_crops=crops, batch_size=batch_size)
     for path, reason in zip(table["path"], table["error"], strict=True):
         if reason:
