@@ -19,6 +19,7 @@ from .errors import UnreachableError as UnreachableError
 from .errors import WorkerLostError as WorkerLostError
 from .exports.png import export as export
 from .extraction.cohort import extract as extract
+from .extraction.dry_run import plan as plan
 from .extraction.repair import repair as repair
 from .inference.class_map import prediction_table as prediction_table
 from .inference.classify import classify_slide as classify_slide

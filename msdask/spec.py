@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msdask.errors import SpecError
 from msdask.scale import Decode, Source
 
-__all__ = ["Codec", "ExtractionSpec", "Mode", "Roi", "format_magnification"]
+__all__ = ["Codec", "ExtractionSpec", "Mode", "Roi", "format_magnification", "stride_of"]
 
 Mode = Literal["grid", "centroids"]
 Codec = Literal["raw", "lossless", "jpeg"]
@@ -38,6 +38,23 @@ MAX_MAGNIFICATION = 400.0
 def format_magnification(magnification: float) -> str:
     """A magnification as names show it: 20.0 -> "20x", 1.25 -> "1.25x"."""
     return f"{magnification:.6g}x"
+
+
+def stride_of(patch_size: int, stride: int | None, overlap: float | None) -> int:
+    """The px between origins that a stride, or an overlap instead of it, means; neither: the size of a patch.
+
+    Raises
+    ------
+    SpecError
+        Both are given, or the overlap is no share below 1.
+    """
+    if overlap is None:
+        return patch_size if stride is None else stride
+    if stride is not None:
+        raise SpecError(f"stride={stride!r}, overlap={overlap!r}: give one of them")
+    if not isinstance(overlap, (float, int)) or not 0 <= overlap < 1:
+        raise SpecError(f"overlap={overlap!r}: expected the share of a patch's side, from 0 to below 1")
+    return max(1, round(patch_size * (1 - overlap)))
 
 
 def _number(value: Any) -> float:
@@ -89,6 +106,16 @@ class ExtractionSpec:
     max_hole_um2 : holes up to this size belong to the tissue in masks made by msdask, um^2, see `msdask.tissue_mask`
     label_maps : also store the label map under every patch at every magnification, for segmentation; slides need label
         masks for it
+
+    Parameters
+    ----------
+    overlap : instead of `stride`, the share of a patch's side that neighbours have in common, from 0 to below 1; the
+        stride is the whole number of px that is nearest to it. It is not kept: `stride` says it
+
+    Examples
+    --------
+    >>> ExtractionSpec("grid", (10,), patch_size=224, overlap=0.5).stride
+    112
     """
 
     mode: Mode
@@ -110,16 +137,18 @@ class ExtractionSpec:
     min_area_um2: float = MIN_AREA_UM2
     max_hole_um2: float = MAX_HOLE_UM2
     label_maps: bool = False
+    overlap: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, overlap: float | None) -> None:
         # Equal specs must have equal hashes: 1 and 1.0, True and 1, 224 and np.int64(224) are each written one way.
         for name in ("min_tissue", "min_label", "tolerance", "mask_mpp", *_AREAS):
             self._normalize(name, _number)
         for name in ("inside", "allow_upsampling", "label_maps"):
             self._normalize(name, _fact)
-        if self.stride is None:
-            object.__setattr__(self, "stride", self.patch_size)
-        for name in ("patch_size", "stride", "pad"):
+        self._normalize("patch_size", _whole_number)
+        if self.stride is None or overlap is not None:
+            object.__setattr__(self, "stride", stride_of(self.patch_size, self.stride, overlap))
+        for name in ("stride", "pad"):
             self._normalize(name, _whole_number)
         self._normalize("magnifications", _descending)
         if not isinstance(self.roi, str):
@@ -138,8 +167,11 @@ class ExtractionSpec:
             raise SpecError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
         def fraction(name: str) -> None:
-            if not 0 <= getattr(self, name) <= 1:
-                refuse(name, "a fraction from 0 to 1")
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                refuse(
+                    name, f"a fraction from 0 to 1{f' ({value / 100:g} for {value:g} %)' if 1 < value <= 100 else ''}"
+                )
 
         def one_of(name: str, *choices: str) -> None:
             if getattr(self, name) not in choices:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
+from msdask.cli.groups import LEARNING
+from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data, test, train
 from msdask.cli.terminal import out
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["classifier_test", "classifier_train", "test", "train"]
 
+Loss = Annotated[Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"], group=LEARNING)]
+LossWeights = Annotated[list[float] | None, Parameter(consume_multiple=True, group=LEARNING)]
+
 
 @train.command(name="classifier")
 def classifier_train(
@@ -31,12 +36,12 @@ def classifier_train(
     tuples: Tuples = Tuples(),
     branches: Branches = Branches(),
     losses: Literal["one", "n+1"] | None = None,
-    loss_weights: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
-    loss: Annotated[Literal["cross_entropy"], Parameter(name=["--loss", "--loss_function"])] = "cross_entropy",
-    monitor: str = "loss",
+    loss_weights: LossWeights = None,
+    loss: Loss = "cross_entropy",
+    monitor: Annotated[str, Parameter(group=LEARNING)] = "loss",
     recipe: ClassifierRecipe = ClassifierRecipe(),
     augment: Literal["original", "strong", "none"] = "original",
-    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0,
+    workers: Annotated[int, NATURAL, Parameter(name=["--workers", "-p"])] = 0,
     resume: bool = False,
     verbose: Annotated[Literal["True", "False", "true", "false"], Parameter(name=["--verbose", "-verbose"])] = "True",
     quiet: Quiet = False,
@@ -44,7 +49,7 @@ def classifier_train(
     """Train a classifier of tissue on the labeled tuples of a patch store, and measure it on the test slides.
 
     Examples: `msdask train classifier -i cohort.zarr -o run -m 20 10 5 --ratios 60 20 20`; of any scale from 40x to 5x:
-    `msdask train classifier -i cohort.zarr -o run -m 10 --combine single --mpp 0.25 2.0`.
+    `msdask train classifier -i cohort.zarr -o run -m 10 --combine single --mpp-range 0.25 2.0`.
 
     Parameters
     ----------
@@ -86,7 +91,7 @@ def classifier_train(
     scales = source.magnifications if chosen == "n+1" else ()
     task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
     is_quiet = quiet or verbose.lower() == "false"
-    mpp = tuples.mpp_range
+    mpp = tuples.range_of_mpp
     learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
@@ -123,10 +128,12 @@ def classifier_test(
     tuples: Tuples = Tuples(),
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     everything: Annotated[bool, Parameter(name="--all")] = False,
-    ablate: int = 0,
+    ablate: Annotated[int, NATURAL] = 0,
     quiet: Quiet = False,
 ) -> int:
     """Measure a classifier on the test slides of a patch store: metrics, predictions, confusion matrix.
+
+    Example: `msdask test classifier -i cohort.zarr -p run`.
 
     Parameters
     ----------
@@ -185,7 +192,7 @@ def _measure(
     """Evaluate, print, and leave metrics, predictions and figures in a folder."""
     from msdask.training import accuracy_by_mpp, measure
 
-    mpp = tuples.mpp_range
+    mpp = tuples.range_of_mpp
     if mpp is not None:
         mpp = source.common_range(slides, mpp)
     batches = source.measured(slides, batch_size=tuples.batch_size)

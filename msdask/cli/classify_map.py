@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from msdask.cli.options import BatchSize, Output, Quiet
+from msdask.cli.numbers import COUNT, SHARE
+from msdask.cli.options import BatchSize, Output, Quiet, Slides, given_slides
 from msdask.cli.scale import predict
+from msdask.cli.slide_scale import Scale
 from msdask.cli.terminal import err, out
 from msdask.extras import require
 
@@ -18,18 +20,19 @@ __all__ = ["classifier_predict", "predict"]
 @predict.command(name="classifier")
 def classifier_predict(
     model: Annotated[Path, Parameter(name=["--model", "-p"])],
-    slides: Annotated[list[str], Parameter(name=["--slides", "-i"], consume_multiple=True)],
+    slides: Slides,
     *,
     output: Output,
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
-    stride: int | None = None,
-    size: Annotated[int | None, Parameter(name=["--size", "-s"])] = None,
-    threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7,
+    stride: Annotated[int | None, COUNT] = None,
+    size: Annotated[int | None, COUNT, Parameter(name=["--size", "-s"])] = None,
+    threshold: Annotated[float, SHARE, Parameter(name=["--threshold", "-x"])] = 0.7,
     allow_upsampling: bool = False,
     names: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     table: Literal["parquet", "csv"] = "parquet",
+    scale: Scale = Scale(),
     batch_size: BatchSize = 64,
-    threads: int = 4,
+    threads: Annotated[int, COUNT] = 4,
     device: str | None = None,
     overwrite: bool = False,
     quiet: Quiet = False,
@@ -71,12 +74,13 @@ def classifier_predict(
         replace maps of other models or options
     """
     require("msdask predict")
+    from msdask.extraction.slide_table import read_slides
     from msdask.inference.classify_cohort import classify_slides
     from msdask.progress.bar import Progress
 
     with Progress(enabled=not quiet) as bar:
         found = classify_slides(
-            slides[0] if len(slides) == 1 else slides,
+            scale.rows(read_slides(given_slides(slides))),
             model,
             output,
             masks=masks,
@@ -98,6 +102,6 @@ def classifier_predict(
     for row in found[~failed].to_dict("records"):
         named = {str(name): value for name, value in row.items()}
         shares = ", ".join(f"{n.removeprefix('share_')} {v:.1%}" for n, v in named.items() if n.startswith("share_"))
-        out.print(f"{row['slide_id']}: {int(row['tuples'])} patches: {shares}", markup=False)
+        out.print(f"{row['slide_id']}: {int(row['tuples']):,} tuples: {shares}", markup=False)
     out.print(f"{output}: {len(found)} slides{f', {int(failed.sum())} failed' if failed.any() else ''}", markup=False)
     return 1 if failed.any() else 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, NETWORK, SPLITS
+from msdask.cli.numbers import COUNT, SHARE, WHOLE
 from msdask.cli.options import BatchSize, Magnifications, TrainingRecipe
 from msdask.errors import MsdaskError, SpecError
 
@@ -41,18 +43,18 @@ class Tuples:
     """which of the set's, default all"""
     patch_set: Annotated[str | None, Parameter(name="--set")] = None
     """set of centroids, or one of the grids, where several would do"""
-    classes: Annotated[int | None, Parameter(name=["--classes", "-n"])] = None
+    classes: Annotated[int | None, COUNT, Parameter(name=["--classes", "-n"])] = None
     """how many; default up to the highest label"""
     batch_size: BatchSize = 64
     """tuples a batch"""
-    lists: Path | None = None
+    lists: Annotated[Path | None, Parameter(group=SPLITS)] = None
     """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
-    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True), Parameter(group=SPLITS)] = None
     """split by these instead, by patient and stratified by class: training, validation, test"""
-    mpp: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    mpp_range: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
     """finest and coarsest um/px, such as 0.25 2.0: training draws the scale of every sample from the range and reads it
     from the slide; both train and test measure accuracy at 12 scales of it"""
-    seed: int = 0
+    seed: Annotated[int, WHOLE, Parameter(group=SPLITS)] = 0
     """decides splits, and in training order, augmentation and initial weights"""
 
     @property
@@ -66,14 +68,16 @@ class Tuples:
         return self.lists is not None or self.ratios is not None
 
     @property
-    def mpp_range(self) -> tuple[float, float] | None:
+    def range_of_mpp(self) -> tuple[float, float] | None:
         """Finest and coarsest um/px, where they are given."""
-        if self.mpp is None:
+        if self.mpp_range is None:
             return None
-        if len(self.mpp) != 2 or not 0 < self.mpp[0] < self.mpp[1]:
-            given = " ".join(f"{value:g}" for value in self.mpp)
-            raise SpecError(f"--mpp {given}: expected the finest and the coarsest um/px, such as --mpp 0.25 2.0")
-        return self.mpp[0], self.mpp[1]
+        if len(self.mpp_range) != 2 or not 0 < self.mpp_range[0] < self.mpp_range[1]:
+            given = " ".join(f"{value:g}" for value in self.mpp_range)
+            raise SpecError(
+                f"--mpp-range {given}: expected the finest and the coarsest um/px, such as --mpp-range 0.25 2.0"
+            )
+        return self.mpp_range[0], self.mpp_range[1]
 
     def source(self, place: Path, *, losses: str, magnifications: list[float] | None = None) -> ClassifySource:
         """The tuples of a store."""
@@ -103,15 +107,15 @@ class Branches:
     magnification"""
     backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34"
     """a classification network of torchvision, efficientnet_lite0, or scalenet"""
-    weights: str = "auto"
+    weights: Annotated[str, Parameter(group=NETWORK)] = "auto"
     """imagenet, a file, none; auto: imagenet where they can be loaded, else none, which is said and noted"""
-    embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"])] = None
+    embedding: Annotated[str | None, Parameter(name=["--embedding", "-f"]), Parameter(group=NETWORK)] = None
     """width of the linear layer behind each backbone, True for 128, False for none; default 128, none with single"""
-    dropout: Annotated[float, Parameter(name=["--dropout", "-d"])] = 0.0
+    dropout: Annotated[float, SHARE, Parameter(name=["--dropout", "-d"]), Parameter(group=NETWORK)] = 0.0
     """probability, before the branches' own classes"""
-    fuse: Literal["logits", "probabilities"] = "logits"
+    fuse: Annotated[Literal["logits", "probabilities"], Parameter(group=NETWORK)] = "logits"
     """what predictions are"""
-    copies: int = 1
+    copies: Annotated[int, COUNT, Parameter(group=NETWORK)] = 1
     """branches of each magnification: 3 of one magnification have as many parameters as a fusion of three"""
 
     def losses(self, chosen: str | None, *, is_upper_region: bool) -> Literal["one", "n+1"]:
@@ -174,7 +178,7 @@ def _width(text: str) -> int | None:
 class ClassifierRecipe(TrainingRecipe):
     """The same, but that the learning rate falls to a tenth every 5 epochs."""
 
-    schedule: Literal["constant", "step", "cosine"] = "step"
+    schedule: Annotated[Literal["constant", "step", "cosine"], Parameter(group=LEARNING)] = "step"
     """of the learning rate; step: a tenth every 5 epochs; cosine falls to 1 % over all epochs"""
 
 

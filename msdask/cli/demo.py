@@ -15,6 +15,8 @@ __all__ = ["demo", "run_demo"]
 def demo(*, output: Output = Path("demo"), threads: Threads = None) -> int:
     """Make three slides, run grid and multi-center extraction on them, and write a report to look at.
 
+    Example: `msdask demo -o demo`.
+
     Parameters
     ----------
     output

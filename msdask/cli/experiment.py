@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from msdask.cli.numbers import COUNT, NATURAL
 from msdask.cli.options import Quiet
 from msdask.cli.terminal import Scheduler, Workers, open_client, out
 from msdask.errors import SpecError
@@ -22,15 +23,17 @@ __all__ = ["experiment"]
 def experiment(
     config: Path,
     *,
-    ablate: int | None = None,
+    ablate: Annotated[int | None, NATURAL] = None,
     plan: Annotated[bool, Parameter(name="--plan")] = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
-    threads: int | None = None,
-    tries: int = 3,
+    threads: Annotated[int | None, COUNT] = None,
+    tries: Annotated[int, COUNT] = 3,
     quiet: Quiet = False,
 ) -> int:
     """Train and test a grid of classifiers over repeated splits, and compare them.
+
+    Example: `msdask experiment config.toml --plan`.
 
     An experiment is a TOML file (docs/classification.md lists what may be in it):
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from msdask.cli.options import Cut, Masks, Mpp, Slides, Where
-from msdask.cli.slides import slides_with_scale
+from msdask.cli.groups import PIXELS, RUN
+from msdask.cli.options import Cut, Masks, Slides, Where, given_slides
+from msdask.cli.slide_scale import Scale
 from msdask.cli.terminal import err, out
 
 if TYPE_CHECKING:
     from msdask.extraction.outcome import ExtractionReport
+    from msdask.extraction.slide_table import SlideRow
     from msdask.spec import ExtractionSpec
 
 __all__ = ["extract"]
@@ -25,26 +27,28 @@ def extract(
     output: Annotated[str, Parameter(name=["--output", "-o"])],
     cut: Cut,
     masks: Masks = Masks(),
-    mpp: Mpp = None,
+    scale: Scale = Scale(),
     where: Where = Where(),
     name: str | None = None,
-    on_bad_tile: Literal["raise", "fill"] = "raise",
+    on_bad_tile: Annotated[Literal["raise", "fill"], Parameter(group=PIXELS)] = "raise",
     overwrite: bool = False,
     resume: bool = True,
     report: list[Path] | None = None,
-    explain: bool = False,
+    explain: Annotated[bool, Parameter(group=RUN)] = False,
+    dry_run: bool = False,
 ) -> int:
     """Cut patches of a cohort into a Zarr store. Run it again to finish what failed or was interrupted.
+
+    Examples: `msdask extract slides/ -o cohort.zarr -m 10`; tuples, with masks, and only what there would be: `msdask
+    extract slides.csv -t masks/ -o cohort.zarr -m 20 10 5 -s 224 -x 0.7 --dry-run`.
 
     Parameters
     ----------
     slides
-        CSV (one path a line, or with a column "path" and optionally slide_id, slide_region, mask ...), folder, or one
-        slide
+        CSV (one path a line, or with a column "path" and optionally slide_id, slide_region, mask ...), folder, slide,
+        or pattern such as "batch*/*.svs"; several may be given
     output
         patch store to write, such as cohort.zarr
-    mpp
-        um/px of slides whose scale neither their file nor the table states; "estimate" asks the scale detector
     name
         of the patch set, instead of one like grid-10x-224
     on_bad_tile
@@ -57,16 +61,26 @@ def extract(
         write a report of the run there: HTML, or its record as JSON if the name ends in .json; may be given twice
     explain
         print how many processes and threads the run would have, and why, and do nothing
+    dry_run
+        open and select on every slide, say how many patches, bytes and seconds there would be and what would fail, and
+        write nothing
     """
     from msdask.extraction.cohort import extract
+    from msdask.extraction.slide_table import read_slides
+    from msdask.storage.files import check_writable
 
     specs = cut.specs()
+    rows = read_slides(given_slides(slides))
     if explain:
-        out.print(_explained(slides, specs, where), markup=False)
+        out.print(_explained(rows, specs, where), markup=False)
         return 0
+    if dry_run:
+        return _print_plan(rows=scale.rows(rows), cut=cut, masks=masks, store=output, name=name, overwrite=overwrite)
+    for path in report or ():
+        check_writable(path, what="report")
     with where.started() as running:
         result = extract(
-            slides_with_scale(slides, mpp),
+            scale.rows(rows),
             output,
             specs[0] if len(specs) == 1 else specs,
             name=name,
@@ -89,9 +103,38 @@ def extract(
     return 0 if result.is_complete else 1
 
 
-def _explained(slides: str, specs: Sequence[ExtractionSpec], where: Where) -> str:
+def _print_plan(*, rows: list[SlideRow], cut: Cut, masks: Masks, store: str, name: str | None, overwrite: bool) -> int:
+    """Say what a run would do; 1 where something would fail."""
+    from msdask.extraction.dry_run import plan
+
+    specs = cut.specs()
+    found = plan(
+        rows,
+        specs[0] if len(specs) == 1 else specs,
+        store=store,
+        name=name,
+        masks=masks.masks,
+        labels=masks.labels,
+        values=masks.values,
+        mask_magnification=cut.mask_magnification,
+        overwrite=overwrite,
+    )
+    table = found.to_frame().drop(columns=["reason", "path"])
+    table["seconds"] = table["seconds"].round(1)
+    out.print(table.to_string(index=False), markup=False)
+    for slide in found.slides:
+        for sentence in slide.warnings:
+            err.print(f"warning: {slide.slide_id}: {sentence}", markup=False)
+    for slide_id, why in found.failures.items():
+        err.print(f"would fail: {slide_id}: {why}", markup=False)
+    if found.problem:
+        err.print(f"would fail: {found.problem}", markup=False)
+    out.print(found.summary(), markup=False)
+    return 0 if found.is_sound else 1
+
+
+def _explained(rows: Sequence[SlideRow], specs: Sequence[ExtractionSpec], where: Where) -> str:
     from msdask.extraction.cohort_work import cohort_plan
-    from msdask.extraction.slide_table import read_slides
 
     if where.scheduler is not None:
         return f"the workers of the Dask scheduler at {where.scheduler}, as said by --scheduler"
@@ -100,7 +143,7 @@ def _explained(slides: str, specs: Sequence[ExtractionSpec], where: Where) -> st
         return f"{where.workers} worker processes, as said by --workers; threads of each: {each}"
     if where.threads is not None:
         return f"{where.threads} threads of this process, as said by --threads"
-    return str(cohort_plan(read_slides(slides), specs, timeout=where.timeout))
+    return str(cohort_plan(rows, specs, timeout=where.timeout))
 
 
 def _write_report(path: Path, result: ExtractionReport) -> Path:

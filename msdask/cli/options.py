@@ -2,9 +2,9 @@
 
 A dataclass here is a group of options: a command takes it as one argument, and cyclopts flattens its fields into the
 command's own options. Nothing heavy is imported before a command runs, so that `msdask --help` is quick.
-"""
 
-from __future__ import annotations
+Annotations are values here, not text: cyclopts reads those of a class that inherits a group in another module.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, PIXELS, RUN, SELECTION
+from msdask.cli.numbers import ABOVE_ZERO, COUNT, NATURAL, NOT_NEGATIVE, SHARE, WHOLE
 from msdask.cli.terminal import open_client
 from msdask.errors import SpecError
 from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2, PATCH_SIZE, SEGMENTATION_SIZE, Codec, ExtractionSpec, Mode, Roi
@@ -26,24 +28,31 @@ __all__ = [
     "Cut",
     "Magnifications",
     "Masks",
-    "Mpp",
     "Output",
     "Quiet",
     "Slides",
     "Threads",
     "TrainingRecipe",
     "Where",
+    "given_slides",
 ]
 
-Slides = Annotated[str, Parameter(name=["--slides", "-i"])]
+Slides = Annotated[list[str], Parameter(name=["--slides", "-i"], consume_multiple=True)]
+"""CSV, folder, slide or pattern; several may be given."""
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 Magnifications = Annotated[list[float], Parameter(name=["--magnification", "-m"], consume_multiple=True)]
-Mpp = Annotated[float | Literal["estimate"] | None, Parameter(name="--mpp")]
 Threads = Annotated[
-    int | None, Parameter(name=["--threads", "-p"], help="of this machine; default: threads or processes by the work")
+    int | None,
+    NATURAL,
+    Parameter(name=["--threads", "-p"], help="of this machine; default: threads or processes by the work"),
 ]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], help="no progress bar")]
-BatchSize = Annotated[int, Parameter(name=["--batch-size", "-b"])]
+BatchSize = Annotated[int, COUNT, Parameter(name=["--batch-size", "-b"])]
+
+
+def given_slides(slides: list[str]) -> str | list[str]:
+    """What was typed, as `msdask.extract` takes it: a single word stands for itself, so that a typing error is one."""
+    return slides[0] if len(slides) == 1 else slides
 
 
 @Parameter(name="*")
@@ -55,31 +64,39 @@ class Cut:
     """one for a grid; several for tuples around the patches of the highest (see --mode)"""
     mode: Mode | None = None
     """"grid" of several makes a set each, linked to the coarser ones; default: grid for one, centroids for several"""
-    size: Annotated[int | None, Parameter(name=["--size", "-s"])] = None
+    size: Annotated[int | None, COUNT, Parameter(name=["--size", "-s"])] = None
     """side of a patch, px; default: 224, and 284 with --label-maps"""
-    threshold: Annotated[float, Parameter(name=["--threshold", "-x"])] = 0.7
+    threshold: Annotated[float, SHARE, Parameter(name=["--threshold", "-x"])] = 0.7
     """least fraction of tissue, or of a class"""
-    gap: Annotated[int, Parameter(name=["--gap", "-y"])] = 0
+    gap: Annotated[int, WHOLE, Parameter(name=["--gap", "-y"])] = 0
     """between neighbours, px at the (highest) magnification; negative overlaps"""
-    roi: Annotated[str, Parameter(name=["--roi", "-r"])] = "whole"
+    overlap: Annotated[float | None, SHARE] = None
+    """the same as the share of a patch's side that neighbours have in common: 0.5 is a gap of minus half a patch"""
+    roi: Annotated[str, Parameter(name=["--roi", "-r"]), Parameter(group=SELECTION)] = "whole"
     """"whole", "auto" (one of several copies of a section), or x,y,width,height in level-0 px"""
-    mask_magnification: Annotated[float | None, Parameter(name=["--mask-magnification", "-w"])] = None
+    mask_magnification: Annotated[
+        float | None, ABOVE_ZERO, Parameter(name=["--mask-magnification", "-w"]), Parameter(group=SELECTION)
+    ] = None
     """of the masks: those that are read are checked against it, those that msdask makes have it (1.25)"""
-    min_area_um2: Annotated[float, Parameter(name="--min-area-um2")] = MIN_AREA_UM2
+    min_area_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--min-area-um2"), Parameter(group=SELECTION)] = (
+        MIN_AREA_UM2
+    )
     """pieces of tissue smaller than this are left out of masks that msdask makes, um^2"""
-    max_hole_um2: Annotated[float, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2
+    max_hole_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--max-hole-um2"), Parameter(group=SELECTION)] = (
+        MAX_HOLE_UM2
+    )
     """holes up to this size belong to the tissue in masks that msdask makes, um^2"""
-    unlabeled: Literal["drop", "keep"] = "drop"
+    unlabeled: Annotated[Literal["drop", "keep"], Parameter(group=SELECTION)] = "drop"
     """with annotated masks, drop patches without a label or keep them with -1"""
     label_maps: bool = False
     """also store the label map under every patch, for segmentation; the slides need annotated masks"""
-    codec: Codec = "raw"
+    codec: Annotated[Codec, Parameter(group=PIXELS)] = "raw"
     """raw, lossless or jpeg"""
-    source: Literal["coarsest", "finest"] = "coarsest"
+    source: Annotated[Literal["coarsest", "finest"], Parameter(group=PIXELS)] = "coarsest"
     """read the coarsest level that is fine enough, or the finest always"""
-    decode: Literal["scaled", "exact"] = "scaled"
+    decode: Annotated[Literal["scaled", "exact"], Parameter(group=PIXELS)] = "scaled"
     """let the JPEG decoder reduce, or decode in full"""
-    allow_upsampling: bool = False
+    allow_upsampling: Annotated[bool, Parameter(group=SELECTION)] = False
     """enlarge where a slide is too coarse"""
 
     def specs(self) -> list[ExtractionSpec]:
@@ -87,13 +104,18 @@ class Cut:
         magnifications = tuple(sorted(set(self.magnification), reverse=True))
         usual = SEGMENTATION_SIZE if self.label_maps else PATCH_SIZE
         size = usual if self.size is None else self.size
+        if self.overlap is not None and self.gap:
+            raise SpecError(f"--gap {self.gap} and --overlap {self.overlap:g}: give one of them")
+        if self.gap <= -size:
+            raise SpecError(f"--gap {self.gap}: expected more than -{size}, or neighbours are one patch")
         mode = self.mode or ("grid" if len(magnifications) == 1 else "centroids")
         return [
             ExtractionSpec(
                 mode=mode,
                 magnifications=group,
                 patch_size=size,
-                stride=size + self.gap,
+                stride=None if self.overlap is not None else size + self.gap,
+                overlap=self.overlap,
                 min_tissue=self.threshold,
                 min_label=self.threshold,
                 unlabeled=self.unlabeled,
@@ -144,13 +166,13 @@ class Where:
     """What a job runs on."""
 
     threads: Threads = None
-    scheduler: str | None = None
+    scheduler: Annotated[str | None, Parameter(group=RUN)] = None
     """address of a Dask scheduler (tcp://...) to run on instead"""
-    workers: int | None = None
+    workers: Annotated[int | None, COUNT, Parameter(group=RUN)] = None
     """so many worker processes of this machine; --threads are those of each then"""
-    tries: int = 3
+    tries: Annotated[int, COUNT, Parameter(group=RUN)] = 3
     """how often work whose worker is lost is tried before its slide fails"""
-    timeout: float | None = None
+    timeout: Annotated[float | None, ABOVE_ZERO, Parameter(group=RUN)] = None
     """seconds that one block may take on a worker before that counts as lost"""
     quiet: Quiet = False
 
@@ -175,28 +197,30 @@ class Where:
 class TrainingRecipe:
     """How a model is trained, whatever it is."""
 
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"])] = "adam"
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd"], Parameter(name=["--optimizer", "-optimizer"]), Parameter(group=LEARNING)
+    ] = "adam"
     """adam, adamw or sgd"""
-    learning_rate: Annotated[float, Parameter(name=["--lr", "-lr"])] = 1e-3
+    learning_rate: Annotated[float, ABOVE_ZERO, Parameter(name=["--lr", "-lr"])] = 1e-3
     """at its highest"""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, NOT_NEGATIVE, Parameter(group=LEARNING)] = 0.0
     """not on biases and normalization"""
-    schedule: Literal["constant", "step", "cosine"] = "constant"
+    schedule: Annotated[Literal["constant", "step", "cosine"], Parameter(group=LEARNING)] = "constant"
     """of the learning rate; cosine falls to 1 % over all epochs"""
-    warmup: float = 0.0
+    warmup: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.0
     """share of the steps over which the learning rate rises"""
-    ema: float = 0.0
+    ema: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.0
     """decay of averaged weights, which are then measured and kept; 0 for none"""
-    keep: Literal["best", "last"] = "best"
+    keep: Annotated[Literal["best", "last"], Parameter(group=LEARNING)] = "best"
     """weights of the best epoch, or of the last"""
-    epochs: Annotated[int, Parameter(name=["--epochs", "-e"])] = 10
+    epochs: Annotated[int, COUNT, Parameter(name=["--epochs", "-e"])] = 10
     """at most"""
-    patience: int = 5
+    patience: Annotated[int, NATURAL, Parameter(group=LEARNING)] = 5
     """epochs without a better validation loss after which training stops; 0 for never"""
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Annotated[Literal["32", "bf16", "16"], Parameter(group=LEARNING)] = "32"
     """bf16 and 16 are mixed precision"""
 
-    def recipe(self, seed: int) -> Recipe:
+    def recipe(self, seed: int) -> "Recipe":
         """The same for `msdask.training.fit`."""
         from msdask.training import Recipe
 

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from msdask.cli.groups import LEARNING, MODELS
+from msdask.cli.numbers import ABOVE_ZERO, COUNT
 from msdask.cli.options import BatchSize, Output, Quiet, TrainingRecipe
 from msdask.cli.scale_options import Draws, Network, Parts, said_of
 from msdask.cli.terminal import err, out
@@ -20,9 +22,9 @@ __all__ = ["predict", "test", "train"]
 
 Data = Annotated[Path, Parameter(name=["--input", "-i"])]
 
-train = App(name="train", help="Train a model on a patch store, or on images.")
-test = App(name="test", help="Measure a model on a patch store, or on images.")
-predict = App(name="predict", help="Apply a model to images or slides.")
+train = App(name="train", group=MODELS, help="Train a model on a patch store, or on images.")
+test = App(name="test", group=MODELS, help="Measure a model on a patch store, or on images.")
+predict = App(name="predict", group=MODELS, help="Apply a model to images or slides.")
 
 
 @train.command(name="scale")
@@ -32,8 +34,10 @@ def scale_train(
     output: Output,
     parts: Parts = Parts(),
     network: Network = Network(),
-    loss: Annotated[Literal["l1", "mse", "huber"], Parameter(name=["--loss", "--loss_function"])] = "l1",
-    delta: float = 1.0,
+    loss: Annotated[
+        Literal["l1", "mse", "huber"], Parameter(name=["--loss", "--loss_function"], group=LEARNING)
+    ] = "l1",
+    delta: Annotated[float, ABOVE_ZERO, Parameter(group=LEARNING)] = 1.0,
     recipe: TrainingRecipe = TrainingRecipe(),
     draws: Draws = Draws(),
     about: Path | None = None,
@@ -41,6 +45,8 @@ def scale_train(
     quiet: Quiet = False,
 ) -> int:
     """Train the scale detector on the grid sets of a patch store, one set a magnification, or on images.
+
+    Example: `msdask train scale -i cohort.zarr -o run --ratios 60 20 20`.
 
     Parameters
     ----------
@@ -93,6 +99,8 @@ def scale_test(
 ) -> int:
     """Measure a scale detector on the test slides of a patch store, or on images.
 
+    Example: `msdask test scale -i cohort.zarr -p run`.
+
     Parameters
     ----------
     data
@@ -132,10 +140,12 @@ def scale_predict(
     *,
     model: Annotated[str, Parameter(name=["--model", "-p"])] = "default",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    crops: int = 64,
+    crops: Annotated[int, COUNT] = 64,
     batch_size: BatchSize = 128,
 ) -> int:
     """Estimate the magnification of images from their pixels, one row an image, in input order.
+
+    Example: `msdask predict scale -i images/ -o estimates.csv`.
 
     Parameters
     ----------
@@ -152,8 +162,10 @@ def scale_predict(
     """
     require("msdask predict")
     from msdask.inference.scale import estimate_scale, listed_paths
-    from msdask.storage.files import write_file
+    from msdask.storage.files import check_writable, write_file
 
+    if output is not None:
+        check_writable(output, what="table")
     table = estimate_scale(listed_paths(images), model, n_crops=crops, batch_size=batch_size)
     for path, reason in zip(table["path"], table["error"], strict=True):
         if reason:

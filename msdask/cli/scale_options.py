@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, NETWORK, SPLITS
+from msdask.cli.numbers import COUNT, NATURAL, SHARE, WHOLE
 from msdask.cli.options import BatchSize, Magnifications
 from msdask.errors import SpecError
 
@@ -30,11 +32,11 @@ class Parts:
     """which of a store's sets, default all; of images those to recognize, default 5 8 10 15 20 30 40"""
     batch_size: BatchSize = 128
     """patches a batch"""
-    lists: Path | None = None
+    lists: Annotated[Path | None, Parameter(group=SPLITS)] = None
     """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
-    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True), Parameter(group=SPLITS)] = None
     """split the slides by these instead: training, validation, test"""
-    seed: int = 0
+    seed: Annotated[int, WHOLE, Parameter(group=SPLITS)] = 0
     """decides splits, and in training order, augmentation and initial weights"""
 
     @property
@@ -50,13 +52,13 @@ class Network:
 
     backbone: Annotated[str, Parameter(name=["--backbone", "-c"])] = "resnet34"
     """a classification network of torchvision, or scalenet"""
-    weights: str | None = None
+    weights: Annotated[str | None, Parameter(group=NETWORK)] = None
     """imagenet, or a file; default random"""
-    embedding: Annotated[int, Parameter(name=["--embedding", "-f"])] = 128
+    embedding: Annotated[int, NATURAL, Parameter(name=["--embedding", "-f"]), Parameter(group=NETWORK)] = 128
     """width of the layer before the output, 0 for none"""
-    dropout: Annotated[float, Parameter(name=["--dropout", "-d"])] = 0.0
+    dropout: Annotated[float, SHARE, Parameter(name=["--dropout", "-d"]), Parameter(group=NETWORK)] = 0.0
     """probability"""
-    target: Literal["linear", "log2"] = "linear"
+    target: Annotated[Literal["linear", "log2"], Parameter(group=NETWORK)] = "linear"
     """what is regressed: the magnification, or its base-2 logarithm"""
 
     def model(self) -> ScaleRegressor:
@@ -79,18 +81,18 @@ class Draws:
 
     augment: Literal["original", "strong"] = "original"
     """original: flips, turns, hue, saturation, value; strong: stain, saturation, contrast, blur, JPEG too"""
-    scale_augment: Literal["enlarge", "exact", "range", "none"] | None = None
+    scale_augment: Annotated[Literal["enlarge", "exact", "range", "none"] | None, Parameter(group=LEARNING)] = None
     """enlarge the middle of patches; exact: read scales up to the next one from the slides; range: read any scale, from
     below the lowest to above the highest; none. Default enlarge for a store, range for images"""
-    emphasis: float = 0.3
+    emphasis: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.3
     """with range: share of the draws from the upper two octaves alone"""
-    mosaic: float = 0.5
+    mosaic: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.5
     """with range: share of the patches that are put together from four places"""
-    patch_size: Annotated[int, Parameter(name=["--patch-size", "-s"])] = 64
+    patch_size: Annotated[int, COUNT, Parameter(name=["--patch-size", "-s"])] = 64
     """px of what is learnt from images"""
-    crop: int = 96
+    crop: Annotated[int, COUNT, Parameter(group=LEARNING)] = 96
     """px of what is measured of images, and of the crops that the model is used on; a store's patches have their own"""
-    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0
+    workers: Annotated[int, NATURAL, Parameter(name=["--workers", "-p"])] = 0
     """processes that read and augment; 0 means threads"""
 
     def source(self, place: Path, parts: Parts) -> ScaleSource:

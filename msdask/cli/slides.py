@@ -1,66 +1,41 @@
-"""`msdask info` and `msdask mask`: one slide; and `--mpp`, also of a cohort's slides."""
+"""`msdask info` and `msdask mask`: one slide."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from msdask.cli.options import Mpp, Output
-from msdask.cli.terminal import err, out
-from msdask.errors import MsdaskError, SpecError
+from msdask.cli.numbers import ABOVE_ZERO, NOT_NEGATIVE
+from msdask.cli.options import Output
+from msdask.cli.slide_scale import StatedScale
+from msdask.cli.terminal import out
+from msdask.errors import SpecError
 from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 if TYPE_CHECKING:
-    from msdask.extraction.slide_table import SlideRow
-    from msdask.inference.scale import ScaleEstimate
     from msdask.slides.slide import Slide
+    from msdask.store.patch_store import PatchStore
 
-__all__ = ["info", "mask", "slides_with_scale"]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class StatedScale:
-    """Which image of a file is opened, and its scale, where the file's own is not to be used."""
-
-    mpp: Mpp = None
-    """um/px of level 0, overrides the file; "estimate" asks the scale detector"""
-    slide_magnification: float | None = None
-    """the same as 10 / mpp"""
-    region: str | None = None
-    """which of several images in the file, by name or number from 0 on; `msdask info` lists them"""
-
-    def open(self, path: Path, *, strict: bool = False) -> Slide:
-        """The slide, with the scale that was given; an estimate is printed."""
-        from msdask.slides.slide import Slide, open_slide
-
-        mpp = self.mpp
-        if mpp == "estimate":
-            found = _estimate(path, self.region)
-            stated = Slide(path, region=self.region).mpp
-            beside = f"; the file states {stated:g} um/px" if stated is not None else ""
-            err.print(f"{os.fspath(path)}: {_said(found)}{beside}", markup=False)
-            mpp = found.mpp
-        return open_slide(path, mpp=mpp, magnification=self.slide_magnification, strict=strict, region=self.region)
+__all__ = ["info", "mask"]
 
 
 def info(
-    slide: Path | None = None,
+    slide: str | None = None,
     *,
     scale: StatedScale = StatedScale(),
     strict: Annotated[bool, Parameter(negative="--no-strict")] = False,
     readers: bool = False,
 ) -> int:
-    """Say what a slide is: size, scale and where it came from, levels, associated images.
+    """Say what a slide is: size, scale and where it came from, levels, associated images; or what a patch store holds.
+
+    Examples: `msdask info slide.svs`; `msdask info cohort.zarr`.
 
     Parameters
     ----------
     slide
-        file to open, or a folder that is one slide
+        file to open, a folder that is one slide, or a patch store
     strict
         refuse a doubtful scale instead of warning
     readers
@@ -71,10 +46,28 @@ def info(
 
         return print_readers()
     if slide is None:
-        raise SpecError("msdask info: expected a slide, or --readers")
+        raise SpecError("msdask info: expected a slide, a patch store, or --readers")
+    if (store := _store_at(slide)) is not None:
+        from msdask.cli.tidy import print_store
+
+        return print_store(store)
     for key, value in _facts(scale.open(slide, strict=strict)):
         out.print(f"{key:<11} {value}", markup=False)
     return 0
+
+
+def _store_at(path: str) -> PatchStore | None:
+    """The patch store at a path or URL, if there is one."""
+    from msdask.storage import places
+    from msdask.store.documents import DOCUMENT
+    from msdask.store.patch_store import PatchStore
+
+    place = places.location(path)
+    try:
+        text = places.at(place).read(places.join(place, DOCUMENT))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return PatchStore(path) if b"msdask_schema" in text else None
 
 
 def _facts(slide: Slide) -> list[tuple[str, str]]:
@@ -101,12 +94,14 @@ def mask(
     slide: Path,
     *,
     output: Output,
-    mask_magnification: Annotated[float, Parameter(name=["--mask-magnification", "-w"])] = 1.25,
-    min_area_um2: Annotated[float, Parameter(name="--min-area-um2")] = MIN_AREA_UM2,
-    max_hole_um2: Annotated[float, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2,
+    mask_magnification: Annotated[float, ABOVE_ZERO, Parameter(name=["--mask-magnification", "-w"])] = 1.25,
+    min_area_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--min-area-um2")] = MIN_AREA_UM2,
+    max_hole_um2: Annotated[float, NOT_NEGATIVE, Parameter(name="--max-hole-um2")] = MAX_HOLE_UM2,
     scale: StatedScale = StatedScale(),
 ) -> int:
     """Find the tissue on a slide and write it as a PNG, 255 = tissue.
+
+    Example: `msdask mask slide.svs -o slide.png`.
 
     Parameters
     ----------
@@ -124,56 +119,13 @@ def mask(
     import cv2
 
     from msdask.masks.tissue import tissue_mask
-    from msdask.storage.files import write_file
+    from msdask.storage.files import check_writable, write_file
 
-    areas = {"min_area_um2": min_area_um2, "max_hole_um2": max_hole_um2}
-    tissue = tissue_mask(scale.open(slide), mpp=10 / mask_magnification, **areas)
     if output.suffix.lower() != ".png":
         raise SpecError(f"'{output}': masks are written as PNG; give a name that ends in .png")
+    check_writable(output, what="mask")
+    areas = {"min_area_um2": min_area_um2, "max_hole_um2": max_hole_um2}
+    tissue = tissue_mask(scale.open(slide), mpp=10 / mask_magnification, **areas)
     write_file(output, cv2.imencode(".png", tissue.values.astype("uint8") * 255)[1].tobytes())
     out.print(f"{output}: {tissue.shape[1]} x {tissue.shape[0]} px, {float(tissue.mean()):.1%} tissue", markup=False)
     return 0
-
-
-def slides_with_scale(slides: str, mpp: float | Literal["estimate"] | None) -> list[SlideRow] | str:
-    """The slides of an extraction, with `--mpp` for those whose scale neither their file nor the table states."""
-    if mpp is None:
-        return slides
-    from msdask.extraction.slide_table import read_slides
-
-    rows = []
-    for row in read_slides(slides):
-        try:
-            rows.append(_with_scale(row, mpp))
-        except MsdaskError as error:  # the extraction reports what is wrong with it, and the others go on
-            if mpp == "estimate":
-                err.print(f"{row.path}: its scale cannot be estimated: {error}", markup=False)
-            rows.append(row)
-    return rows
-
-
-def _with_scale(row: SlideRow, mpp: float | Literal["estimate"]) -> SlideRow:
-    from msdask.slides.slide import Slide
-
-    is_given = row.mpp is not None or row.magnification is not None
-    if is_given or Slide(row.path, region=row.slide_region).mpp is not None:
-        return row
-    if mpp != "estimate":
-        return replace(row, mpp=mpp)
-    found = _estimate(row.path, row.slide_region)
-    err.print(f"{row.path}: {_said(found)}", markup=False)
-    # kept with the slide: whoever reads the store must be able to tell an estimate from a scale that was stated
-    return replace(row, mpp=found.mpp, cohort={**row.cohort, "scale_estimate": _said(found)})
-
-
-def _estimate(path: str | Path, region: str | None) -> ScaleEstimate:
-    from msdask.inference.scale import estimate_scale
-    from msdask.slides.slide import Slide
-
-    return estimate_scale(path) if region is None else estimate_scale(Slide(path, region=region))
-
-
-def _said(found: ScaleEstimate) -> str:
-    spread = f"spread {found.spread:.0%} over {found.n_crops} crops" if found.n_crops > 1 else "a single crop"
-    sure = f"{spread}, give or take {found.uncertainty:.0%}"
-    return f"{found.magnification:.1f}x, {found.mpp:.3g} um/px by the scale detector ({sure})"

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from msdask.cli.options import Masks, Output, Quiet, Threads, Where
+from msdask.cli.options import Masks, Output, Quiet, Threads, Where, given_slides
 from msdask.cli.terminal import err, out
-from msdask.errors import MsdaskError, StoreError
+from msdask.errors import MsdaskError, SpecError, StoreError
 
 if TYPE_CHECKING:
+    from msdask.store.keep_rule import Keep
     from msdask.store.patch_store import PatchStore
 
 __all__ = ["export", "freeze", "open_store", "verify"]
@@ -31,11 +32,13 @@ def verify(
     store: str,
     *,
     repair: bool = False,
-    slides: Annotated[str | None, Parameter(name=["--slides", "-i"])] = None,
+    slides: Annotated[list[str] | None, Parameter(name=["--slides", "-i"], consume_multiple=True)] = None,
     masks: Masks = Masks(),
     where: Where = Where(),
 ) -> int:
     """Read every byte of a patch store again and say what is missing or damaged; with --repair, put it right.
+
+    Examples: `msdask verify cohort.zarr`; `msdask verify cohort.zarr --repair -i slides/`.
 
     Parameters
     ----------
@@ -68,6 +71,8 @@ def _complete(store: PatchStore, name: str) -> str:
 def freeze(store: str, name: str) -> int:
     """Give what is in a patch store now a name that no later run changes: PatchStore(path, at=name) reads it.
 
+    Example: `msdask freeze cohort.zarr v1`.
+
     Parameters
     ----------
     store
@@ -81,11 +86,18 @@ def freeze(store: str, name: str) -> int:
     return 0
 
 
-def _repair(store: str, slides: str | None, masks: Masks, where: Where) -> int:
+def _repair(store: str, slides: list[str] | None, masks: Masks, where: Where) -> int:
     from msdask.extraction.repair import repair
 
     with where.started() as running:
-        report = repair(store, slides=slides, masks=masks.masks, labels=masks.labels, values=masks.values, **running)
+        report = repair(
+            store,
+            slides=slides and given_slides(slides),
+            masks=masks.masks,
+            labels=masks.labels,
+            values=masks.values,
+            **running,
+        )
     for done in report.repairs:
         for line in done.problems:
             err.print(f"{done.set_name}: slide '{done.slide_id}': {line}", markup=False)
@@ -103,10 +115,13 @@ def export(
     form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
     lists: str | None = None,
     every: Annotated[bool, Parameter(name="--all")] = False,
+    keep: str | None = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> int:
     """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
+
+    Examples: `msdask export cohort.zarr -o png --lists split`; `msdask export cohort.zarr -o tables --format parquet`.
 
     Parameters
     ----------
@@ -125,18 +140,23 @@ def export(
         "split" for the split that is stored with each slide (png only)
     every
         also patches that are white or of low contrast
+    keep
+        only patches that this rule on the columns of the table takes, such as "tissue > 0.9 and contrast >= 0.1"
     """
     from msdask.exports.png import export, export_table
 
+    if every and keep is not None:
+        raise SpecError("--all and --keep are two ways to say which patches: give one of them")
+    taken: Keep = not every if keep is None else keep
     opened = open_store(store)
     names = patch_set or list(opened)
     if form != "png":
         for name in names:
-            out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=not every)), markup=False)
+            out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=taken)), markup=False)
         return 0
     partitions: Literal[True] | str | None = True if lists == "split" else lists
     summary = export(
-        opened, output, name=names, slides=slides, keep=not every, lists=partitions, threads=threads, progress=not quiet
+        opened, output, name=names, slides=slides, keep=taken, lists=partitions, threads=threads, progress=not quiet
     )
     for where, reason in summary.failures.items():
         err.print(f"failed: {where}: {reason}", markup=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from msdask.cli.flags import in_flags
+from msdask.cli.numbers import COUNT
 from msdask.errors import MsdaskError
 
 if TYPE_CHECKING:
@@ -16,11 +18,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Quiet", "Scheduler", "Workers", "err", "open_client", "out"]
 
+
+class Said(Console):
+    """A console on which messages name the options of the command that runs, not arguments of Python.
+
+    Attributes
+    ----------
+    flags : its options
+    """
+
+    flags: Collection[str] = ()
+
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        """Print; text in the words of the command line."""
+        super().print(*(in_flags(o, self.flags) if isinstance(o, str) else o for o in objects), **kwargs)
+
+
 out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Said(stderr=True, highlight=False, soft_wrap=True)
 
 Scheduler = Annotated[str | None, Parameter(name="--scheduler")]
-Workers = Annotated[int | None, Parameter(name="--workers")]
+Workers = Annotated[int | None, COUNT, Parameter(name="--workers")]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())]
 
 

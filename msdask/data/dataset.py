@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from msdask.data.choice import Choice, columns_of
 from msdask.data.contents import contents_hash
 from msdask.data.linked import LinkedSet
 from msdask.data.patches import Patches, StoredPatches
+from msdask.data.samples import WholeBatch
 from msdask.data.scales import AnyScale, ScaleAugment, ScaledCut, ScaleRange
 from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
+from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
 
 __all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images"]
@@ -62,30 +67,6 @@ class _Group:
     columns: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """Which patches of a set a dataset takes."""
-
-    slides: Sequence[str] | None
-    splits: Sequence[str] | None
-    labels: Sequence[int] | Literal["labeled"] | None
-    keep: bool
-
-    def mask(self, index: Any) -> NDArray[np.bool_]:
-        names = np.asarray(index.attrs["slides"], object)
-        taken = np.ones(index.sizes["patch"], bool)
-        if self.slides is not None:
-            taken &= np.isin(names, list(self.slides))[index["slide"].values] if len(names) else taken
-        if self.splits is not None:
-            numbers = [i for i, name in enumerate(index.attrs["splits"]) if name in self.splits]
-            taken &= np.isin(index["split"].values, numbers)
-        if isinstance(self.labels, str):
-            taken &= index["label"].values >= 0
-        elif self.labels is not None:
-            taken &= np.isin(index["label"].values, list(self.labels))
-        return taken & index["keep"].values if self.keep else taken
-
-
 class PatchDataset(Dataset[Batch]):
     """Patches of one or several sets; indexed by patch, read by batch.
 
@@ -100,7 +81,7 @@ class PatchDataset(Dataset[Batch]):
     - with linked sets, ``linked_row`` int64 (B, M), the row of each image in its own set
     - with `label_maps`, ``label_map`` uint8 (B, M, S, S), 0 = unlabeled
 
-    With PyTorch's own DataLoader pass ``collate_fn=PatchDataset.collate``; `msdask.data.loader` needs nothing.
+    PyTorch's own DataLoader and Subset take it as it is, and read whole batches at once.
 
     Parameters
     ----------
@@ -110,7 +91,8 @@ class PatchDataset(Dataset[Batch]):
     slides : ids; None means all
     splits : name or names of the splits that were stored with the slides; None means all
     labels : classes to take, or "labeled" for all patches that have one; None means all patches
-    keep : only patches whose verdict `keep` is True, neither white nor of low contrast
+    keep : only patches whose verdict `keep` is True, neither white nor of low contrast; or a rule on the columns of
+        `PatchSet.table` (of sets that are not stored: of the index), such as "tissue > 0.9", or rows, see `Keep`
     target : what a class is, for balance: "label", the "labels" at every magnification (balanced by the first), or the
         nominal "magnification"
     label_maps : also read the label maps, for segmentation
@@ -126,6 +108,9 @@ class PatchDataset(Dataset[Batch]):
         A shard is missing or not of its size.
     """
 
+    _per_patch: ClassVar[tuple[str, ...]] = ("_group", "_row", "_label", "_x0", "_y0", "_linked", "block_of")
+    """Attributes with a row a patch, or None."""
+
     def __init__(
         self,
         sets: Sets | Sequence[Sets],
@@ -134,7 +119,7 @@ class PatchDataset(Dataset[Batch]):
         slides: Sequence[str] | None = None,
         splits: str | Sequence[str] | None = None,
         labels: Sequence[int] | Literal["labeled"] | None = None,
-        keep: bool = True,
+        keep: Keep = True,
         target: Target = "label",
         label_maps: bool = False,
         scale: AnyScale | None = None,
@@ -165,7 +150,7 @@ class PatchDataset(Dataset[Batch]):
         self.target: Target = target
         self.patch_size = self._sets[0].patch_size
         self.scale, self.transform, self._label_maps = scale, transform, label_maps
-        choice = _Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
+        choice = Choice(slides, (splits,) if isinstance(splits, str) else splits, labels, keep)
         self._take(choice)
         if scale is not None and not isinstance(scale, ScaleAugment):
             for group, key in enumerate(self._groups):
@@ -183,7 +168,7 @@ class PatchDataset(Dataset[Batch]):
                 f"sets of different (magnifications, patch size) cannot share a batch: {shapes}; make a dataset of each"
             )
 
-    def _take(self, choice: _Choice) -> None:
+    def _take(self, choice: Choice) -> None:
         """Columns of the chosen patches, and the slides that they are on, opened."""
         indexes = [one.index() for one in self._sets]
         self.slide_ids: list[str] = sorted({slide_id for index in indexes for slide_id in index.attrs["slides"]})
@@ -197,7 +182,7 @@ class PatchDataset(Dataset[Batch]):
         scales: list[list[float]] = []
         names, blocks = ("image", "label_map") if self._label_maps else ("image",), 0
         for s, (one, index) in enumerate(zip(self._sets, indexes, strict=True)):
-            taken = np.flatnonzero(choice.mask(index))
+            taken = np.flatnonzero(choice.mask(index, partial(columns_of, one, index)))
             slide = index["slide"].values[taken]
             for k in np.unique(slide).tolist():
                 slide_id = index.attrs["slides"][k]
@@ -375,17 +360,26 @@ class PatchDataset(Dataset[Batch]):
         first, last = np.searchsorted(self._group, [group, group + 1]).tolist()
         return int(first + share * (last - first))
 
+    def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> PatchDataset:
+        """A dataset of some of these patches, in the order in which they are here."""
+        chosen = np.sort(np.arange(len(self))[np.asarray(indices, np.int64).reshape(-1)])
+        taken = copy(self)
+        for name in self._per_patch:
+            values = getattr(self, name)
+            setattr(taken, name, None if values is None else values[chosen])
+        return taken
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once: one read for each slide in it."""
         batch = self.begin(indices).result()
-        return batch if self.transform is None else self.transform(batch)
+        return WholeBatch(batch if self.transform is None else self.transform(batch))
 
     def __getitem__(self, index: int) -> Batch:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     @staticmethod
     def collate(batch: Any) -> Any:
-        """For PyTorch's DataLoader: what `__getitems__` gives is a batch already."""
+        """The collation of PyTorch's DataLoader, said by name: what `__getitems__` gives is a batch already."""
         return batch
 
     @property

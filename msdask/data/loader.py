@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from msdask.data.augment import Augment
 from msdask.data.balance import Balance, chances_of, groups_of
-from msdask.data.dataset import Batch, PatchDataset, Reading, Sets, Transform
+from msdask.data.dataset import Batch, PatchDataset, Reading, Transform
 from msdask.data.feed import Feed, Sent
+from msdask.data.given import Given, as_dataset
 from msdask.data.order import EpochOrder, Shuffle
 from msdask.errors import SpecError
+from msdask.store.keep_rule import Keep
 from msdask.store.reading import FORK_REASON
 
 __all__ = ["PatchLoader", "loader"]
@@ -31,10 +33,11 @@ _STATE_KEYS = ("patches", "batch_size", "world_size", "seed", "shuffle", "balanc
 
 
 def loader(
-    sets: PatchDataset | Sets | Sequence[Sets],
+    sets: Given,
     *,
     batch_size: int,
     split: str | Sequence[str] | None = None,
+    keep: Keep | None = None,
     balanced: Balance = False,
     shuffle: Shuffle = True,
     seed: int = 0,
@@ -57,9 +60,10 @@ def loader(
 
     Parameters
     ----------
-    sets : a PatchDataset, or patch sets that one is made of with its defaults
+    sets : a PatchDataset, a Subset of one, or patch sets that one is made of with its defaults
     batch_size : patches of a batch
     split : name or names of the splits to take, where sets are given
+    keep : as for `PatchDataset`, where sets are given; None: its default
     balanced : draw with replacement, with weights 1 / count, so that every class (True or "class"; what a class is says
         the dataset's `target`) or every "slide" is as likely as the others; or "pixels", such that the expected number
         of labelled px of each class is the same, see `msdask.data.balance.pixel_chances`
@@ -90,12 +94,7 @@ def loader(
     --------
     >>> train = ms.data.loader(store["grid-10x-224"], batch_size=64, split="train", balanced=True)  # doctest: +SKIP
     """
-    if isinstance(sets, PatchDataset):
-        if split is not None:
-            raise SpecError("split= goes with patch sets: give splits= to the PatchDataset")
-        dataset = sets
-    else:
-        dataset = PatchDataset(sets, splits=split)
+    dataset = as_dataset(sets, split=split, keep=keep)
     if start_method not in ("forkserver", "spawn"):
         why = f": {FORK_REASON}" if start_method == "fork" else ""
         raise SpecError(f"start_method={start_method!r}: expected 'forkserver' or 'spawn'{why}")

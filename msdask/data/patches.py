@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -84,6 +85,10 @@ class StoredPatches:
     def index(self) -> xr.Dataset:
         """See `Patches.index`."""
         return self._set.index()
+
+    def table(self) -> pd.DataFrame:
+        """The set's table: a row a patch, in the order of the index."""
+        return self._set.table()
 
     def attrs(self, slide_id: str) -> dict[str, Any]:
         """See `Patches.attrs`."""

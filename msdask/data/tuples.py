@@ -32,6 +32,8 @@ class TupleDataset(PatchDataset):
     labels_of_each : give the labels at these magnifications as ``label`` (B, M), for n + 1 losses
     """
 
+    _per_patch = (*PatchDataset._per_patch, "_whole", "_share")
+
     def __init__(
         self,
         tuples: PatchSet | LinkedSet | AreaSet,

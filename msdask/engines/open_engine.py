@@ -18,11 +18,41 @@ from msdask.errors import SpecError
 if TYPE_CHECKING:
     from distributed import Client as Client
 
-__all__ = ["default_plan", "open_engine"]
+__all__ = ["check_options", "default_plan", "open_engine"]
 
 
 _SMALL = Work()
 """Too little for processes."""
+
+
+def check_options(
+    client: Client | None = None,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    tries: int = 3,
+    timeout: float | None = None,
+) -> None:
+    """Make sure that the options of `open_engine` make sense, before anything is written.
+
+    Raises
+    ------
+    SpecError
+        One is out of range, or they contradict each other.
+    """
+    if client is not None and (workers is not None or threads is not None):
+        raise SpecError("client, and workers or threads, are two ways to run: give one of them")
+    if timeout is not None and client is None and workers is None and threads is not None:
+        raise SpecError(
+            f"timeout={timeout:g} needs workers or a client: what hangs in a thread of this process cannot be ended"
+        )
+    for name, value in (("tries", tries), ("workers", workers)):
+        if value is not None and value < 1:
+            raise SpecError(f"{name}={value}: expected a whole number, at least 1")
+    if timeout is not None and timeout <= 0:
+        raise SpecError(f"timeout={timeout:g}: expected seconds, more than 0")
+    if threads is not None and threads < (0 if workers is None else 1):
+        raise SpecError(f"threads={threads}: expected a number of threads, or, without workers, 0 for the caller's own")
 
 
 @contextmanager
@@ -52,14 +82,7 @@ def open_engine(
     SpecError
         The options contradict each other.
     """
-    if client is not None and (workers is not None or threads is not None):
-        raise SpecError("client, and workers or threads, are two ways to run: give one of them")
-    if timeout is not None and client is None and workers is None and threads is not None:
-        raise SpecError("timeout needs workers or a client: what hangs in a thread of this process cannot be ended")
-    if tries < 1 or (workers is not None and workers < 1) or (timeout is not None and timeout <= 0):
-        raise SpecError(f"tries={tries}, workers={workers}, timeout={timeout}: expected more than 0")
-    if threads is not None and threads < (0 if workers is None else 1):
-        raise SpecError(f"threads={threads}: expected a number of threads, or, without workers, 0 for the caller's own")
+    check_options(client, workers=workers, threads=threads, tries=tries, timeout=timeout)
     with ExitStack() as stack:
         engine: Engine
         if client is not None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.spec import format_magnification
+from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
 
 __all__ = ["PatchFolders", "StoredRows", "magnification_text"]
@@ -62,10 +63,10 @@ class PatchFolders:
     patch_set: PatchSet
     root: str
     is_labelled: bool
-    keep: bool
+    keep: Keep
 
     @classmethod
-    def below(cls, output: str | os.PathLike[str], patch_set: PatchSet, *, keep: bool) -> PatchFolders:
+    def below(cls, output: str | os.PathLike[str], patch_set: PatchSet, *, keep: Keep) -> PatchFolders:
         """The folders of `patch_set` below `output`."""
         counts = [patch_set.attrs(slide_id)["counts"] for slide_id in patch_set.slides]
         is_labelled = any(c["labeled"] > 0 for c in counts)
@@ -111,9 +112,9 @@ class PatchFolders:
         StoreError
             The slide is not complete, or a table is damaged.
         """
-        names = ("x0", "y0", "label", "keep")
+        names = ("x0", "y0", "label")
         columns = dict(zip(names, self.patch_set.columns(slide_id, names), strict=True))
-        taken = columns["keep"].astype(bool) if self.keep else np.ones(len(columns["keep"]), bool)
+        taken = self.patch_set.kept(slide_id, self.keep)
         rows = np.flatnonzero(taken)
         number = np.where(taken, np.cumsum(taken) - 1, -1)
         return StoredRows(rows, columns["x0"][rows], columns["y0"][rows], columns["label"][rows], number)

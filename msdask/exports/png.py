@@ -24,6 +24,7 @@ from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, R
 from msdask.progress.report import Recorder, Report
 from msdask.storage.files import replacing, replacing_folder
 from msdask.storage.tables import write_table
+from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
 from msdask.store.reading import ShardArray
@@ -85,7 +86,7 @@ def export(
     *,
     name: str | Sequence[str] | None = None,
     slides: Sequence[str] | None = None,
-    keep: bool = True,
+    keep: Keep = True,
     lists: Partitions | None = None,
     threads: int | None = None,
     progress: bool = False,
@@ -102,7 +103,8 @@ def export(
     output : folder; made if it does not exist
     name : of the patch set, or several; None means all of the store
     slides : ids of the slides; None means all. A slide that is not complete is reported as failed
-    keep : only patches whose verdict `keep` is True, as the original does. They are numbered in the order of the store
+    keep : only patches whose verdict `keep` is True, as the original does; or those that a rule on the columns of
+        `PatchSet.table` takes, or rows, see `msdask.store.keep_rule.Keep`. They are numbered in the order of the store
     lists : write training lists too: True takes the `split` stored with each slide; or a folder with list_train.csv,
         list_valid.csv, list_test.csv of slide names (one folder a repeat inside is fine); or a mapping split -> names
     threads : that encode PNG files; None means all cores
@@ -119,6 +121,8 @@ def export(
         Before any work: no such set or slide, two sets with one folder, partitions that do not fit. Later: `output`
         cannot be written.
     """
+    if threads is not None and threads < 1:
+        raise SpecError(f"threads={threads}: expected a whole number, at least 1; leave it out for all cores")
     opened = store if isinstance(store, PatchStore) else PatchStore(store)
     sets = [PatchFolders.below(output, opened[n], keep=keep) for n in _set_names(opened, name)]
     _check_folders(sets)
@@ -205,12 +209,12 @@ def _export_slide(s: PatchFolders, slide_id: str, pool: ThreadPoolExecutor, tell
                         write_table(part / s.subfolder(column) / file, rows)
                 for block, images, numbers in _blocks(s, slide_id, stored):
                     _write_images(s, slide_id, images, numbers, part, pool)
-                    tell(BlockWritten(slide_id, name, block, len(numbers)))
+                    tell(BlockWritten(slide_id, name, block, len(numbers), len(s.magnifications)))
     except StoreError as error:
         return SlideExport(slide_id, name, "failed", str(error))
     if not len(stored.rows):
         return SlideExport(slide_id, name, "empty")
-    return SlideExport(slide_id, name, "exported", patches=len(stored.rows), folder=str(folder))
+    return SlideExport(slide_id, name, "exported", "", len(stored.rows), len(s.magnifications), folder=str(folder))
 
 
 def _blocks(s: PatchFolders, slide_id: str, stored: StoredRows) -> Iterator[tuple[int, NDArray[np.uint8], list[int]]]:
@@ -257,13 +261,13 @@ def _check_foreign(folder: Path, slide_id: str) -> None:
             )
 
 
-def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: bool = False) -> Path:
+def export_table(patch_set: PatchSet, path: str | os.PathLike[str], *, keep: Keep = False) -> Path:
     """Write a set's table (`PatchSet.table`) to a file, in one atomic step.
 
     Parameters
     ----------
     path : ending in .csv (UTF-8, with a header) or .parquet
-    keep : only patches whose verdict `keep` is True
+    keep : only patches whose verdict `keep` is True, or that a rule takes, as for `export`
 
     Returns
     -------

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from msdask.engines.in_flight import run_jobs
-from msdask.engines.open_engine import open_engine
-from msdask.errors import LockedError, SpecError, StoreError
+from msdask.engines.open_engine import check_options, open_engine
+from msdask.errors import LockedError, StoreError
 from msdask.extraction.cohort_work import cohort_work
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.slide_job import BlockJob, Target, begin_slide, check_source, commit_slide, run_block
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.extraction.slide_work import SlideWork, reason, slide_work
+from msdask.extraction.specs import in_order
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
 from msdask.progress.bar import Progress
@@ -113,23 +114,23 @@ def extract(
     Raises
     ------
     MsdaskError
-        Before any work begins: the table is unreadable, ids collide, the store or a set does not fit.
+        Before any work begins: the table is unreadable, ids collide, an option makes no sense, the folder of masks is
+        not there, the store or a set does not fit.
     KeyboardInterrupt
         After running blocks are written; the store can be resumed.
     """
+    check_options(client, workers=workers, threads=threads, tries=tries, timeout=timeout)
     rows = read_slides(slides)
-    specs = _in_order(spec, name)
+    specs = in_order(spec, name)
+    choice = MaskChoice.of(masks, labels, values, mask_magnification).check(row.mask for row in rows)
     opened = store if isinstance(store, PatchStore) else PatchStore(store, codec=specs[0].codec)
     names = tuple(opened.open_set(s, name=name, overwrite=overwrite) for s in specs)
     run = _Run(
         opened,
         specs,
         names,
-        MaskChoice.of(masks, labels, values, mask_magnification),
-        {
-            f"parent_{format_magnification(s.magnifications[0])}": {"set": set_name, "spec_hash": s.hash}
-            for s, set_name in zip(specs, names, strict=True)
-        },
+        choice,
+        _links(specs, names),
         on_bad_tile,
         overwrite,
     )
@@ -161,21 +162,12 @@ def extract(
     return ExtractionReport(**recorder.facts())
 
 
-def _in_order(spec: ExtractionSpec | Sequence[ExtractionSpec], name: str | None) -> tuple[ExtractionSpec, ...]:
-    """The specs of a run, coarsest first."""
-    specs = (spec,) if isinstance(spec, ExtractionSpec) else tuple(sorted(spec, key=lambda s: s.magnifications[0]))
-    if not specs:
-        raise SpecError("extract: no spec given")
-    if len(specs) > 1 and (name is not None or any(s.mode != "grid" for s in specs)):
-        raise SpecError(
-            "extract: several specs must all be of mode 'grid', and get their names from their magnifications"
-        )
-    if len({(s.mask_mpp, s.min_area_um2, s.max_hole_um2) for s in specs}) > 1:
-        raise SpecError(
-            "extract: the specs differ in mask_mpp, min_area_um2 or max_hole_um2, but a slide has one mask: make them "
-            "the same, or extract one after the other"
-        )
-    return specs
+def _links(specs: Sequence[ExtractionSpec], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What each column `parent_<m>x` points into."""
+    return {
+        f"parent_{format_magnification(s.magnifications[0])}": {"set": name, "spec_hash": s.hash}
+        for s, name in zip(specs, names, strict=True)
+    }
 
 
 def make_indexes(store: PatchStore, names: Iterable[str]) -> None:
@@ -315,7 +307,8 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
     started = time.perf_counter()
     # What travels with every block need not say which blocks there are.
     travels = replace(job, todo=(), notes=())
-    patches = work.run("extract", name, run_block, travels, job.todo)
+    magnifications = job.arrays.shape[1]
+    patches = work.run("extract", name, run_block, travels, job.todo, magnifications=magnifications)
     lock.check()  # a slide that another run has taken over is that run's to commit
     complete = work.call(f"commit: {name}/{row.slide_id}", commit_slide, travels)
     return SlideOutcome(
@@ -323,6 +316,7 @@ def _write_set(row: SlideRow, name: str, job: BlockJob, lock: SlideLock, work: S
         name,
         "complete",
         patches=patches,
+        magnifications=magnifications,
         path=row.path,
         counts=complete["counts"],
         seconds=time.perf_counter() - started,

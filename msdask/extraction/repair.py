@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from msdask.engines.in_flight import run_jobs
-from msdask.engines.open_engine import open_engine
+from msdask.engines.open_engine import check_options, open_engine
 from msdask.errors import MaskError, StoreError, UnreachableError
 from msdask.extraction.cohort import make_indexes
 from msdask.extraction.cohort_work import repair_work
@@ -19,6 +19,7 @@ from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.masks.choice import MaskChoice
 from msdask.masks.labels import Values
 from msdask.progress.bar import Progress
+from msdask.progress.counting import counted
 from msdask.progress.events import Listener, Listeners, Outcome, RunBegun, RunDone
 from msdask.progress.report import Recorder, Report
 from msdask.spec import ExtractionSpec
@@ -71,8 +72,8 @@ class SlideRepair(Outcome):
 
     def __str__(self) -> str:
         done = {
-            "mended": f"read {len(self.blocks)} shards again ({self.patches:,} patches)",
-            "renewed": f"extracted afresh ({self.patches:,} patches)",
+            "mended": f"read {len(self.blocks)} shards again ({counted([(self.patches, self.magnifications)])})",
+            "renewed": f"extracted afresh ({counted([(self.patches, self.magnifications)])})",
             "failed": "not repaired",
         }[self.state]
         return f"{self.set_name}: slide '{self.slide_id}': {done}" + (f": {self.reason}" if self.reason else "")
@@ -100,7 +101,7 @@ class RepairReport(Report[SlideRepair]):
         shards = sum(len(r.blocks) for r in self.outcomes)
         return (
             f"{self.slides} slides checked, {len(self.outcomes)} broken: {shards} shards read again, "
-            f"{self._totals()['renewed']} slides extracted afresh ({self.patches:,} patches), {len(self.failed)} not "
+            f"{self._totals()['renewed']} slides extracted afresh ({self.counted()}), {len(self.failed)} not "
             "repaired"
         )
 
@@ -155,6 +156,10 @@ def repair(
     StoreError
         There is no patch store.
     """
+    check_options(client, workers=workers, threads=threads, tries=tries, timeout=timeout)
+    choice = MaskChoice.of(masks, labels, values)
+    if choice.folder is not None:
+        choice.check()
     if not isinstance(store, PatchStore):
         restore_documents(places.location(store))
     opened = store if isinstance(store, PatchStore) else PatchStore(store)
@@ -164,7 +169,7 @@ def repair(
     rows = {row.slide_id: row for row in read_slides(slides)} if slides is not None else {}
     todo = [(name, slide_id) for name in names for slide_id in opened[name].states()]
     expected = {name: slide_entries(opened.path, name) for name in names}
-    run = _Run(opened, rows, MaskChoice.of(masks, labels, values), expected)
+    run = _Run(opened, rows, choice, expected)
     recorder = Recorder()
     with (
         open_engine(
@@ -240,11 +245,14 @@ def _mend_blocks(
         mask=given or (mask_of(place.store, attrs) if run.masks.folder is None else None),
         masks=replace(run.masks, kind="labels"),
     )
-    patches = work.run("mend", name, mend_block, job, damage.images)
+    patches = work.run("mend", name, mend_block, job, damage.images, magnifications=job.arrays.shape[1])
     # Where images were read again their patches are counted already.
     with_images = set(damage.images)
-    work.run("mend", name, mend_maps, job, [block for block in damage.maps if block in with_images])
-    patches += work.run("mend", name, mend_maps, job, [block for block in damage.maps if block not in with_images])
+    scales = job.arrays.shape[1]
+    for is_counted in (False, True):
+        blocks = [block for block in damage.maps if (block in with_images) is not is_counted]
+        mended = work.run("mend", name, mend_maps, job, blocks, magnifications=scales)
+        patches += mended if is_counted else 0
     lock.check()
     if not work.call(f"finish: {name}/{slide_id}", finish_repair, job):
         raise StoreError(
@@ -252,7 +260,8 @@ def _mend_blocks(
             "completed: extract it again with overwrite"
         )
     note_source(place.store, attrs, file)
-    return SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
+    done = SlideRepair(slide_id, name, "mended", "", patches, problems=damage.problems, blocks=damage.blocks)
+    return replace(done, magnifications=job.arrays.shape[1])
 
 
 def _renew_slide(
@@ -280,14 +289,16 @@ def _renew_slide(
     )[0]
     if job is None:
         raise StoreError(f"{place} was not begun")
-    work.run("extract", name, run_block, job, job.todo)
+    magnifications = job.arrays.shape[1]
+    work.run("extract", name, run_block, job, job.todo, magnifications=magnifications)
     lock.check()
     complete = work.call(f"commit: {name}/{slide_id}", commit_slide, job)
     expected = run.expected[name].get(slide_id)
     note = ""
     if expected and expected != complete["checksum"] and attrs.get("schema", SCHEMA) == SCHEMA:
         note = "its contents are not what they were: its mask, or what selects on it, has changed since"
-    return SlideRepair(slide_id, name, "renewed", note, job.arrays.shape[0], problems=damage.problems)
+    done = SlideRepair(slide_id, name, "renewed", note, job.arrays.shape[0], problems=damage.problems)
+    return replace(done, magnifications=magnifications)
 
 
 def _check_file(attrs: dict[str, Any], path: str, spec: ExtractionSpec) -> None:

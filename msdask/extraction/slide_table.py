@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,8 +65,8 @@ def read_slides(slides: Slides) -> list[SlideRow]:
     ----------
     slides : a CSV file (one path a line without a header, or with a column `path` and optionally slide_id,
         slide_region, mask, mpp, magnification, split, patient, label ...; relative paths are relative to the CSV), a
-        folder of slides (see `msdask.readers.slides_in`), a single slide, a DataFrame with such columns, or a list of
-        paths or mappings
+        folder of slides (see `msdask.readers.slides_in`), a pattern such as "batch*/*.svs", a single slide, a DataFrame
+        with such columns, or a list of paths or mappings; each path in a list may be any of these
 
     Raises
     ------
@@ -116,12 +117,25 @@ def _listed(slides: Iterable[Any], cells: CellReader) -> list[SlideRow]:
             where = f"slide '{given.path}'"
             rows.append(replace(given, cohort={k: cells.read(k, v, where) for k, v in given.cohort.items()}))
             continue
+        if isinstance(given, (str, os.PathLike)) and _stands_for_several(os.fspath(given)):
+            rows += _from_path(os.fspath(given), cells)
+            continue
         record = given if isinstance(given, Mapping) else {"path": given}
         names = known_names(record, _KNOWN)
         seen.update(dict.fromkeys(names.values()))
         rows.append(_row({names[column]: value for column, value in record.items()}, Path(), cells))
     warn_of_misspelt(seen, _KNOWN, stacklevel=4)
     return rows
+
+
+def _stands_for_several(path: str) -> bool:
+    """Whether a path is a table, a folder, or a pattern: what stands for a number of slides, not for one."""
+    if is_url(path):
+        return False
+    place = local_path(path)
+    if os.path.isdir(place):
+        return not is_slide(place)
+    return place.lower().endswith(".csv") or (glob.has_magic(place) and not os.path.exists(place))
 
 
 def _rows(
@@ -143,6 +157,11 @@ def _from_path(path: str, cells: CellReader) -> list[SlideRow]:
     if found.is_dir():
         folder = str(found)
         return [_row({"path": slide}, Path(), cells) for slide in ([folder] if is_slide(folder) else slides_in(folder))]
+    if not found.exists() and glob.has_magic(str(found)):
+        matches = sorted(glob.glob(str(found), recursive=True))
+        if not matches:
+            raise SlideError(f"'{path}': nothing matches this pattern; expected slides, such as 'batch1/*.svs'")
+        return _listed(matches, cells)
     if not found.exists():
         raise SlideError(f"'{path}' does not exist: expected a CSV of slides, a folder of slides, or a slide")
     if found.suffix.lower() != ".csv":

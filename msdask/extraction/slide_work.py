@@ -47,13 +47,22 @@ class SlideWork:
         """One step; `label` is "step: what"."""
         return self._engine.call(label, self.trace, function, *args, **kwargs)
 
-    def run(self, step: str, set_name: str, function: BlockFunction[J], job: J, blocks: Sequence[int]) -> int:
-        """Blocks of the slide in one patch set; the patches that were written."""
+    def run(
+        self,
+        step: str,
+        set_name: str,
+        function: BlockFunction[J],
+        job: J,
+        blocks: Sequence[int],
+        *,
+        magnifications: int = 1,
+    ) -> int:
+        """Blocks of the slide in one patch set of so many magnifications; the patches or tuples that were written."""
         counts: list[int] = []
 
         def written(block: int, patches: int) -> None:
             counts.append(patches)
-            self._tell(BlockWritten(self._slide_id, set_name, block, patches))
+            self._tell(BlockWritten(self._slide_id, set_name, block, patches, magnifications))
 
         self._engine.run(f"{step}: {set_name}/{self._slide_id}", self.trace, function, job, blocks, written)
         return sum(counts)

@@ -73,6 +73,7 @@ def classify_slides(
         raise SpecError(f"table={table!r}: expected one of {', '.join(get_args(Table))}")
     rows, classifier = read_slides(slides), load_classifier(model, device=device, classes=classes)
     choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
+    choice.check(row.mask for row in rows)
     options = {
         "patch_size": patch_size,
         "stride": stride,
@@ -94,6 +95,7 @@ def classify_slides(
         action="classify",
         kind="map",
         count="tuples",
+        magnifications=len(classifier.network.magnifications),
         device=str(next(classifier.network.parameters()).device),
         listeners=listeners,
     )

@@ -31,6 +31,7 @@ def one_after_another(
     action: str,
     kind: str,
     count: str,
+    magnifications: int = 1,
     device: str,
     listeners: Iterable[Listener],
 ) -> pd.DataFrame:
@@ -43,6 +44,7 @@ def one_after_another(
     folder : gets the table
     action, kind : of the events: "classify" and "map", say
     count : name of the number in the table that says how much was looked at
+    magnifications : of a tuple; 1 where they are px
     device : that the network is on
     listeners : hear of it
 
@@ -57,11 +59,11 @@ def one_after_another(
         tell(SlideBegun(row.slide_id, (kind,)))
         said: dict[str, Any] = {"slide_id": row.slide_id, "path": row.path, "state": "complete", "reason": ""}
         try:
-            said |= made(row, _told(tell, row.slide_id, kind))
+            said |= made(row, _told(tell, row.slide_id, kind, magnifications))
         except Exception as error:  # also a network without memory: the slides after it are smaller, or not
             said |= {"state": "failed", "reason": reason(error)}
         records.append(said)
-        outcome = Outcome(row.slide_id, kind, said["state"], said["reason"], int(said.get(count, 0)))
+        outcome = Outcome(row.slide_id, kind, said["state"], said["reason"], int(said.get(count, 0)), magnifications)
         tell(SlideDone(row.slide_id, (kind,), order, (outcome,)))
     found = pd.DataFrame(records)
     write_file(folder / "slides.csv", found.to_csv(index=False), what="table of slides")
@@ -69,8 +71,8 @@ def one_after_another(
     return found
 
 
-def _told(tell: Callable[[Any], None], slide_id: str, kind: str) -> Wrote:
-    return lambda shard, shards, count: tell(BlockWritten(slide_id, kind, shard, count))
+def _told(tell: Callable[[Any], None], slide_id: str, kind: str, magnifications: int) -> Wrote:
+    return lambda shard, shards, count: tell(BlockWritten(slide_id, kind, shard, count, magnifications))
 
 
 def opened_with_mask(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import xarray as xr
 
@@ -17,7 +18,7 @@ from msdask.masks.labels import Values, as_labels, as_plane
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.spec import ExtractionSpec
-from msdask.storage.places import local_path
+from msdask.storage.places import is_url, local_path
 
 __all__ = ["MaskChoice", "SlideMasks", "masks_of_slide"]
 
@@ -64,6 +65,33 @@ class MaskChoice:
         folder = masks if labels is None else labels
         kind: MaskKind | None = None if labels is None and values is None else "labels"
         return cls(None if folder is None else local_path(folder), kind, values, magnification)
+
+    def check(self, given: Iterable[str | None] = ()) -> Self:
+        """Make sure that the folder is there, before the first slide is looked at.
+
+        Parameters
+        ----------
+        given : masks of the slides as their table says, None where it says none
+
+        Returns
+        -------
+        choice : itself
+
+        Raises
+        ------
+        MaskError
+            It is not, or is a file; or masks are said to be annotated, and there are none.
+        """
+        if self.folder is None and self.kind == "labels" and not any(given):
+            raise MaskError(
+                "values= says that masks are annotated, but there are none: give labels= or masks= (a folder), or a "
+                "column 'mask'"
+            )
+        if self.folder is None or is_url(self.folder) or os.path.isdir(self.folder):
+            return self
+        name = "labels" if self.kind == "labels" else "masks"
+        found = "is a file" if os.path.exists(self.folder) else "there is no such folder"
+        raise MaskError(f"{name}='{self.folder}': {found}; expected a folder with a mask for every slide")
 
 
 class SlideMasks(NamedTuple):
@@ -116,8 +144,8 @@ def masks_of_slide(slide: _Slide, given: str | None, choice: MaskChoice, *, spec
             )
         areas = {"min_area_um2": spec.min_area_um2, "max_hole_um2": spec.max_hole_um2}
         return SlideMasks(tissue_mask(slide, mpp=spec.mask_mpp, **areas), None)
-    if given is None and os.path.isfile(choice.folder or ""):
-        raise MaskError(f"masks '{choice.folder}': is a file; expected a folder with a mask for every slide")
+    if given is None:
+        choice.check([None])
     file = mask_file(given or choice.folder or "", slide)
     height, width = (max(1, math.ceil(side * slide.mpp_used / spec.mask_mpp)) for side in slide.shape)
     content = open_mask(file, slide, (height, width))

@@ -1,4 +1,4 @@
-"""The progress of a run: slides, patches, patches per second, time left; in a terminal or in a notebook."""
+"""The progress of a run: slides, patches or tuples, these per second, time left; in a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rich import progress as rich_progress
 
+from msdask.progress.counting import counted
 from msdask.progress.events import BlockWritten, Event, RunBegun, SlideDone, Waiting
 
 __all__ = ["Progress"]
@@ -23,12 +24,13 @@ class Progress:
     Parameters
     ----------
     enabled : show anything
-    unit : what blocks are made of
+    unit : what blocks are made of; empty: patches, or tuples
     """
 
-    def __init__(self, *, enabled: bool = True, unit: str = "patches") -> None:
+    def __init__(self, *, enabled: bool = True, unit: str = "") -> None:
         self._unit = unit
         self._slides, self._done, self._patches, self._failed = 0, 0, 0, 0
+        self._rows: dict[int, int] = {}
         self._waiting = ""
         self._started = time.perf_counter()
         self._in_notebook = enabled and _is_notebook()
@@ -38,15 +40,13 @@ class Progress:
             rich_progress.TextColumn("slides"),
             rich_progress.BarColumn(),
             rich_progress.MofNCompleteColumn(),
-            rich_progress.TextColumn(
-                f"{{task.fields[patches]:,}} {unit}, {{task.fields[rate]:,.0f}}/s{{task.fields[failed]}}"
-            ),
+            rich_progress.TextColumn("{task.fields[written]}, {task.fields[rate]:,.0f}/s{task.fields[failed]}"),
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("left"),
             rich_progress.TimeRemainingColumn(),
             disable=not enabled or self._in_notebook,
         )
-        self._task = self._bar.add_task("slides", total=None, patches=0, rate=0.0, failed="")
+        self._task = self._bar.add_task("slides", total=None, written=f"0 {unit or 'patches'}", rate=0.0, failed="")
 
     def __call__(self, event: Event) -> None:
         """Show what an event changes."""
@@ -55,6 +55,7 @@ class Progress:
             self._bar.update(self._task, total=event.slides)
         elif isinstance(event, BlockWritten):
             self._patches += event.patches
+            self._rows[event.magnifications] = self._rows.get(event.magnifications, 0) + event.patches
             self._show()
         elif isinstance(event, Waiting):
             self._waiting = f"; {event.reason}" if event.reason else ""
@@ -68,11 +69,14 @@ class Progress:
     def _show(self) -> None:
         elapsed = time.perf_counter() - self._started
         rate = self._patches / elapsed if elapsed > 0 else 0.0
+        written = f"{self._patches:,} {self._unit}"
+        if not self._unit:
+            written = counted((n, magnifications) for magnifications, n in self._rows.items())
         failed = (f", {self._failed} failed" if self._failed else "") + self._waiting
         if self._in_notebook:
-            self._show_cell(f"{self._patches:,} {self._unit}, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
+            self._show_cell(f"{written}, {rate:,.0f}/s{failed}, {elapsed:.1f} s")
         else:
-            self._bar.update(self._task, patches=self._patches, rate=rate, failed=failed)
+            self._bar.update(self._task, written=written, rate=rate, failed=failed)
 
     def _show_cell(self, text: str) -> None:
         """A bar of plain HTML: rich's needs ipywidgets, and leaves nothing in the stored notebook."""

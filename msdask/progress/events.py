@@ -38,7 +38,8 @@ class Outcome:
     slide_id, set_name : which slide, in which patch set
     state : "failed", or a word of the run's own for what was done
     reason : why it failed, or what to know of it
-    patches : patches (tuples) written by this run
+    patches : written by this run; tuples, where the set has several magnifications
+    magnifications : of the set: with several, what is counted are tuples
     """
 
     slide_id: str
@@ -46,6 +47,7 @@ class Outcome:
     state: str
     reason: str = ""
     patches: int = 0
+    magnifications: int = 1
 
     def row(self) -> dict[str, Any]:
         """The outcome as a row of a table."""
@@ -78,12 +80,13 @@ class SlideBegun:
 
 @dataclass(frozen=True, slots=True)
 class BlockWritten:
-    """A block of a slide is written into a patch set, with so many patches (tuples)."""
+    """A block of a slide is written into a patch set: so many patches, or tuples of so many magnifications."""
 
     slide_id: str
     set_name: str
     block: int
     patches: int
+    magnifications: int = 1
 
 
 @dataclass(frozen=True, slots=True)

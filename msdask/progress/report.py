@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import pandas as pd
 
 from msdask._version import __version__
+from msdask.progress.counting import counted
 from msdask.progress.events import Event, Outcome, RunBegun, RunDone, SlideDone
 from msdask.progress.machine import machine, versions
 
@@ -60,7 +61,7 @@ class Report(Generic[SomeOutcome]):
 
     @property
     def patches(self) -> int:
-        """Patches (tuples) written by this run."""
+        """Patches that were written by this run; tuples, where the sets have several magnifications."""
         return sum(o.patches for o in self.outcomes)
 
     @property
@@ -103,8 +104,12 @@ class Report(Generic[SomeOutcome]):
     def summary(self) -> str:
         """A sentence for a terminal."""
         states = ", ".join(f"{count} {state}" for state, count in self._totals().items() if count) or "no slides"
-        rate = f", {self.patches / self.seconds:,.0f} patches/s" if self.patches and self.seconds > 0 else ""
-        return f"{states}; {self.patches:,} patches written in {self.seconds:.1f} s{rate}"
+        rate = f", {self.patches / self.seconds:,.0f}/s" if self.patches and self.seconds > 0 else ""
+        return f"{states}; {self.counted()} written in {self.seconds:.1f} s{rate}"
+
+    def counted(self) -> str:
+        """What was written, in words: patches, or tuples."""
+        return counted((o.patches, o.magnifications) for o in self.outcomes)
 
     def _totals(self) -> dict[str, int]:
         found = Counter(o.state for o in self.outcomes)

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike, NDArray
 
 from msdask.errors import SpecError
+from msdask.progress.counting import counted
 from msdask.storage.files import write_file
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class SlideReport:
     patch_set : its name
     reason : why it failed or was skipped
     candidates : positions of the lattice; None where unknown
-    selected : patches (or tuples) that were selected and stored
+    selected : patches that were selected and stored; tuples, where the set has several magnifications
     kept : those of them that are neither too bright nor of too low contrast
-    images : patches written, all magnifications counted
+    written : how many of them by this run; None where it wrote none
+    magnifications : of the set: with several, what is counted are tuples
     seconds : wall time of the slide; None where nothing was done
     warnings : sentences
     pictures : shown in this order
@@ -91,7 +93,8 @@ class SlideReport:
     candidates: int | None = None
     selected: int | None = None
     kept: int | None = None
-    images: int | None = None
+    written: int | None = None
+    magnifications: int = 1
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -103,8 +106,8 @@ class SlideReport:
 
     @property
     def rate(self) -> float | None:
-        """Patches a second, all magnifications counted; None where nothing was timed."""
-        return self.images / self.seconds if self.images is not None and self.seconds else None
+        """Patches, or tuples, a second; None where nothing was timed."""
+        return self.written / self.seconds if self.written is not None and self.seconds else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +133,16 @@ class RunReport:
     seconds: float | None = None
     notes: Sequence[str] = ()
 
-    def totals(self) -> dict[str, float | int | None]:
-        """Sums over the slides; `rate` is all patches written over the run's wall time."""
+    def totals(self) -> dict[str, float | int | str | None]:
+        """Sums over the slides; `rate` is all that was written over the run's wall time, `counted` says it in words."""
         counts = {name: sum(getattr(e, name) or 0 for e in self.slides) for name in ("candidates", "selected", "kept")}
         states = {state: sum(e.state == state for e in self.slides) for state in get_args(State)}
-        images = sum(e.images or 0 for e in self.slides)
-        rate = images / self.seconds if self.seconds else None
+        written = sum(e.written or 0 for e in self.slides)
+        rate = written / self.seconds if self.seconds else None
+        words = counted((e.written or 0, e.magnifications) for e in self.slides)
         slides = len({e.slide_id for e in self.slides})
-        return {"slides": slides, **states, **counts, "images": images, "seconds": self.seconds, "rate": rate}
+        sums = {"slides": slides, **states, **counts, "written": written, "counted": words}
+        return {**sums, "seconds": self.seconds, "rate": rate}
 
 
 def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 88) -> Picture:

@@ -55,6 +55,7 @@ def grid(
     magnification: float,
     patch_size: int = 224,
     stride: int | None = None,
+    overlap: float | None = None,
     min_tissue: float = 0.7,
     labels: Mask | None = None,
     min_label: float = 0.7,
@@ -74,6 +75,7 @@ def grid(
     magnification : 20 for 0.5 um/px
     patch_size : px at that magnification
     stride : px at that magnification between origins; None means `patch_size`
+    overlap : instead of `stride`, the share of a patch's side that neighbours have in common, see `ExtractionSpec`
     min_tissue : least fraction of tissue in a footprint
     labels : (y, x) integers, 0 = unlabeled, k + 1 = class k, any resolution, covering the whole slide
     min_label : least fraction of a class in a footprint for it to be the label
@@ -97,6 +99,7 @@ def grid(
         magnifications=(magnification,),
         patch_size=patch_size,
         stride=stride,
+        overlap=overlap,
         min_tissue=min_tissue,
         min_label=min_label,
         unlabeled=unlabeled,
@@ -115,6 +118,7 @@ def centroids(
     magnifications: Sequence[float],
     patch_size: int = 224,
     stride: int | None = None,
+    overlap: float | None = None,
     min_tissue: float = 0.7,
     labels: Mask | None = None,
     min_label: float = 0.7,
@@ -132,8 +136,9 @@ def centroids(
     Parameters
     ----------
     magnifications : such as [20, 10, 5], in any order
-    slide, mask, patch_size, stride, min_tissue, labels, min_label, unlabeled, roi, inside, start, allow_upsampling
-        As for `grid`; `stride` and `start` are those of the highest magnification.
+    slide, mask, patch_size, stride, overlap, min_tissue, labels, min_label, unlabeled, roi, inside, start
+        As for `grid`; `stride`, `overlap` and `start` are those of the highest magnification.
+    allow_upsampling : accept a magnification above the slide's own
 
     Returns
     -------
@@ -149,6 +154,7 @@ def centroids(
         magnifications=tuple(magnifications),
         patch_size=patch_size,
         stride=stride,
+        overlap=overlap,
         min_tissue=min_tissue,
         min_label=min_label,
         unlabeled=unlabeled,

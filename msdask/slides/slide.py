@@ -21,6 +21,7 @@ from msdask.errors import SlideError, SpecError, UnreachableError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
 from msdask.slides.opened import file_state, shared_reader
+from msdask.slides.part import ReadsParts
 from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
@@ -86,7 +87,7 @@ def open_slide(
     return slide
 
 
-class Slide:
+class Slide(ReadsParts):
     """A whole-slide image; made by `open_slide`.
 
     Pickles as its path and what is known of it, and opens its file again when pixels are asked for: it can travel to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 from msdask.errors import FileWriteError
 
-__all__ = ["replacing", "replacing_folder", "write_file"]
+__all__ = ["check_writable", "replacing", "replacing_folder", "write_file"]
 
 _LONGEST = 150
 """Bytes of a file's name that its temporary name keeps, so that both are shorter than file systems allow."""
@@ -69,6 +70,25 @@ def write_file(
     with replacing(path, what=what, advice=advice, sync=sync) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
+
+
+def check_writable(path: str | os.PathLike[str], *, what: str = "", advice: str = "") -> None:
+    """Make sure that a file can be written, before the work whose result it is to hold; its folder is made.
+
+    Raises
+    ------
+    FileWriteError
+        It is a folder, or the operating system refuses.
+    """
+    target = Path(path)
+    with _refusals_named(target, what, advice):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.is_file():
+            part = target.with_name(f".{uuid4().hex[:12]}.part")
+            part.touch()
+            part.unlink()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class Patch:
     magnifications : nominal ones of the images, highest first
     slide_id, row : slide that it is from, and row in that slide's arrays
     x0, y0 : level-0 px of its origin at the highest magnification
+    footprint : level-0 px of the side of the square that it covers there
     label : 0-based class, -1 none
     tissue : fraction of its footprint that is tissue
     keep : whether it is neither white nor of low contrast
@@ -32,6 +33,7 @@ class Patch:
     row: int
     x0: int
     y0: int
+    footprint: float
     label: int
     tissue: float
     keep: bool
@@ -47,7 +49,7 @@ class Patch:
 
         facts = [
             ("slide", f"{self.slide_id}, row {self.row}"),
-            ("x0, y0", f"{self.x0:,}, {self.y0:,} px of level 0"),
+            ("x0, y0", f"{self.x0:,}, {self.y0:,} px of level 0, side {self.footprint:,.6g}"),
             ("scale", ", ".join(f"{m:g}x" for m in self.magnifications)),
             ("tissue", f"{self.tissue:.0%}"),
             ("label", "none" if self.label < 0 else str(self.label)),

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from msdask.cutting.measures import column
 from msdask.errors import StoreError, UnreachableError
-from msdask.scale import magnification_to_mpp
+from msdask.progress.counting import word_for
+from msdask.scale import footprint, magnification_to_mpp
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.store import documents, index, layout, manifest, sources
 from msdask.store.damage import Damage, find_damage
 from msdask.store.frozen import check_frozen
+from msdask.store.keep_rule import Keep, kept
 from msdask.store.patch import Patch
 from msdask.store.reading import ShardArray
 from msdask.store.slide_arrays import SlideArrays, checksums_of
@@ -36,9 +38,9 @@ __all__ = ["PatchSet"]
 class PatchSet:
     """One patch set of a store; get it as ``store[name]``.
 
-    ``len(patch_set)`` is its number of patches, ``patch_set[i]`` the i-th in the order of `index`. Only slides whose
-    state is complete are shown: an absent shard reads as zeros in every Zarr library, so an unfinished slide must not
-    be read.
+    ``len(patch_set)`` is its number of patches, or of tuples where it has several magnifications; ``patch_set[i]`` is
+    the i-th in the order of `index`. Only slides whose state is complete are shown: an absent shard reads as zeros in
+    every Zarr library, so an unfinished slide must not be read.
     """
 
     def __init__(self, path: str, codec: Codec, frozen: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -131,13 +133,13 @@ class PatchSet:
         documents.check_documents(arrays.path, layout.sharded_names(arrays))
         return arrays
 
-    def open(self, slide_id: str, *, keep: bool = False) -> xr.Dataset:
+    def open(self, slide_id: str, *, keep: Keep = False) -> xr.Dataset:
         """A slide's patches, lazily: `image` is chunked by shards, each read at once, its checksums checked.
 
         Parameters
         ----------
         slide_id : one of `slides`
-        keep : only patches whose verdict `keep` is True
+        keep : only patches whose verdict `keep` is True, or that a rule on the columns of `table` takes, see `Keep`
 
         Returns
         -------
@@ -162,7 +164,11 @@ class PatchSet:
         for name in (name for name in names if name in layout.SHARDED):
             dims = ("patch", "magnification", "y", "x", "channel")[: len(arrays.chunk_shape(name))]
             data[name] = (dims, _lazy_shards(arrays, name, attrs["checksum"]))
-        return data.isel(patch=np.flatnonzero(data["keep"].values)) if keep else data
+        return data if keep is False else data.isel(patch=np.flatnonzero(self.kept(slide_id, keep)))
+
+    def kept(self, slide_id: str, keep: Keep) -> NDArray[np.bool_]:
+        """Which patches of a complete slide are taken: (patch,) bool."""
+        return kept(keep, self._slide_table(slide_id))
 
     def columns(self, slide_id: str, names: Sequence[str]) -> list[NDArray[Any]]:
         """Columns of a complete slide's tables, as they were committed.
@@ -179,12 +185,12 @@ class PatchSet:
         """Any patches of a slide, in the order given: (row, magnification, y, x, channel) uint8."""
         return ShardArray(self.arrays(slide_id), "image").read(rows)
 
-    def table(self, *, keep: bool = False) -> pd.DataFrame:
+    def table(self, *, keep: Keep = False) -> pd.DataFrame:
         """All patches of all complete slides as a table, without pixels.
 
         Parameters
         ----------
-        keep : only patches whose verdict `keep` is True
+        keep : only patches whose verdict `keep` is True, or that a rule on these columns takes, see `Keep`
 
         Returns
         -------
@@ -194,7 +200,7 @@ class PatchSet:
         """
         frames = places.gather(self.path, self._slide_table, self.slides)
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"slide_id": []})
-        return table[table["keep"]].reset_index(drop=True) if keep and len(table) else table
+        return table if keep is False or not len(table) else table[kept(keep, table)].reset_index(drop=True)
 
     def _slide_table(self, slide_id: str) -> pd.DataFrame:
         path = places.join(self.path, slide_id)
@@ -251,9 +257,13 @@ class PatchSet:
             raise IndexError(f"patch {i} asked for, the set has {count}")
         facts = {str(name): values.values[i].item() for name, values in found.items()}
         slide_id, split = found.attrs["slides"][facts.pop("slide")], facts.pop("split")
+        spec, mpp = self.spec, float(self._complete_attrs(slide_id)["mpp_used"])
         return Patch(
+            footprint=footprint(
+                spec.patch_size, target_mpp=magnification_to_mpp(spec.magnifications[0]), slide_mpp=mpp
+            ),
             image=self.read(slide_id, [facts["row"]])[0],
-            magnifications=self.spec.magnifications,
+            magnifications=spec.magnifications,
             slide_id=slide_id,
             split=found.attrs["splits"][split] if split >= 0 else "",
             **facts,
@@ -293,6 +303,27 @@ class PatchSet:
 
         return facts_html(f"PatchSet {self.name}", self.facts())
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row a slide, also for those that are not complete: slide_id, state, patches (or tuples), kept, labeled,
+        bytes, split, mpp, source; documents are read, no pixels.
+        """
+        complete, rows = self.complete(), []
+        for slide_id, state in self.states().items():
+            row: dict[str, Any] = {"slide_id": slide_id, "state": state}
+            if slide_id in complete:
+                attrs = self.attrs(slide_id)
+                count = attrs["counts"]
+                row |= {"patches": count["selected"], "kept": count["kept"], "labeled": count["labeled"]}
+                row |= {
+                    "split": attrs.get("cohort", {}).get("split", ""),
+                    "mpp": attrs["mpp"],
+                    "source": attrs["source"],
+                }
+            path = self.place(slide_id).path
+            rows.append({**row, "bytes": places.at(path).size_below(path)})
+        names = ("slide_id", "state", "patches", "kept", "labeled", "bytes", "split", "mpp", "source")
+        return pd.DataFrame(rows, columns=list(names))
+
     def facts(self) -> list[tuple[str, str]]:
         """What a notebook shows of the set, as (name, text): slides, patches, bytes, spec and scale; no pixels."""
         begun = self._begun()
@@ -310,7 +341,10 @@ class PatchSet:
         ]
         return [
             ("slides", f"{len(complete):,}{left}"),
-            ("patches", f"{sum(count['selected'] for count in counts):,}, {kept:,} of them to keep"),
+            (
+                word_for(len(spec.magnifications)),
+                f"{sum(count['selected'] for count in counts):,}, {kept:,} of them to keep",
+            ),
             ("on disk", f"{format_bytes(places.at(self.path).size_below(self.path))}, {self.codec}"),
             ("spec", ", ".join([spec.mode, f"{spec.patch_size} px", *rest])),
             ("scale", scales),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from dask.base import compute
 from dask.delayed import Delayed
@@ -20,13 +21,16 @@ from msdask.storage.locks import slide_lock
 from msdask.storage.set_locks import set_lock, wait_for_set
 from msdask.store import documents, layout, manifest, writing
 from msdask.store.blocks import lazy_blocks, rows_per_block
-from msdask.store.frozen import Frozen, contents_of, read_frozen, write_frozen
+from msdask.store.edits import StoreEdits, check_set_name
+from msdask.store.frozen import FROZEN_GROUP, Frozen, contents_of, read_frozen, write_frozen
 from msdask.store.integrity import check_same_file
+from msdask.store.overview import set_row
 from msdask.store.patch_set import PatchSet
 from msdask.store.replacing import building_path, clear_work, finish_replacement
 from msdask.store.slide_arrays import SCHEMA, SlideArrays
 from msdask.store.slide_place import WORK_GROUP, SlidePlace
 from msdask.store.sources import note_source
+from msdask.store.spec_words import spec_differences
 
 __all__ = ["PatchStore"]
 
@@ -34,7 +38,7 @@ _STORE = "_store"
 """Whose lock is held to make the store's own documents: sets are named otherwise."""
 
 
-class PatchStore(Mapping[str, PatchSet]):
+class PatchStore(StoreEdits):
     """Patch sets of a cohort in one Zarr store; a mapping from a set's name to the set.
 
     Parameters
@@ -176,8 +180,7 @@ class PatchStore(Mapping[str, PatchSet]):
     def open_set(self, spec: ExtractionSpec, *, name: str | None = None, overwrite: bool = False) -> str:
         """Make the patch set of `spec`, or check that it is the one there; returns its name."""
         name = name or spec.name
-        if name.startswith(("_", ".")) or "/" in name or "\\" in name:
-            raise StoreError(f"patch set name {name!r}: no separators, and no '_' or '.' at its start")
+        check_set_name(name)
         if spec.codec != self.codec:
             raise StoreError(
                 f"'{self.path}' stores patches as {self.codec!r}, the spec asks for {spec.codec!r}: make both the same"
@@ -224,6 +227,17 @@ class PatchStore(Mapping[str, PatchSet]):
         found = documents.read_attrs(places.join(self.path, name))
         return entry.get("spec_hash") == spec.hash == found.get("spec_hash") and entry["spec"] == found.get("spec")
 
+    def check_spec(self, name: str, spec: ExtractionSpec, *, overwrite: bool = False) -> None:
+        """Make sure that `open_set` would take a spec; nothing is made.
+
+        Raises
+        ------
+        StoreError
+            A set of another spec has its name, and may not be replaced; or the name cannot be one.
+        """
+        check_set_name(name)
+        self._is_another(name, spec, overwrite)
+
     def _is_another(self, name: str, spec: ExtractionSpec, overwrite: bool) -> bool:
         """Whether a set of another spec has this name, and may be replaced.
 
@@ -237,11 +251,10 @@ class PatchStore(Mapping[str, PatchSet]):
         if others and not documents_of[1] and not manifest.slide_entries(self.path, name):
             return True  # a kill came while it was made: nothing is in it
         if others and not overwrite:
-            before, now = others[0].get("spec", {}), spec.to_dict()
-            changed = sorted(k for k in {**before, **now} if before.get(k) != now.get(k))
+            told, own_name = spec_differences(others[0].get("spec", {}), spec, name)
             raise StoreError(
-                f"patch set '{name}' in '{self.path}' was made with another spec (differs in {changed}): give the "
-                "new set a name of its own, or pass overwrite=True to replace the whole set"
+                f"patch set '{name}' in '{self.path}' was made with {told}: give the new set a name of its own, "
+                f"such as name='{own_name}', or pass overwrite=True to replace the whole set"
             )
         return bool(others)
 
@@ -320,22 +333,14 @@ class PatchStore(Mapping[str, PatchSet]):
         }
         return write_frozen(self.path, name, sets)
 
-    def remove(self, name: str) -> None:
-        """Remove a patch set and its index.
+    def frozen_states(self) -> list[str]:
+        """Names of the states that were frozen."""
+        folder = places.join(self.path, FROZEN_GROUP)
+        return places.at(folder).folders(folder)
 
-        Raises
-        ------
-        StoreError
-            There is no such set, or somebody is writing into it.
-        """
-        if name not in self or self.frozen is not None:
-            raise StoreError(f"'{self.path}' has no patch set {name!r} that can be removed; it has {list(self)}")
-        with set_lock(self.path, name, alone=True):
-            manifest.forget_set(self.path, name)
-            for group in ((name,), (layout.INDEX_GROUP, name), (WORK_GROUP, name)):
-                tree = places.join(self.path, *group)
-                if documents.exists(tree):
-                    documents.remove_tree(tree)
+    def to_frame(self) -> pd.DataFrame:
+        """One row a patch set: slides, those not complete, patches (or tuples), kept, bytes; no pixels are read."""
+        return pd.DataFrame([set_row(patch_set) for patch_set in self.values()])
 
     def verify(self) -> dict[str, list[str]]:
         """Read every byte of every set again.

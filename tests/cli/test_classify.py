@@ -77,7 +77,7 @@ def test_a_classifier_is_trained_and_measured(
 
 def test_a_classifier_of_any_scale_is_trained_and_measured_over_its_range(store, msdask, tmp_path):
     run = tmp_path / "run"
-    given = ("-i", store.path, "-o", run, "-m", 20, "--combine", "single", "--mpp", 0.5, 1.0)
+    given = ("-i", store.path, "-o", run, "-m", 20, "--combine", "single", "--mpp-range", 0.5, 1.0)
     code, printed, said = msdask("train", "classifier", *given, *SMALL)
     assert code == 0, said
     assert printed.count("balanced accuracy at ") == 12
@@ -87,7 +87,7 @@ def test_a_classifier_of_any_scale_is_trained_and_measured_over_its_range(store,
     assert len(pd.read_csv(run / "accuracy_by_mpp.csv")) == 12
     code, _, said = msdask("train", "classifier", *given[:-2], 1, *SMALL[:-1], "--resume")
     assert code == 1
-    assert "--mpp 1: expected the finest and the coarsest um/px" in said
+    assert "--mpp-range 1: expected the finest and the coarsest um/px" in said
 
 
 @pytest.mark.parametrize(

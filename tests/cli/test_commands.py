@@ -158,7 +158,7 @@ def test_wrong_usage_is_said_and_is_another_exit_code(msdask):
     code, _, said = msdask("extract", "slides.csv", "-o", "s.zarr")
     assert code == 2
     assert "--magnification" in said
-    assert "try `msdask --help`" in said
+    assert "try `msdask extract --help`" in said
 
 
 def test_an_interrupted_command_says_how_to_go_on(msdask, monkeypatch, small_slide):

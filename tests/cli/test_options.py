@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from cyclopts import CycloptsError
 
-from msdask.cli.app import app
+from msdask.cli.app import app, main
 from msdask.cli.classify_options import Branches, ClassifierRecipe, Tuples
 from msdask.cli.options import Cut, Masks, TrainingRecipe, Where
 from msdask.errors import SpecError
@@ -55,7 +56,7 @@ TUPLES = """
 --batch-size -b = 64
 --lists = None
 --ratios = None
---mpp = None
+--mpp-range = None
 --seed = 0
 """
 PROMISED = {
@@ -63,6 +64,7 @@ PROMISED = {
 --slide = None
 --mpp = None
 --slide-magnification = None
+--missing-mpp = None
 --region = None
 --strict --no-strict = False
 --readers = False
@@ -75,6 +77,7 @@ PROMISED = {
 --max-hole-um2 = 7500.0
 --mpp = None
 --slide-magnification = None
+--missing-mpp = None
 --region = None
 """,
     "extract": f"""
@@ -85,6 +88,7 @@ PROMISED = {
 --size -s = None
 --threshold -x = 0.7
 --gap -y = 0
+--overlap = None
 --roi -r = 'whole'
 --mask-magnification -w = None
 --min-area-um2 = 10000.0
@@ -96,12 +100,15 @@ PROMISED = {
 --decode = 'scaled'
 --allow-upsampling = False
 --mpp = None
+--slide-magnification = None
+--missing-mpp = None
 --name = None
 --on-bad-tile = 'raise'
 --overwrite = False
 --resume = True
 --report = None
 --explain = False
+--dry-run = False
 {MASKS}{WHERE}""",
     "verify": f"""
 --store
@@ -112,6 +119,28 @@ PROMISED = {
 --store
 --name
 """,
+    "ls": """
+--store
+--set = None
+""",
+    "remove": """
+--store
+--set
+--slides = None
+""",
+    "rename": """
+--store
+--to
+--set = None
+--slide = None
+""",
+    "merge": """
+--store
+--others
+--set = None
+--slides = None
+--name = None
+""",
     "export": """
 --store
 --output -o
@@ -120,6 +149,7 @@ PROMISED = {
 --format = 'png'
 --lists = None
 --all = False
+--keep = None
 --threads -p = None
 --quiet -q = False
 """,
@@ -265,6 +295,9 @@ PROMISED = {
 --allow-upsampling = False
 --names = None
 --table = 'parquet'
+--mpp = None
+--slide-magnification = None
+--missing-mpp = None
 --batch-size -b = 64
 --threads = 4
 --device = None
@@ -344,9 +377,36 @@ def test_every_option_is_explained(command):
     assert [a.names[0] for a in _arguments(command) if not a.parameter.help] == []
 
 
+@pytest.mark.parametrize("command", PROMISED)
+def test_every_command_has_an_example_that_is_understood(command):
+    place = app
+    for word in command.split():
+        place = place[word]
+    text = " ".join((place.default_command.__doc__ or "").split())
+    examples = [line for line in re.findall(r"`(msdask [^`]+)`", text) if line.startswith(f"msdask {command}")]
+    assert examples
+    for line in examples:
+        if "..." not in line:
+            _parsed(line.removeprefix("msdask "))
+
+
+def test_options_of_every_day_stand_before_the_groups(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["extract", "--help"])
+    assert not left.value.code
+    shown = capsys.readouterr().out
+    titles = ["Parameters", "Which patches", "Pixels and storage", "Size of a pixel", "What it runs on"]
+    places = [shown.index(f" {title} ─") for title in titles]
+    assert places == sorted(places)
+    daily = shown[: places[1]]
+    named = ("--slides", "--output", "--magnification", "--size", "--threshold", "--masks", "--threads", "--dry-run")
+    assert [option for option in named if option not in daily] == []
+    assert "--tries" not in daily
+
+
 def test_the_original_s_line_means_what_it_meant():
     given = _parsed("extract -i s.csv -t masks -o c.zarr -m 20 10 5 -s 256 -x 0.6 -y -32 -w 1.25 -p 8 -r True")
-    assert given["slides"] == "s.csv"
+    assert given["slides"] == ["s.csv"]
     assert given["masks"] == Masks(masks="masks")
     assert given["where"] == Where(threads=8)
     assert given["cut"] == Cut(
@@ -358,7 +418,7 @@ def test_the_original_s_line_means_what_it_meant():
 
 
 def test_slides_may_come_first_without_a_name():
-    assert _parsed("extract s.csv -o c.zarr -m 10")["slides"] == "s.csv"
+    assert _parsed("extract s.csv -o c.zarr -m 10")["slides"] == ["s.csv"]
 
 
 def test_lists_of_numbers_follow_their_option():

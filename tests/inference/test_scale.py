@@ -475,7 +475,9 @@ def test_mpp_estimate_extracts_a_slide_that_lost_its_scale_and_leaves_the_others
     (tmp_path / "slides.csv").write_text("path,magnification\nlost.png,\nknown.png,20\n")
     common = ("-m", 5, "-s", 32, "-x", 0, "--quiet", "-p", 1)
     assert _run("extract", tmp_path / "slides.csv", "-o", tmp_path / "a.zarr", *common) == 1
-    assert _run("extract", tmp_path / "slides.csv", "-o", tmp_path / "a.zarr", *common, "--mpp", "estimate") == 0
+    assert (
+        _run("extract", tmp_path / "slides.csv", "-o", tmp_path / "a.zarr", *common, "--missing-mpp", "estimate") == 0
+    )
     patches = ms.PatchStore(tmp_path / "a.zarr")["grid-5x-32"]
     found = estimate_scale(tissue, _reads_brightness()).mpp
     assert patches.attrs("lost.png")["mpp"] == pytest.approx(found)
@@ -490,7 +492,10 @@ def test_mpp_estimate_says_what_the_file_states_and_why_there_is_no_estimate(stu
     assert "the file states 0.5 um/px" in " ".join(capsys.readouterr().err.split())
     _write(tmp_path / "tiny.png", _plain(9, (20, 20)))
     assert (
-        _run("extract", tmp_path / "tiny.png", "-o", tmp_path / "a.zarr", "-m", 5, "--mpp", "estimate", "--quiet") == 1
+        _run(
+            "extract", tmp_path / "tiny.png", "-o", tmp_path / "a.zarr", "-m", 5, "--missing-mpp", "estimate", "--quiet"
+        )
+        == 1
     )
     assert "its scale cannot be estimated" in " ".join(capsys.readouterr().err.split())
 

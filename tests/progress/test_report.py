@@ -47,7 +47,7 @@ def test_the_summary_counts_states_and_patches() -> None:
     done = SlideOutcome("a", "grid", "complete", path="a.svs", patches=3000)
     failed = SlideOutcome("b", "grid", "failed", "gone", path="b.svs")
     report = ExtractionReport("s.zarr", ("grid",), (done, failed), 2.0)
-    assert report.summary() == "1 complete, 1 failed; 3,000 patches written in 2.0 s, 1,500 patches/s"
+    assert report.summary() == "1 complete, 1 failed; 3,000 patches written in 2.0 s, 1,500/s"
     assert report.summary() in report._repr_html_()
     assert "gone" in report._repr_html_()
 

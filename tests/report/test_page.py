@@ -61,7 +61,7 @@ def measured_slide(slide_id: str = "a.svs", count: int = 50, **changes: Any) -> 
         "candidates": 400,
         "selected": count,
         "kept": count,
-        "images": 3 * count,
+        "written": count,
         "seconds": 2.0,
         "brightness": random.uniform(100, 240, count).astype(np.float32),
         "contrast": random.uniform(0, 0.4, count).astype(np.float32),
@@ -130,14 +130,15 @@ def test_the_program_finds_every_element_that_it_asks_for(tmp_path: Path) -> Non
 
 def test_totals_and_rates() -> None:
     slides = (
-        measured_slide("a", images=300, seconds=2.0, kept=40),
-        measured_slide("b", images=100, seconds=8.0, kept=30),
+        measured_slide("a", written=300, seconds=2.0, kept=40),
+        measured_slide("b", written=100, magnifications=3, seconds=8.0, kept=30),
         SlideReport("c", "failed", reason="no"),
         SlideReport("d", "skipped", selected=5, kept=5),
     )
     totals = RunReport("Run", slides, seconds=8.0).totals()
     assert [totals[state] for state in ("slides", "complete", "failed", "skipped")] == [4, 2, 1, 1]
-    assert [totals[name] for name in ("candidates", "selected", "kept", "images", "rate")] == [800, 105, 75, 400, 50.0]
+    assert [totals[name] for name in ("candidates", "selected", "kept", "written", "rate")] == [800, 105, 75, 400, 50.0]
+    assert totals["counted"] == "300 patches and 100 tuples"
     assert [slide.rate for slide in slides] == [150.0, 12.5, None, None]
     assert RunReport("Run", slides).totals()["rate"] is None
 
