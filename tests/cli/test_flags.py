@@ -14,6 +14,8 @@ from msdask.cli.flags import ARGUMENTS, in_flags
 
 OPTIONS = frozenset(known for known in ARGUMENTS.values() if isinstance(known, str))
 PYTHON_ONLY = {
+    "width",
+    "height",
     "to",
     "names",
     *("balanced", "block_of", "center", "clip", "compression", "confidence", "draws", "drop_last", "epoch"),
