@@ -17,7 +17,7 @@ from dask.base import tokenize
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import column
+from msdask.cutting.measures import column, measured_names
 from msdask.errors import StoreError, UnreachableError
 from msdask.scale import magnification_to_mpp
 from msdask.spec import Codec, ExtractionSpec
@@ -188,8 +188,10 @@ class PatchSet:
 
         Returns
         -------
-        table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep, brightness,
-            contrast, and x0, y0 (level-0 px) and label for each magnification as "x0_10x" ...
+        table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep; what was measured on
+            the patch of the highest magnification: brightness, contrast, filled, focus, blank, pen, dark
+            (docs/quality.md; stores of earlier versions lack the last four); and x0, y0 (level-0 px) and label for
+            each magnification as "x0_10x" ...
         """
         frames = places.gather(self.path, self._slide_table, self.slides)
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"slide_id": []})
@@ -207,7 +209,7 @@ class PatchSet:
             "label": columns["label"][:, 0],
             "tissue": columns["tissue"],
             "keep": columns["keep"],
-            **{name: column(columns["measured"], name)[:, 0] for name in ("brightness", "contrast")},
+            **{name: column(columns["measured"], name)[:, 0] for name in measured_names(columns["measured"])},
         }
         for m, magnification in enumerate(self.spec.magnifications):
             for name in ("x0", "y0", "label", "label_fraction"):
