@@ -50,12 +50,15 @@ def qualities(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     highest = cv2.max(cv2.max(red, green), blue)
     found = np.zeros((count, len(QUALITIES)), np.float32)
     found[:, 0] = _focus(green, count)
-    for column, mask in (
-        (1, cv2.compare(lowest, BLANK_FROM, cv2.CMP_GE)),
-        (2, cv2.compare(cv2.subtract(green, red), INK_ABOVE, cv2.CMP_GT)),
-        (3, cv2.compare(highest, DARK_BELOW, cv2.CMP_LT)),
+    for column, (values, above, kind) in enumerate(
+        (
+            (lowest, BLANK_FROM - 1, cv2.THRESH_BINARY),
+            (cv2.subtract(green, red), INK_ABOVE, cv2.THRESH_BINARY),
+            (highest, DARK_BELOW - 1, cv2.THRESH_BINARY_INV),
+        ),
+        1,
     ):
-        found[:, column] = _sums(mask, count) / (255 * (green.size // count))
+        found[:, column] = _sums(cv2.threshold(values, above, 1, kind)[1], count) / (green.size // count)
     return found
 
 
