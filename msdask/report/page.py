@@ -175,10 +175,10 @@ def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 
     """
     buffer = io.BytesIO()
     if quality is None:
-        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(buffer, format="png")
     else:
         options = {"quality": quality, "optimize": True, "progressive": True}
-        figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.08, pil_kwargs=options)
+        figure.savefig(buffer, format="jpeg", pil_kwargs=options)
     return Picture(title, buffer.getvalue(), alt)
 
 
