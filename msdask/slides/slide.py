@@ -341,7 +341,7 @@ class Slide:
 
     def __repr__(self) -> str:
         height, width = self.shape
-        scale = f"{self.mpp:g} um/px ({self.magnification:g}x, {self.mpp_source})" if self.mpp else "no scale"
+        scale = f"{self.mpp:g} µm/px ({self.magnification:g}x, {self.mpp_source})" if self.mpp else "no scale"
         downsamples = ", ".join(f"{i.downsample:g}" for i in self.level_infos)
         return f"<Slide '{self.name}': {width} x {height} px, {scale}, {self.format}, levels {downsamples}>"
 
@@ -359,7 +359,7 @@ class Slide:
         else:
             used = self.mpp_used
             snapped = f", planned as {used:g}" if used != self.mpp else ""
-            scale = f"{self.mpp:g} um/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
+            scale = f"{self.mpp:g} µm/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
             facts.append(("scale", scale))
             facts.append(("extent", f"{width * used / 1000:.2f} x {height * used / 1000:.2f} mm"))
         if self.objective_power:

@@ -301,7 +301,7 @@ class PatchSet:
         counts = [attrs["counts"] for attrs in complete]
         kept = sum(count["kept"] for count in counts)
         spec = self.spec
-        scales = ", ".join(f"{m:g}x ({magnification_to_mpp(m):g} um/px)" for m in spec.magnifications)
+        scales = ", ".join(f"{m:g}x ({magnification_to_mpp(m):g} µm/px)" for m in spec.magnifications)
         shown = ("mode", "magnifications", "patch_size", "codec")
         rest = [
             f"{f.name} {getattr(spec, f.name)}"
