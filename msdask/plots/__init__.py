@@ -7,7 +7,7 @@ from msdask.plots.drawing import LABEL_COLORS, SCALE_COLORS, scale_bar
 from msdask.plots.experiment import experiment_scores
 from msdask.plots.figures import mask, pyramid, selection
 from msdask.plots.maps import class_map, heat_map
-from msdask.plots.sheet import patches, sheet
+from msdask.plots.sheets import patches, sheet
 
 __all__ = [
     "LABEL_COLORS",

@@ -38,7 +38,7 @@ from msdask.plots.drawing import (
     slide_figure,
     squares_at,
 )
-from msdask.plots.sheet import scale_name, spread
+from msdask.plots.sheets import scale_name, spread
 from msdask.scale import magnification_to_mpp, mpp_to_magnification
 from msdask.spec import format_magnification
 

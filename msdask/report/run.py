@@ -14,7 +14,7 @@ from msdask.cutting.measures import LOW_CONTRAST, column, measured_names, white_
 from msdask.cutting.quality import QUALITIES
 from msdask.errors import MsdaskError
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
-from msdask.plots import figures, sheet
+from msdask.plots import figures, sheets
 from msdask.progress.machine import versions
 from msdask.report.page import Picture, RunReport, SlideReport, picture, render, write_report
 from msdask.slides.slide import Slide
@@ -141,6 +141,6 @@ def _pictures(patch_set: PatchSet, outcome: SlideOutcome, kinds: Sequence[str]) 
     if "patches" in kinds:
         kept = np.flatnonzero(data["keep"].values)
         n = min(len(kept), 5 if data.sizes["magnification"] == 1 else 3)
-        figure = sheet.patches(data, rows=kept[np.linspace(0, len(kept) - 1, n).round().astype(int)])
+        figure = sheets.patches(data, rows=kept[np.linspace(0, len(kept) - 1, n).round().astype(int)])
         drawn.append(picture(figure, "patches", alt=f"{slide_id}: patches at {scales}"))
     return tuple(drawn)
