@@ -167,8 +167,8 @@ def _single(
         figure.text(left / wide, (bottom - 0.05) / high, text, fontsize=9, va="top", color=FOREGROUND)
         if heads and c == 0 and r % max(1, lines // len(heads)) == 0:
             head = heads[min(len(heads) - 1, r // max(1, lines // len(heads)))]
-            words = {"fontsize": 10, "weight": "bold", "color": FOREGROUND}
-            figure.text(0, (bottom + _PANEL + 0.08) / high, head, **words)
+            above = (bottom + _PANEL + 0.08) / high
+            figure.text(0, above, head, fontsize=10, weight="bold", color=FOREGROUND)
     return figure
 
 
