@@ -5,6 +5,8 @@ VENV   ?= .venv
 EXTRAS ?= test,dev,notebooks,openslide,torch
 DEMO   ?= demo
 WORKERS ?= 2
+# Further options of `jupyter lab`, such as LAB="--no-browser --port=8890".
+LAB     ?=
 
 # Measured on a machine with a fast line: what stands on the disk afterwards, and how long it took.
 COST = $(if $(findstring torch,$(EXTRAS)),7 GB on disk (5 GB of it PyTorch with CUDA) and 4 to 7 minutes,1 GB on disk and one to two minutes)
@@ -15,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 STAMP  := $(VENV)/.made-from
 LINK   := $(VENV)/.linked-to
 
-.PHONY: help install test test-slow demo lint format types map notebooks bench clean
+.PHONY: help install test test-slow demo lint format types map notebooks lab bench clean
 
 help:
 	@echo "make test        set up (7 GB), run all tests but the slow ones"
@@ -25,6 +27,7 @@ help:
 	@echo "make types       mypy"
 	@echo "make map         draw docs/images/rooms.svg, the picture of the rooms, and write the table of formats in docs/readers.md"
 	@echo "make notebooks   execute notebooks/*.ipynb, fail on an error"
+	@echo "make lab         set up, open JupyterLab in notebooks/"
 	@echo "make bench       benchmarks/extract.py"
 	@echo "make clean       remove $(VENV), $(DEMO)/ and caches"
 	@echo "VENV=folder puts the virtual environment elsewhere, PYTHON=python3.12 picks the interpreter"
@@ -84,6 +87,10 @@ notebooks: install
 		[ -e "$$notebook" ] || { echo "no notebooks"; break; }; \
 		echo "$$notebook"; $(BIN)/jupyter-execute --timeout=600 "$$notebook"; \
 	done
+
+lab: EXTRAS = notebooks,openslide
+lab: install
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)
 
 bench: install
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable ".[bench]"

@@ -27,10 +27,12 @@ The rooms of the house, from the top down; a room imports only from rooms below 
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 import lazy_loader
 
 from msdask._version import __version__ as __version__
+from msdask.upper import bind as _bind
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
@@ -38,3 +40,12 @@ _NEEDED = {"data": "torch", "models": "torch", "training": "pytorch_lightning", 
 
 # `from msdask import *` works without PyTorch too: it leaves out the rooms that need it.
 __all__ = [name for name in _names if name not in _NEEDED or find_spec(_NEEDED[name])]
+
+
+def _report_html(*arguments: Any, **options: Any) -> str:
+    from msdask.report.run import report_html
+
+    return report_html(*arguments, **options)
+
+
+_bind("report_html", _report_html)

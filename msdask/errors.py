@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 __all__ = [
     "CorruptChunkError",
     "FileWriteError",
@@ -18,8 +21,23 @@ __all__ = [
 ]
 
 
+_PACKAGES = (str(Path(__file__).parent), "site-packages", "dist-packages", f"{Path(traceback.__file__).parent}")
+"""Where code lies that is nobody's cell or script."""
+
+
 class MsdaskError(Exception):
-    """Base of every error that msdask raises on purpose."""
+    """Base of every error that msdask raises on purpose.
+
+    A notebook shows its sentence and the line that asked, since the message says what to do; ``traceback.print_last()``
+    shows the rest, and ``%debug`` goes there.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of the calls inside msdask and of the errors that this one came from."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = [frame for frame in frames if not any(part in frame.filename for part in _PACKAGES)]
+        asked = [f"  line {own[-1].lineno}: {own[-1].line}"] if own and own[-1].line else []
+        return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self}", *asked]
 
 
 class SpecError(MsdaskError, ValueError):

@@ -10,8 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.cutting.quality import QUALITIES, qualities
+from msdask.errors import StoreError
+
 __all__ = [
     "EXACT_BELOW",
+    "FIRST_MEASURES",
     "LOW_CONTRAST",
     "MEASURES",
     "column",
@@ -19,12 +23,15 @@ __all__ = [
     "count_labels",
     "keep",
     "measure",
+    "measured_names",
     "tissue_mean",
     "white_threshold",
 ]
 
-MEASURES = ("brightness", "contrast", "filled")
-"""Columns of the stored array `measured`."""
+FIRST_MEASURES = ("brightness", "contrast", "filled")
+"""Columns of the array `measured` in stores of earlier versions: a slide's document names its own, or has these."""
+MEASURES = (*FIRST_MEASURES, *QUALITIES)
+"""Columns of the stored array `measured`. It is only added to: what a slide has are the first of these."""
 
 LOW_CONTRAST = 0.05
 """Contrast below this is low: scikit-image's default `fraction_threshold`."""
@@ -45,8 +52,25 @@ _QUANTILES = np.array([0.01, 0.99, 0.03, 0.97])
 
 
 def column(measured: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """One of the `MEASURES` out of an array (..., measure); a view, so that it can be written to."""
-    return measured[..., MEASURES.index(name)]
+    """One of the `MEASURES` out of an array (..., measure); a view, so that it can be written to.
+
+    Raises
+    ------
+    StoreError
+        The array is of a store that was written before there was this measure.
+    """
+    place = MEASURES.index(name)
+    if place >= measured.shape[-1]:
+        raise StoreError(
+            f"{name!r} was not measured when this was written, only {', '.join(MEASURES[: measured.shape[-1]])}: "
+            "extract again with overwrite to have it"
+        )
+    return measured[..., place]
+
+
+def measured_names(measured: NDArray[np.float32]) -> tuple[str, ...]:
+    """Names of the columns that an array (..., measure) has."""
+    return MEASURES[: measured.shape[-1]]
 
 
 def tissue_mean(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
@@ -86,20 +110,24 @@ def white_threshold(tissue_mean: float) -> float:
     return 200.0 if tissue_mean <= 180 else 205.0
 
 
-def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def measure(
+    image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None, *, measures: int = len(MEASURES)
+) -> NDArray[np.float32]:
     """Measures of a block of patches.
 
     Parameters
     ----------
     image : (patch, magnification, y, x, 3) uint8
     filled : (patch, magnification), fraction of px that stand for an unreadable tile; None means 0
+    measures : how many of `MEASURES`; fewer where a slide of an earlier version is gone on with or repaired
 
     Returns
     -------
     measured : (patch, magnification, measure) float32, in the order of `MEASURES`
-        brightness: mean over pixels and channels, 0 to 255; contrast: see `contrast`; filled: as given.
+        brightness: mean over pixels and channels, 0 to 255; contrast: see `contrast`; filled: as given; the others:
+        see `msdask.cutting.quality.qualities`.
     """
-    measured = np.zeros((*image.shape[:2], len(MEASURES)), np.float32)
+    measured = np.zeros((*image.shape[:2], measures), np.float32)
     if not measured.size:
         return measured
     images = image.reshape(-1, *image.shape[2:])
@@ -114,6 +142,11 @@ def measure(image: NDArray[np.uint8], filled: NDArray[np.float32] | None = None)
     column(measured, "contrast")[...] = _on_its_side(values).reshape(image.shape[:2])
     if filled is not None:
         column(measured, "filled")[...] = filled
+    if measures > len(FIRST_MEASURES):
+        found = np.concatenate([qualities(pixels) for pixels in some])
+        measured[..., len(FIRST_MEASURES) :] = found.reshape(*image.shape[:2], -1)[
+            ..., : measures - len(FIRST_MEASURES)
+        ]
     return measured
 
 

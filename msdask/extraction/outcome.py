@@ -11,6 +11,7 @@ from typing import Any, Literal
 from msdask.progress.events import Outcome
 from msdask.progress.report import Report
 from msdask.storage.files import write_file
+from msdask.upper import bound
 
 __all__ = ["ExtractionReport", "SlideOutcome", "write_log"]
 
@@ -55,6 +56,33 @@ class ExtractionReport(Report[SlideOutcome]):
     def failures(self) -> dict[str, str]:
         """Slide id -> reason, of the slides that failed."""
         return {o.slide_id: o.reason for o in self.failed}
+
+    def to_html(
+        self, path: str | os.PathLike[str] | None = None, *, title: str = "msdask extract", pictures: int = 8
+    ) -> str:
+        """The run as one HTML page with tables, pictures and sliders, as `msdask extract --report run.html` writes it.
+
+        Reads the store, and the slides for the pictures.
+
+        Parameters
+        ----------
+        path : where it is written, too; None writes nothing
+        title : headline
+        pictures : how many slides of each set get pictures; 0 for none
+
+        Returns
+        -------
+        html : a page that needs no other file
+
+        Raises
+        ------
+        FileWriteError
+            It cannot be written there.
+        """
+        html: str = bound("report_html")(self, title=title, pictures=pictures)
+        if path is not None:
+            write_file(path, html, what="report")
+        return html
 
 
 def write_log(path: str | os.PathLike[str], report: ExtractionReport) -> Path:

@@ -59,6 +59,8 @@ def tissue_mask(
 ) -> xr.DataArray:
     """Find the tissue of a slide; reads its pixels at `mpp` and computes, in this process.
 
+    ``msdask.plots.mask(slide, mask)`` shows it.
+
     Works on H&E and IHC on white, gray or slightly yellowish glass (see `tissue_from_rgb`).
 
     Parameters

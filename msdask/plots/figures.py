@@ -1,4 +1,4 @@
-"""Pictures of slides, selections and patches: each function returns a matplotlib Figure, without pyplot."""
+"""Pictures of slides, masks and selections: each function returns a matplotlib Figure, without pyplot."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Patch
@@ -27,7 +28,9 @@ from msdask.plots.drawing import (
     UNLABELED,
     PlainFigure,
     centered_square,
+    fitted,
     frame,
+    legend_below,
     outline,
     polygons,
     scale_bar,
@@ -35,16 +38,17 @@ from msdask.plots.drawing import (
     slide_figure,
     squares_at,
 )
+from msdask.plots.sheets import scale_name, spread
 from msdask.scale import magnification_to_mpp, mpp_to_magnification
 from msdask.spec import format_magnification
 
 if TYPE_CHECKING:
     from msdask.slides.slide import Slide
 
-__all__ = ["LABEL_COLORS", "SCALE_COLORS", "patches", "pyramid", "scale_bar", "selection"]
+__all__ = ["mask", "pyramid", "selection"]
 
-_FILL = 0.15
-"""Opacity of a selected patch: the tissue under it stays readable."""
+_FILL = 0.12
+"""Opacity of a patch in its class's colour; without classes it is an outline only: the tissue is what one looks at."""
 
 
 def pyramid(
@@ -87,8 +91,8 @@ def pyramid(
     if not (0 <= x <= width and 0 <= y <= height):
         raise SpecError(f"slide {slide.name!r}: center={center!r} lies outside its {width} x {height} level-0 px")
 
-    panel, gap, top = 2.5, 0.12, 0.5
     shown = len(scales) + 1
+    panel, gap, top = min(2.5, 10.5 / shown), 0.12, 0.6
     figure = PlainFigure(figsize=(shown * panel + (shown - 1) * gap, panel + top), dpi=DPI, facecolor="white")
     columns = GridSpec(1, shown, figure, left=0, right=1, bottom=0, top=panel / (panel + top), wspace=gap / panel)
 
@@ -104,14 +108,14 @@ def pyramid(
         mpp = magnification_to_mpp(magnification)
         axes = figure.add_subplot(columns[0, i + 1])
         show(axes, _window(slide, mpp, (x, y), size_px), extent=(0, size_px, size_px, 0))
-        axes.set_title(_scale_name(magnification), fontsize=10, color=FOREGROUND)
+        axes.set_title(scale_name(magnification), fontsize=10, color=FOREGROUND)
         frame(axes, _scale_color(scales, i))
         if i + 1 < len(scales):
             side = size_px * magnification / scales[i + 1]
             outline(axes, centered_square(size_px / 2, size_px / 2, side), _scale_color(scales, i + 1))
         scale_bar(axes, mpp)
-    figure.suptitle(slide.name, x=0.0, y=1.0, ha="left", va="top", fontsize=11, color=FOREGROUND)
-    return figure
+    figure.text(0.0, 1.0, slide.name, ha="left", va="top", fontsize=11, color=FOREGROUND)
+    return fitted(figure)
 
 
 def selection(
@@ -119,7 +123,7 @@ def selection(
     table: xr.Dataset,
     *,
     mask: xr.DataArray | None = None,
-    max_size: int = 1600,
+    max_size: int = 1200,
     tuples: int = 3,
 ) -> Figure:
     """Which patches were taken: thumbnail, mask, lattice and selected patches (the paper's figures 2 and 3).
@@ -132,11 +136,13 @@ def selection(
     slide : the slide that `table` was made for
     table : a selection with dims (patch, magnification), level-0 px; attrs "footprint", and "start", "step" and
         "grid_shape" for the positions that were not taken
-    mask : (y, x) bool or integer; its outline is drawn, and attrs "classes" name the labels
+    mask : (y, x) bool or integer; its outline is drawn, and attrs "classes" name the labels; by default the one that
+        the table carries, if any
     max_size : px, the thumbnail's longest side
     tuples : how many tuples are drawn with their contexts
     """
     height, width = slide.shape
+    mask = table.get("mask") if mask is None else mask
     thumbnail = slide.thumbnail(max_size=max_size)
     figure, axes = slide_figure(thumbnail, slide.shape)
     corner = np.stack([table["x0"].values, table["y0"].values], axis=-1).astype(float)
@@ -157,11 +163,12 @@ def selection(
         handles.append(Patch(facecolor="none", edgecolor=REJECTED, label=f"not selected ({len(rejected):,})"))
     for chosen, name, color in _groups(table, mask):
         squares = squares_at(corner[chosen, 0], footprint[0])
-        polygons(axes, squares, edge=color, width=line, fill=_FILL, zorder=3, gid="selected")
-        handles.append(Patch(facecolor=(color, _FILL), edgecolor=color, label=f"{name} ({len(squares):,})"))
+        fill = 0.0 if color == SELECTED else _FILL
+        polygons(axes, squares, edge=color, width=1.3 * line, fill=fill, zorder=3, gid="selected")
+        handles.append(Patch(facecolor=(color, fill), edgecolor=color, label=f"{name} ({len(squares):,})"))
 
     low, high = np.zeros(2), np.array([width, height], dtype=float)
-    shown = _spread(len(corner), tuples) if len(scales) > 1 else np.zeros(0, dtype=np.int64)
+    shown = spread(len(corner), tuples) if len(scales) > 1 else np.zeros(0, dtype=np.int64)
     if len(shown):
         for i in range(len(scales) - 1, -1, -1):
             squares = squares_at(corner[shown, i], footprint[i])
@@ -175,72 +182,8 @@ def selection(
     scale_bar(axes, slide.mpp_used, fraction=0.2, fontsize=10)
     what = "tuples at " if len(scales) > 1 else "patches at "
     axes.set_title(f"{slide.name}: {len(corner):,} {what}{', '.join(names)}", fontsize=11, loc="left", color=FOREGROUND)
-    if handles:
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.9)))
-        axes.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=columns, fontsize=9, frameon=False
-        )
-    return figure
-
-
-def patches(dataset: xr.Dataset, *, rows: Sequence[int] | NDArray[np.integer[Any]] | None = None, n: int = 6) -> Figure:
-    """A sheet of patches: one row a tuple, one column a magnification.
-
-    Computes the tuples that it shows; a lazy dataset decodes the blocks that they lie in. On the lower magnifications a
-    square shows what the patch of the highest covers.
-
-    Parameters
-    ----------
-    dataset : image (patch, magnification, y, x, channel) uint8, lazy or stored, with the coordinate magnification; x0,
-        y0, tissue and label are written beside the row where they are there
-    rows : which tuples, as positions along `patch`; by default `n` spread evenly over all
-    n : number of tuples if `rows` is not given
-    """
-    image = dataset["image"]
-    count = image.sizes["patch"]
-    picked = _spread(count, n) if rows is None else np.asarray(rows, dtype=np.int64).reshape(-1)
-    if len(picked) and not (-count <= picked.min() and picked.max() < count):
-        raise SpecError(f"rows={picked.tolist()}: expected positions from 0 to {count - 1}")
-    scales = [float(m) for m in np.atleast_1d(dataset["magnification"].values)]
-    size = image.sizes["x"]
-    if not len(picked):
-        figure = PlainFigure(figsize=(4, 1), dpi=DPI, facecolor="white")
-        figure.text(0.5, 0.5, "no patches", ha="center", va="center", fontsize=11, color=FOREGROUND)
-        return figure
-    pixels = image.isel(patch=picked).compute(scheduler=in_process()).values
-    # Single magnifications fill a sheet row by row; tuples keep one row each.
-    columns = len(scales) if len(scales) > 1 else min(6, len(picked))
-    sheet_rows = len(picked) if len(scales) > 1 else -(-len(picked) // columns)
-    panel, gap, side, top = 1.9, 0.08, 0.95 if len(scales) > 1 else 0.0, 0.32
-    under = 0.0 if len(scales) > 1 else 0.28
-    wide = side + columns * panel + (columns - 1) * gap
-    high = top + sheet_rows * (panel + under) + (sheet_rows - 1) * gap
-    figure = PlainFigure(figsize=(wide, high), dpi=DPI, facecolor="white")
-    for k, row in enumerate(picked % count):
-        for i, magnification in enumerate(scales):
-            r, c = (k, i) if len(scales) > 1 else divmod(k, columns)
-            left = side + c * (panel + gap)
-            bottom = high - top - (r + 1) * panel - r * (gap + under)
-            axes = figure.add_axes((left / wide, bottom / high, panel / wide, panel / high))
-            show(axes, pixels[k, i], extent=(0, size, size, 0))
-            frame(axes, SCALE_COLORS[i % len(SCALE_COLORS)] if len(scales) > 1 else REJECTED)
-            if i > 0:
-                footprint = size * magnification / scales[0]
-                outline(axes, centered_square(size / 2, size / 2, footprint), SCALE_COLORS[0])
-            if r == 0 and (len(scales) > 1 or c == 0):
-                axes.set_title(_scale_name(magnification), fontsize=9, color=FOREGROUND)
-            scale_bar(axes, magnification_to_mpp(magnification), fontsize=7)
-        lines = _describe(dataset, int(row))
-        if len(scales) > 1:
-            figure.text(0, (bottom + panel / 2) / high, "\n".join(lines), fontsize=7.5, va="center", color=FOREGROUND)
-        else:
-            note = "\n".join([" ".join(lines[:1]), ", ".join(lines[1:])])
-            figure.text(left / wide, (bottom - 0.03) / high, note, fontsize=6.5, va="top", color=FOREGROUND)
-    return figure
-
-
-def _scale_name(magnification: float) -> str:
-    return f"{format_magnification(magnification)}   {magnification_to_mpp(magnification):.4g} µm/px"
+    legend_below(figure, axes, handles)
+    return fitted(figure)
 
 
 def _scale_color(ascending: Sequence[float], i: int) -> str:
@@ -275,6 +218,38 @@ def _window(slide: Slide, mpp: float, center: tuple[float, float], size_px: int)
     return pixels
 
 
+def mask(slide: Slide, mask: xr.DataArray, *, max_size: int = 1000) -> Figure:
+    """A mask over its slide: the outline of the tissue, or each class in its colour.
+
+    Parameters
+    ----------
+    slide : that the mask is of
+    mask : (y, x) bool, as `tissue_mask` gives it, or integer with 0 = unlabeled and k + 1 = class k
+    max_size : px, the thumbnail's longest side
+    """
+    figure, axes = slide_figure(slide.thumbnail(max_size=max_size), slide.shape)
+    values = np.asarray(mask.values)
+    _mask_outline(axes, values > 0, slide.shape)
+    share = float((values > 0).mean())
+    if values.dtype == np.bool_:
+        handles = [Patch(facecolor="none", edgecolor=MASK, linewidth=1.2, label=f"tissue ({share:.1%})")]
+    else:
+        names, labels = mask.attrs.get("classes", ()), np.unique(values[values > 0]).astype(int) - 1
+        table = np.zeros((int(values.max(initial=0)) + 1, 4))
+        handles = []
+        for k in labels.tolist():
+            color = LABEL_COLORS[k % len(LABEL_COLORS)]
+            table[k + 1] = to_rgba(color, 0.45)
+            label = f"class {names[k] if k < len(names) else k} ({float((values == k + 1).mean()):.1%})"
+            handles.append(Patch(facecolor=(color, 0.45), edgecolor=color, label=label))
+        axes.imshow(table[values], extent=(0, slide.shape[1], slide.shape[0], 0), interpolation="nearest", zorder=2)
+    if slide.mpp is not None:
+        scale_bar(axes, slide.mpp, fraction=0.2, fontsize=10)
+    axes.set_title(f"{slide.name}: mask", fontsize=11, loc="left", color=FOREGROUND)
+    legend_below(figure, axes, handles)
+    return fitted(figure)
+
+
 def _rejected(table: xr.Dataset, corner: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) origins of the lattice's positions that were not selected; none if the lattice is unknown."""
     if not {"start", "step", "grid_shape"} <= set(table.attrs):
@@ -301,7 +276,7 @@ def _groups(table: xr.Dataset, mask: xr.DataArray | None) -> list[tuple[NDArray[
     classes = next((attrs["classes"] for attrs in stated if attrs.get("classes") is not None), ())
     groups = []
     for k in sorted(np.unique(label).tolist(), key=lambda k: (k < 0, k)):
-        name = "no label" if k < 0 else str(classes[k]) if k < len(classes) else f"class {k}"
+        name = "no class" if k < 0 else f"class {classes[k]}" if k < len(classes) else f"class {k}"
         groups.append((label == k, name, UNLABELED if k < 0 else LABEL_COLORS[k % len(LABEL_COLORS)]))
     return groups
 
@@ -318,23 +293,3 @@ def _mask_outline(axes: Axes, mask: NDArray[np.bool_], shape: tuple[int, int], l
     y = np.clip((np.arange(-1, rows + 1) + 0.5) * shape[0] / rows, 0, shape[0])
     if mask.any():
         axes.contour(x, y, closed, levels=[0.5], colors=[MASK], linewidths=1.2, zorder=4)
-
-
-def _spread(count: int, n: int) -> NDArray[np.int64]:
-    """At most `n` positions spread evenly over 0 ... count - 1."""
-    n = min(n, count)
-    return ((np.arange(n) + 0.5) * count / n).astype(np.int64) if n > 0 else np.zeros(0, dtype=np.int64)
-
-
-def _describe(dataset: xr.Dataset, row: int) -> list[str]:
-    """What is known of a tuple, a line each: row, position, tissue, label."""
-    lines = [f"patch {row}"]
-    one = dataset[[name for name in ("x0", "y0", "tissue", "label") if name in dataset]].isel(patch=row)
-    if "x0" in one and "y0" in one:
-        lines.append(f"x {int(one['x0'].values.flat[0])}")
-        lines.append(f"y {int(one['y0'].values.flat[0])}")
-    if "tissue" in one:
-        lines.append(f"tissue {float(one['tissue'].values):.0%}")
-    if "label" in one and int(one["label"].values.flat[0]) >= 0:
-        lines.append(f"class {int(one['label'].values.flat[0])}")
-    return lines

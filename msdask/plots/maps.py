@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError
-from msdask.plots.drawing import FOREGROUND, LABEL_COLORS, scale_bar, slide_figure
+from msdask.plots.drawing import FOREGROUND, LABEL_COLORS, fitted, legend_below, scale_bar, slide_figure
 
 if TYPE_CHECKING:
     from msdask.slides.slide import Slide
@@ -23,7 +23,7 @@ __all__ = ["class_map", "heat_map"]
 
 
 def class_map(
-    slide: Slide, found: xr.Dataset, *, max_size: int = 1600, opacity: float = 0.5, what: str | None = None
+    slide: Slide, found: xr.Dataset, *, max_size: int = 1200, opacity: float = 0.5, what: str | None = None
 ) -> Figure:
     """The classes of a slide, in colors over its thumbnail, with each one's share of what was classified.
 
@@ -45,13 +45,12 @@ def class_map(
     counts = np.bincount(predicted[predicted >= 0], minlength=len(names))
     total = max(1, int(counts.sum()))
     handles = [
-        Patch(facecolor=(color, max(opacity, 0.5)), edgecolor=color, label=f"{name} ({count / total:.1%})")
+        Patch(facecolor=(color, max(opacity, 0.5)), edgecolor=color, label=f"class {name} ({count / total:.1%})")
         for name, color, count in zip(names, colors, counts, strict=True)
     ]
     _finish(axes, slide, f"{int(counts.sum()):,} patches" if what is None else what)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / 1.9)))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncols=columns, fontsize=9, frameon=False)
-    return figure
+    legend_below(figure, axes, handles)
+    return fitted(figure)
 
 
 def heat_map(
@@ -60,7 +59,7 @@ def heat_map(
     *,
     title: str = "",
     limits: tuple[float, float] = (0.0, 1.0),
-    max_size: int = 1600,
+    max_size: int = 1200,
     opacity: float = 0.6,
 ) -> Figure:
     """Values of a slide, in colors over its thumbnail: a class's probability, or the attention to a magnification.
@@ -84,11 +83,11 @@ def heat_map(
     _overlay(axes, colors, values)
     _finish(axes, slide, title)
     width, height = figure.get_size_inches()
-    bar = figure.add_axes((0.0, 0.4 / height, min(1.0, 3.0 / width), 0.12 / height))
+    bar = figure.add_axes((0.0, -0.3 / height, min(1.0, 3.0 / width), 0.12 / height))
     bar.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="viridis", extent=(*limits, 0, 1))
     bar.set_yticks([])
-    bar.tick_params(labelsize=8, colors=FOREGROUND)
-    return figure
+    bar.tick_params(labelsize=9, colors=FOREGROUND)
+    return fitted(figure)
 
 
 def _check(slide: Slide, found: xr.Dataset) -> None:

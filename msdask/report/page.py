@@ -10,25 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from msdask.errors import SpecError
 from msdask.progress.counting import counted
+from msdask.report.measurements import measurements
 from msdask.storage.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "RunReport", "SlideReport", "picture", "write_report"]
-
-SAMPLES_PER_SLIDE = 3000
-"""Most measurements of one slide that the sliders get."""
-SAMPLES_PER_REPORT = 120_000
-"""Most measurements of all slides together: keeps the report of a large cohort at a few MB."""
-BRIGHTNESS_STEP, CONTRAST_STEP, TISSUE_STEP = 0.01, 0.0001, 0.001
-"""Measurements are embedded as whole multiples of these; the sliders move in multiples of them too."""
+__all__ = ["Picture", "RunReport", "SlideReport", "picture", "render", "write_report"]
 
 _UNKNOWN = "\u2013"
 
@@ -83,7 +76,9 @@ class SlideReport:
     pictures : shown in this order
     brightness, contrast, tissue : (patch,) measured on the finest magnification; brightness 0 to 255, the others 0 to
         1; NaN = not measured
+    qualities : focus, blank, pen and dark (docs/quality.md), (patch,) each, as far as they were measured
     brightness_threshold, contrast_threshold : what `kept` was decided with
+    tissue_threshold : least share of tissue that was selected
     """
 
     slide_id: str
@@ -101,8 +96,10 @@ class SlideReport:
     brightness: ArrayLike | None = None
     contrast: ArrayLike | None = None
     tissue: ArrayLike | None = None
+    qualities: Mapping[str, ArrayLike] = field(default_factory=dict)
     brightness_threshold: float | None = None
     contrast_threshold: float = 0.05
+    tissue_threshold: float = 0.0
 
     @property
     def rate(self) -> float | None:
@@ -145,7 +142,34 @@ class RunReport:
         return {**sums, "seconds": self.seconds, "rate": rate}
 
 
-def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 88) -> Picture:
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A slide that failed for one reason, in these patch sets."""
+
+    slide_id: str
+    reason: str
+    sets: tuple[str, ...]
+
+
+def _failures(slides: Sequence[SlideReport]) -> list[_Failure]:
+    """Failures, each said once: a slide that cannot be opened fails in every set for the same reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in slides:
+        if entry.state == "failed":
+            found.setdefault((entry.slide_id, entry.reason), []).append(entry.patch_set)
+    return [_Failure(slide_id, reason, tuple(filter(None, sets))) for (slide_id, reason), sets in found.items()]
+
+
+def _illustrated(slides: Sequence[SlideReport]) -> dict[str, list[SlideReport]]:
+    """Entries with pictures by slide: its sets stand together."""
+    found: dict[str, list[SlideReport]] = {}
+    for entry in slides:
+        if entry.pictures:
+            found.setdefault(entry.slide_id, []).append(entry)
+    return found
+
+
+def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 76) -> Picture:
     """Encode a figure for the report.
 
     Parameters
@@ -156,10 +180,10 @@ def picture(figure: Figure, title: str, *, alt: str = "", quality: int | None = 
     """
     buffer = io.BytesIO()
     if quality is None:
-        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(buffer, format="png")
     else:
-        options = {"quality": quality, "optimize": True, "subsampling": 0}
-        figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.08, pil_kwargs=options)
+        options = {"quality": quality, "optimize": True, "progressive": True}
+        figure.savefig(buffer, format="jpeg", pil_kwargs=options)
     return Picture(title, buffer.getvalue(), alt)
 
 
@@ -179,10 +203,11 @@ def write_report(path: str | os.PathLike[str], report: RunReport) -> Path:
     SpecError
         Measurements of different lengths, or a picture that is neither PNG nor JPEG.
     """
-    return write_file(path, _render(report), what="report")
+    return write_file(path, render(report), what="report")
 
 
-def _render(report: RunReport) -> str:
+def render(report: RunReport) -> str:
+    """The report as HTML; errors as for `write_report`, but for those of writing."""
     environment = Environment(
         loader=PackageLoader("msdask.report", "templates"),
         autoescape=True,
@@ -195,60 +220,10 @@ def _render(report: RunReport) -> str:
         report=report,
         totals=report.totals(),
         has_sets=any(entry.patch_set for entry in report.slides),
-        failures=[entry for entry in report.slides if entry.state == "failed"],
-        warned=[entry for entry in report.slides if entry.warnings],
-        illustrated=[entry for entry in report.slides if entry.pictures],
-        measurements=_measurements(report.slides),
+        failures=_failures(report.slides),
+        illustrated=_illustrated(report.slides),
+        measurements=measurements(report.slides),
     )
-
-
-def _measurements(slides: Sequence[SlideReport]) -> dict[str, Any]:
-    """What the sliders work on, as plain JSON values.
-
-    Brightness is rounded up, contrast and tissue down, each to a multiple of its step: so comparing the rounded values
-    with a threshold that is such a multiple gives what comparing the measured ones would.
-    """
-    measured = [(entry, *_measured(entry)) for entry in slides if entry.brightness is not None]
-    measured = [item for item in measured if len(item[1])]
-    budget = max(1, min(SAMPLES_PER_SLIDE, SAMPLES_PER_REPORT // max(1, len(measured))))
-    entries = []
-    for entry, brightness, contrast, tissue in measured:
-        count = len(brightness)
-        shown = np.arange(count) if count <= budget else np.arange(budget) * count // budget
-        entries.append(
-            {
-                "name": f"{entry.slide_id} · {entry.patch_set}" if entry.patch_set else entry.slide_id,
-                "patches": count,
-                "kept": entry.kept,
-                "brightnessThreshold": entry.brightness_threshold,
-                "contrastThreshold": entry.contrast_threshold,
-                "brightness": _steps(-brightness[shown], BRIGHTNESS_STEP, sign=-1),
-                "contrast": _steps(contrast[shown], CONTRAST_STEP),
-                "tissue": _steps(tissue[shown], TISSUE_STEP),
-            }
-        )
-    steps = {"brightness": BRIGHTNESS_STEP, "contrast": CONTRAST_STEP, "tissue": TISSUE_STEP}
-    return {"steps": steps, "slides": entries}
-
-
-def _measured(entry: SlideReport) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Brightness, contrast and tissue of the patches that were measured."""
-    brightness = np.asarray(entry.brightness, dtype=np.float64).reshape(-1)
-    contrast = np.asarray(entry.contrast if entry.contrast is not None else [], dtype=np.float64).reshape(-1)
-    tissue = np.ones_like(brightness) if entry.tissue is None else np.asarray(entry.tissue, np.float64).reshape(-1)
-    if not len(brightness) == len(contrast) == len(tissue):
-        raise SpecError(
-            f"report of slide {entry.slide_id!r}: {len(brightness)} brightness, {len(contrast)} contrast and "
-            f"{len(tissue)} tissue values; expected one of each per patch"
-        )
-    known = np.isfinite(brightness) & np.isfinite(contrast) & np.isfinite(tissue)
-    return brightness[known], contrast[known], tissue[known]
-
-
-def _steps(values: NDArray[np.float64], step: float, *, sign: int = 1) -> list[int]:
-    # Float32 holds 0.7 as 0.69999999: the slack keeps such a value at its step.
-    whole: list[int] = (sign * np.floor(values / step + 4e-3)).astype(np.int64).tolist()
-    return whole
 
 
 def _count(value: float | int | None) -> str:

@@ -342,7 +342,7 @@ class Slide(ReadsParts):
 
     def __repr__(self) -> str:
         height, width = self.shape
-        scale = f"{self.mpp:g} um/px ({self.magnification:g}x, {self.mpp_source})" if self.mpp else "no scale"
+        scale = f"{self.mpp:g} µm/px ({self.magnification:g}x, {self.mpp_source})" if self.mpp else "no scale"
         downsamples = ", ".join(f"{i.downsample:g}" for i in self.level_infos)
         return f"<Slide '{self.name}': {width} x {height} px, {scale}, {self.format}, levels {downsamples}>"
 
@@ -360,7 +360,7 @@ class Slide(ReadsParts):
         else:
             used = self.mpp_used
             snapped = f", planned as {used:g}" if used != self.mpp else ""
-            scale = f"{self.mpp:g} um/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
+            scale = f"{self.mpp:g} µm/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
             facts.append(("scale", scale))
             facts.append(("extent", f"{width * used / 1000:.2f} x {height * used / 1000:.2f} mm"))
         if self.objective_power:

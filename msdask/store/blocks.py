@@ -16,7 +16,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import MEASURES, column, measure
+from msdask.cutting.measures import column, measure
 from msdask.errors import StoreError
 from msdask.store import shards
 from msdask.store.slide_arrays import SCHEMA, SlideArrays
@@ -45,7 +45,7 @@ class BlockWriter:
         self, arrays: SlideArrays, rows: int, put_chunks: Callable[[int, Sequence[shards.Chunk]], None]
     ) -> None:
         self._arrays, self._put_chunks = arrays, put_chunks
-        self.measured = np.zeros((rows, arrays.shape[1], len(MEASURES)), np.float32)
+        self.measured = np.zeros((rows, arrays.shape[1], arrays.measures), np.float32)
         self.checksums = np.zeros((rows, arrays.shape[1]), np.uint32)
         self.in_hand = max(1, IN_HAND_BYTES // (arrays.shape[1] * math.prod(arrays.chunk_shape("image"))))
 
@@ -60,7 +60,7 @@ class BlockWriter:
         for start in range(0, len(pixels), self.in_hand):
             some = pixels[start : start + self.in_hand]
             at = first + start
-            self.measured[at : at + len(some)] = measure(some)
+            self.measured[at : at + len(some)] = measure(some, measures=self._arrays.measures)
             chunks = shards.encode(self._arrays, "image", some)
             self.checksums[at : at + len(some)] = shards.checksums(self._arrays, chunks)
             self._put_chunks(at * self._arrays.shape[1], chunks)

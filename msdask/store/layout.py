@@ -26,7 +26,7 @@ from msdask.store.integrity import (
     digest_of,
     unreadable,
 )
-from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
+from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of, measures_of
 
 __all__ = [
     "INDEX_GROUP",
@@ -105,12 +105,12 @@ def create_measured(arrays: SlideArrays) -> None:
     """Create the array `measured`, all NaN: NaN says that a block is not written yet."""
     count, magnifications = arrays.shape
     document = array_document(
-        (count, magnifications, len(MEASURES)),
-        (arrays.rows, magnifications, len(MEASURES)),
+        (count, magnifications, arrays.measures),
+        (arrays.rows, magnifications, arrays.measures),
         np.float32,
         fill_value=math.nan,
         dims=("patch", "magnification", "measure"),
-        attributes={"measures": list(MEASURES)},
+        attributes={"measures": list(MEASURES[: arrays.measures])},
     )
     _write_array(arrays.array_path("measured"), document)
 
@@ -245,7 +245,8 @@ def open_arrays(path: str, codec: Codec, attrs: Mapping[str, Any]) -> SlideArray
     _check_length(path, count)
     digests = tuple(sorted((n, d) for n, d in attrs.get("digests", {}).items() if n in map(checksums_of, SHARDED)))
     rows, schema = int(attrs["rows_per_shard"]), int(attrs.get("schema", 1))
-    return SlideArrays(path, codec, (count, magnifications), rows, size, schema, digests)
+    measures = measures_of(path, attrs)
+    return SlideArrays(path, codec, (count, magnifications), rows, size, schema, measures, digests)
 
 
 def _check_length(path: str, count: int) -> None:

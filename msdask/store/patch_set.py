@@ -17,7 +17,7 @@ from dask.base import tokenize
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import column
+from msdask.cutting.measures import column, measured_names
 from msdask.errors import StoreError, UnreachableError
 from msdask.progress.counting import word_for
 from msdask.scale import footprint, magnification_to_mpp
@@ -194,9 +194,10 @@ class PatchSet:
 
         Returns
         -------
-        table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep, brightness,
-            contrast, and x0, y0 (level-0 px) and label for each magnification as "x0_10x" ...; with label maps also
-            outside, the share of a patch that is padding
+        table : one row a patch: slide_id, row (of the slide's arrays), split, label, tissue, keep; what was measured on
+            the patch of the highest magnification: brightness, contrast, filled, focus, blank, pen, dark
+            (docs/quality.md; stores of earlier versions lack the last four); and x0, y0 (level-0 px) and label for
+            each magnification as "x0_10x" ...; with label maps also outside, the share of a patch that is padding
         """
         frames = places.gather(self.path, self._slide_table, self.slides)
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"slide_id": []})
@@ -215,7 +216,7 @@ class PatchSet:
             "label": columns["label"][:, 0],
             "tissue": columns["tissue"],
             "keep": columns["keep"],
-            **{name: column(columns["measured"], name)[:, 0] for name in ("brightness", "contrast")},
+            **{name: column(columns["measured"], name)[:, 0] for name in measured_names(columns["measured"])},
         }
         for m, magnification in enumerate(self.spec.magnifications):
             for name in (name for name in ("x0", "y0", "label", "label_fraction", "outside") if name in columns):
@@ -332,7 +333,7 @@ class PatchSet:
         counts = [attrs["counts"] for attrs in complete]
         kept = sum(count["kept"] for count in counts)
         spec = self.spec
-        scales = ", ".join(f"{m:g}x ({magnification_to_mpp(m):g} um/px)" for m in spec.magnifications)
+        scales = ", ".join(f"{m:g}x ({magnification_to_mpp(m):g} µm/px)" for m in spec.magnifications)
         shown = ("mode", "magnifications", "patch_size", "codec")
         rest = [
             f"{f.name} {getattr(spec, f.name)}"

@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import MEASURES, column
+from msdask.cutting.measures import column
 from msdask.errors import StoreError
 from msdask.storage import places
 from msdask.store.codecs import encoder
@@ -302,7 +302,7 @@ def written_blocks(arrays: SlideArrays, measured: NDArray[np.float32] | None = N
 
 
 def _chunk_shape(arrays: SlideArrays) -> tuple[int, int, int]:
-    return (*arrays.shard_shape, len(MEASURES))
+    return (*arrays.shard_shape, arrays.measures)
 
 
 def _path(arrays: SlideArrays, block: int) -> str:

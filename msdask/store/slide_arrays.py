@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from msdask.cutting.measures import FIRST_MEASURES, MEASURES
+from msdask.errors import StoreError
 from msdask.spec import Codec
 from msdask.storage import places
 
-__all__ = ["CRC_BYTES", "SCHEMA", "SlideArrays", "checksums_of"]
+__all__ = ["CRC_BYTES", "SCHEMA", "SlideArrays", "checksums_of", "measures_of"]
 
 SCHEMA = 2
 """Of what is written. 2: the checksums of all chunks are a column of the slide's tables; 1 has none, and is read."""
@@ -31,6 +35,7 @@ class SlideArrays:
     rows : patches in a shard
     patch_size : px
     schema : that the slide was written in
+    measures : how many of `msdask.cutting.measures.MEASURES` were, or are, measured on its patches
     digests : (name, digest) of the columns of chunks' checksums, of a complete slide: what is read must fit them
     """
 
@@ -40,6 +45,7 @@ class SlideArrays:
     rows: int
     patch_size: int
     schema: int = SCHEMA
+    measures: int = len(MEASURES)
     digests: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -95,3 +101,20 @@ def checksums_of(name: str) -> str:
     chunks, but not these.
     """
     return f"{name}_crc"
+
+
+def measures_of(path: str, attrs: Mapping[str, Any]) -> int:
+    """How many measures a slide's array `measured` has, as its document says; earlier versions said nothing.
+
+    Raises
+    ------
+    StoreError
+        It is no list of names, or one that lacks the first ones.
+    """
+    names = attrs.get("measures", list(FIRST_MEASURES))
+    if not isinstance(names, list) or names[: len(FIRST_MEASURES)] != list(FIRST_MEASURES):
+        raise StoreError(
+            f"'{path}' says that {names!r} were measured; expected a list that begins with "
+            f"{', '.join(FIRST_MEASURES)}: the store was changed from outside; restore it or extract again"
+        )
+    return len(names)

@@ -18,14 +18,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import column, keep
+from msdask.cutting.measures import MEASURES, column, keep
 from msdask.errors import CorruptChunkError, StoreError
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage import places
 from msdask.store import documents, layout, manifest, shards
 from msdask.store.integrity import committed_documents, digest_of, slide_checksum
 from msdask.store.reading import ShardArray
-from msdask.store.slide_arrays import SCHEMA, SlideArrays, checksums_of
+from msdask.store.slide_arrays import SCHEMA, SlideArrays, checksums_of, measures_of
 from msdask.store.slide_place import SlidePlace
 
 __all__ = ["begin", "commit", "differences", "first_checksum", "patches_in", "update_facts"]
@@ -85,6 +85,7 @@ def begin(
     found = documents.read_attrs(path)
     if found.get("state") == "writing" and not _differences(found, identity):
         places.at(path).remove_leftovers(path)
+        arrays = replace(arrays, measures=measures_of(path, found))  # an earlier version may have begun it
         return arrays, _written_blocks(arrays, sharded, has_counts=labels > 0)
     if links := places.at(path).links(path):
         raise StoreError(f"'{links[0]}' is a link, and nothing in a store may be one: remove it, then run again")
@@ -193,7 +194,8 @@ def _write_tables(
     optional = [*(["mask"] if "mask" in tables else []), *(["label_pixels"] if labels else [])]
     small = ["magnification", *columns, "measured", "keep", *optional]
     names = sorted([*small, *sharded, *map(checksums_of, sharded)])
-    facts = {**attrs, "state": "writing", "rows_per_shard": arrays.rows, "arrays": names}
+    measures = list(MEASURES[: arrays.measures])
+    facts = {**attrs, "state": "writing", "rows_per_shard": arrays.rows, "arrays": names, "measures": measures}
     documents.write_sealed(arrays.path, facts)
 
 

@@ -10,11 +10,14 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from numpy.typing import NDArray
+from skimage.color import rgb2lab
 
 from msdask import plots
 from msdask.cutting.lazy_patches import patches as lazy_patches
@@ -32,7 +35,7 @@ class PlainSlide:
 
     def __init__(self, shape: tuple[int, int] = (600, 1000), mpp_used: float = 0.25) -> None:
         self.shape = shape
-        self.mpp_used = mpp_used
+        self.mpp_used = self.mpp = mpp_used
         self.pixels = np.full((*shape, 3), 240, dtype=np.uint8)
         self.pixels[200:400, 600:800] = (120, 70, 40)
 
@@ -190,7 +193,7 @@ def test_patches_have_the_colour_of_their_class() -> None:
     legend = axes.get_legend()
     assert legend is not None
     texts = [text.get_text() for text in legend.get_texts()]
-    assert {"benign (1)", "cancer (2)", "no label (1)"} <= set(texts)
+    assert {"class benign (1)", "class cancer (2)", "no class (1)"} <= set(texts)
 
 
 def test_a_few_tuples_show_their_contexts_whole() -> None:
@@ -325,7 +328,7 @@ def test_a_sheet_has_a_row_a_tuple_and_a_column_a_magnification() -> None:
     top = [axes.get_position().y1 for axes in figure.axes]
     assert top[0] == top[1] == top[2] > top[3]
     assert [axes.get_title().split()[0] for axes in figure.axes[:3]] == ["20x", "10x", "5x"]
-    assert any("x 1017" in text.get_text() and "tissue 75%" in text.get_text() for text in figure.texts)
+    assert any(text.get_text() == "patch 17\ntissue 75%\nx 1017\ny 2017" for text in figure.texts)
 
 
 def test_contexts_show_the_finest_patchs_footprint_in_their_middle() -> None:
@@ -412,3 +415,61 @@ def test_a_pyramid_panel_shows_the_pixels_of_its_patch(small_slide: SampleSlide)
 def test_a_slide_without_scale_says_what_to_do(scaleless_slide: SampleSlide) -> None:
     with pytest.raises(MissingScaleError, match="mpp="):
         plots.pyramid(open_slide(scaleless_slide.path))
+
+
+# What all of them keep to
+
+
+def every_figure() -> dict[str, Figure]:
+    slide, table = PlainSlide(), make_table([(2, 6), (2, 7)], magnifications=(40.0, 20.0), labels=[0, 1])
+    mask = xr.DataArray(np.eye(60, 100, dtype=np.uint8), dims=("y", "x"), attrs={"classes": ("a quite long name",)})
+    return {
+        "selection": plots.selection(slide, table),
+        "pyramid": plots.pyramid(slide, magnifications=[40, 10], size_px=100),
+        "tuples": plots.patches(make_patches(3, (20.0, 10.0)), n=2),
+        "patches": plots.patches(make_patches(7, (20.0,)), n=7),
+        "mask": plots.mask(slide, mask),
+    }
+
+
+def test_nothing_that_is_drawn_is_cut_off_and_all_fits_a_notebooks_screen() -> None:
+    for name, figure in every_figure().items():
+        FigureCanvasAgg(figure)
+        box, (wide, high) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(box.x0, box.y0, wide - box.x1, high - box.y1) == pytest.approx(0.1, abs=0.06), name
+        assert wide * figure.dpi <= 1400, name
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 8, name
+
+
+def test_the_colours_of_classes_are_none_of_the_scales() -> None:
+    lab = rgb2lab(np.array([to_rgb(color) for color in (*plots.LABEL_COLORS, *plots.SCALE_COLORS)]))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    classes = len(plots.LABEL_COLORS)
+    assert apart[:classes, classes:].min() > 20
+    assert (apart[:classes, :classes] + 99 * np.eye(classes)).min() > 20
+
+
+def test_every_bar_lies_on_a_backing_that_holds_its_text() -> None:
+    figure = plots.patches(make_patches(3, (20.0, 10.0)), n=1)
+    FigureCanvasAgg(figure)
+    for axes, bar in bars(figure):
+        backing = next(p for p in axes.patches if p.get_facecolor()[:3] == (1, 1, 1))
+        around = backing.get_window_extent()
+        label = next(text for text in axes.texts if text.get_text().endswith("m"))
+        for inner in (bar.get_window_extent(), label.get_window_extent()):
+            assert around.x0 < inner.x0
+            assert inner.x1 < around.x1
+            assert around.y0 < inner.y0
+
+
+def test_a_selection_draws_the_mask_that_it_carries() -> None:
+    mask = xr.DataArray(np.zeros((60, 100), np.uint8), dims=("mask_y", "mask_x"))
+    mask[20:40, 60:80] = 1
+    figure = plots.selection(PlainSlide(), make_table([(2, 6)]).assign(mask=mask))
+    assert "mask" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
+
+
+def test_each_column_of_a_sheet_names_its_scale() -> None:
+    figure = plots.patches(make_patches(7, (20.0,)), n=7)
+    assert [text.get_text() for text in figure.texts].count("20x   0.5 µm/px") == 5

@@ -35,7 +35,7 @@ def test_classes_lie_where_they_were_found_and_the_legend_has_their_shares(slide
     assert (colors[..., 3] == [[0.4, 0.4, 0], [0.4, 0.4, 0]]).all()
     assert (colors[0, 1] == colors[1, 0]).all()
     assert (colors[0, 0] != colors[0, 1]).any()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gland (25.0%)", "fat (75.0%)"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["class gland (25.0%)", "class fat (75.0%)"]
     (bar,) = [patch for patch in axes.patches if patch.get_gid() == "scale bar"]
     assert bar.get_width() * 0.5 in (10, 20, 50)  # um
 

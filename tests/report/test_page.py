@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from msdask.errors import MsdaskError, SpecError
+from msdask.report import measurements as measured_module
 from msdask.report import page as report_module
+from msdask.report.measurements import SHOWN, measurements
 from msdask.report.page import Picture, RunReport, SlideReport, picture, write_report
 from msdask.spec import ExtractionSpec
 
@@ -116,16 +118,33 @@ def test_pictures_have_alternative_texts_and_controls_have_labels(tmp_path: Path
     assert [attrs["alt"] for tag, attrs in page.elements if tag == "img"] == ["Selection of a.svs", "six tuples"]
     labelled = {attrs.get("for") for tag, attrs in page.elements if tag == "label"}
     sliders = {attrs["id"] for tag, attrs in page.elements if tag == "input" and attrs.get("type") == "range"}
-    assert sliders == {"brightness", "contrast", "tissue"} <= labelled
+    assert sliders == {"brightness-0", "contrast-0", "tissue-0"} <= labelled
     assert ("html", {"lang": "en"}) in page.elements
 
 
-def test_the_program_finds_every_element_that_it_asks_for(tmp_path: Path) -> None:
-    page = Page(write(tmp_path, measured_slide()))
+def test_the_program_finds_every_element_that_it_asks_for_in_the_panel_of_each_set(tmp_path: Path) -> None:
+    qualities = {name: np.linspace(0, 1, 50) for name in ("focus", "blank", "pen", "dark")}
+    slides = [measured_slide(patch_set=name, qualities=qualities) for name in ("grid-10x", "grid-20x")]
+    page = Page(write(tmp_path, *slides))
     asked = set(re.findall(r'find\("([\w-]+)"\)', page.scripts[-1]))
-    asked |= {name + "-histogram" for name in ("brightness", "contrast", "tissue")}
-    assert len(asked) > 8
-    assert asked <= {attrs["id"] for _, attrs in page.elements if "id" in attrs}
+    asked |= {name + part for name in (shape.name for shape in SHOWN) for part in ("", "-value", "-cut", "-histogram")}
+    assert len(asked) > 30
+    assert {f"{name}-{k}" for name in asked for k in (0, 1)} <= {a["id"] for _, a in page.elements if "id" in a}
+
+
+def test_a_reason_is_said_once_and_names_the_sets(tmp_path: Path) -> None:
+    failed = [SlideReport("gone.svs", "failed", name, reason="no such file") for name in ("grid-10x", "grid-20x")]
+    text = Page(write(tmp_path, *failed, measured_slide("a.svs", patch_set="grid-10x"))).text
+    assert text.count("no such file") == 1
+    assert "gone.svs (in grid-10x, grid-20x): no such file" in text
+    assert "1 slides failed" in text
+
+
+def test_the_pictures_of_a_slide_stand_together(tmp_path: Path) -> None:
+    slides = [measured_slide(i, patch_set=s, pictures=(Picture(f"{i} {s}", PNG),)) for s in "pq" for i in ("a", "b")]
+    page = Page(write(tmp_path, *slides))
+    assert [a["alt"] for tag, a in page.elements if tag == "img"] == [f"{i} {s} of {i}" for i in "ab" for s in "pq"]
+    assert sum(tag == "details" for tag, _ in page.elements) == 2
 
 
 def test_totals_and_rates() -> None:
@@ -154,8 +173,8 @@ def test_sliders_decide_as_the_measured_values_would(
 ) -> None:
     measured = np.array(values, dtype=np.float32)
     slide = SlideReport("a", "complete", brightness=measured[:, 0], contrast=measured[:, 1], tissue=measured[:, 2])
-    data = report_module._measurements([slide])
-    rounded, steps = data["slides"][0], data["steps"]
+    data = measurements([slide])
+    rounded, steps = data["slides"][0]["values"], {shape["name"]: shape["step"] for shape in data["measures"]}
     # As in the page: thresholds are whole multiples of the steps.
     limits = (
         round(brightness / steps["brightness"]),
@@ -179,17 +198,17 @@ def test_sliders_decide_as_the_measured_values_would(
 def test_values_on_a_threshold_are_on_its_right_side() -> None:
     values = {"brightness": [195.0, 205.0, 205.01], "contrast": [0.05, 0.0499, 0.0501], "tissue": [0.7, 0.29, 1.0]}
     slide = SlideReport("a", "complete", **{k: np.array(v, dtype=np.float32) for k, v in values.items()})  # type: ignore[arg-type]
-    entry = report_module._measurements([slide])["slides"][0]
+    entry = measurements([slide])["slides"][0]["values"]
     assert entry["brightness"] == [19500, 20500, 20501]
     assert entry["contrast"] == [500, 499, 501]
     assert entry["tissue"] == [700, 290, 1000]
 
 
 def test_large_cohorts_are_sampled_and_say_how_many_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_module, "SAMPLES_PER_REPORT", 60)
+    monkeypatch.setattr(measured_module, "SAMPLES_PER_REPORT", 60)
     slides = [measured_slide("a", 1000), measured_slide("b", 7), measured_slide("c", 0), SlideReport("d", "failed")]
-    entries = report_module._measurements(slides)["slides"]
-    assert [(entry["name"], entry["patches"], len(entry["tissue"])) for entry in entries] == [
+    entries = measurements(slides)["slides"]
+    assert [(entry["name"], entry["patches"], len(entry["values"]["tissue"])) for entry in entries] == [
         ("a", 1000, 30),
         ("b", 7, 7),
     ]
@@ -197,14 +216,15 @@ def test_large_cohorts_are_sampled_and_say_how_many_there_were(monkeypatch: pyte
 
 def test_unmeasured_patches_are_left_out_and_unequal_lengths_refused() -> None:
     slide = SlideReport("a", "complete", brightness=[100.0, np.nan, 120.0], contrast=[0.1, 0.2, np.nan])
-    assert report_module._measurements([slide])["slides"][0]["brightness"] == [10000]
-    with pytest.raises(SpecError, match="slide 'b': 2 brightness, 1 contrast"):
-        report_module._measurements([SlideReport("b", "complete", brightness=[1.0, 2.0], contrast=[0.1])])
+    assert measurements([slide])["slides"][0]["values"]["brightness"] == [10000]
+    with pytest.raises(SpecError, match="slide 'b': 2 brightness, 1 contrast, 2 tissue"):
+        measurements([SlideReport("b", "complete", brightness=[1.0, 2.0], contrast=[0.1])])
 
 
 def test_a_run_without_measurements_has_no_sliders(tmp_path: Path) -> None:
     html = write(tmp_path, SlideReport("a", "failed", reason="empty file"))
     assert "measurements" not in html
+    assert "threshold" not in Page(html).text
     assert "empty file" in html
 
 

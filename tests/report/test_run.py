@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -90,3 +91,20 @@ def test_the_command_line_writes_both_reports(made: Path, tmp_path: Path, capsys
     html = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert "kind threads, threads" in html
     assert "b – ß.svs" in html
+
+
+def test_a_report_gives_its_page_in_python_with_the_runs_thresholds_and_one_strip_of_levels(
+    made: Path, tmp_path: Path
+) -> None:
+    grids = [GRID, ExtractionSpec(mode="grid", magnifications=(5,), patch_size=64, min_tissue=0.25)]
+    report = extract([made / "a.svs"], tmp_path / "s.zarr", grids, progress=False)
+    html = report.to_html(tmp_path / "page.html", title="both grids")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == html
+    assert "<h1>both grids</h1>" in html
+    (text,) = re.findall(r'id="measurements">(.*?)</script>', html, flags=re.DOTALL)
+    data = json.loads(text)
+    assert [slide["thresholds"]["tissue"] for slide in data["slides"]] == [0.25, 0.3]
+    assert {"focus", "blank", "pen", "dark"} <= set(data["slides"][0]["values"])
+    assert html.count("<figcaption>levels") == 1
+    assert html.count("<figcaption>selection") == 2
+    assert "<img" not in report.to_html(pictures=0)

@@ -100,14 +100,14 @@ def test_what_is_known_of_a_slide(slide: Slide, small_slide: SampleSlide) -> Non
 
 
 def test_repr_says_size_scale_and_levels(slide: Slide, scaleless_slide: SampleSlide) -> None:
-    assert repr(slide).startswith("<Slide 'small.svs': 3072 x 2304 px, 0.25 um/px (40x, ")
+    assert repr(slide).startswith("<Slide 'small.svs': 3072 x 2304 px, 0.25 µm/px (40x, ")
     assert "levels 1, 4, 16" in repr(slide)
     assert "no scale" in repr(open_slide(scaleless_slide.path))
 
 
 def test_html_shows_name_scale_levels_and_a_picture(slide: Slide, scaleless_slide: SampleSlide) -> None:
     html = slide._repr_html_()
-    for part in ("small.svs", "3,072 x 2,304 px", "0.25 um/px", "data:image/jpeg;base64,", "768 x 576"):
+    for part in ("small.svs", "3,072 x 2,304 px", "0.25 µm/px", "data:image/jpeg;base64,", "768 x 576"):
         assert part in html
     assert "no resolution in the file" in open_slide(scaleless_slide.path)._repr_html_()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from msdask.sample.slides import SampleSlide
 from msdask.selection.select import grid
 from msdask.slides.slide import open_slide
 from msdask.spec import ExtractionSpec
-from msdask.store import blocks, shards
+from msdask.store import blocks, documents, layout, shards
 from msdask.store.blocks import block_writer
 from msdask.store.patch_store import PatchStore
 from msdask.store.slide_arrays import SlideArrays
@@ -136,3 +137,24 @@ def test_a_block_that_measures_otherwise_than_before_is_left_as_it_is(small_slid
         write(255 - image)
     write(image)
     assert tree(Path(arrays.path)) == before
+
+
+def test_a_slide_that_an_earlier_version_began_is_finished_with_the_measures_that_it_had(
+    small_slide: SampleSlide, tmp_path: Path
+) -> None:
+    lazy, store = lazy_grid(small_slide.path), PatchStore(tmp_path / "s.zarr")
+    tasks = begun(store, lazy)
+    (folder,) = (tmp_path / "s.zarr").glob("grid*/*.svs")
+    early = replace(store.begin(folder.parent.name, lazy)[0], measures=3)  # type: ignore[index]
+    layout.create_measured(early)
+    attrs = {
+        name: value for name, value in documents.read_slide(str(folder)).items() if name not in ("seal", "measures")
+    }
+    documents.write_sealed(str(folder), attrs)
+    arrays, left = store.begin(folder.parent.name, lazy)  # type: ignore[misc]
+    assert (arrays.measures, len(left)) == (3, len(tasks))
+    store.write(lazy)
+    patch_set = store[folder.parent.name]
+    assert patch_set.open(small_slide.path.name)["measured"].shape == (108, 1, 3)
+    assert "focus" not in patch_set.table()
+    assert patch_set.verify() == []

@@ -113,7 +113,7 @@ def test_html_says_slides_patches_bytes_spec_and_scale(store: PatchStore) -> Non
     html = patch_set._repr_html_()
     kept = int(patch_set.table()["keep"].sum())
     size = sum(p.stat().st_size for p in Path(patch_set.path).rglob("*") if p.is_file())
-    for text in (f"216, {kept} of them to keep", f"{size / 2**20:.2f} MiB, raw", "grid, 64 px", "10x (1 um/px)"):
+    for text in (f"216, {kept} of them to keep", f"{size / 2**20:.2f} MiB, raw", "grid, 64 px", "10x (1 µm/px)"):
         assert text in html
     assert NAME in store._repr_html_()
     assert "centroids-10x-5x-2.5x-64" in store._repr_html_()

@@ -59,6 +59,9 @@ def test_a_store_of_schema_1_is_sound_and_lists_its_slides(old_store: Path) -> N
         len(store["grid-10x-16"].table())
         == EXPECTED["grid-10x-16/a.svs"]["patches"] + EXPECTED["grid-10x-16/b.svs"]["patches"]
     )
+    columns = set(store["grid-10x-16"].table().columns)
+    assert {"brightness", "contrast", "filled"} <= columns
+    assert not {"focus", "blank", "pen", "dark"} & columns, "they were not measured then"
 
 
 def test_zarr_itself_opens_a_store_of_schema_1_by_its_codecs_names(old_store: Path) -> None:
