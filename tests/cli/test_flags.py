@@ -18,11 +18,12 @@ PYTHON_ONLY = {
     "height",
     "to",
     "names",
-    *("balanced", "block_of", "center", "clip", "compression", "confidence", "draws", "drop_last", "epoch"),
-    *("fine", "heads", "hed", "inside", "jpeg", "labeled", "layout", "levels", "listener", "loss_weights"),
+    *("ablate", "balanced", "by", "features", "object_type"),
+    *("block_of", "center", "clip", "compression", "confidence", "draws", "drop_last", "epoch"),
+    *("fine", "heads", "hed", "inside", "jpeg", "labeled", "layout", "levels", "listener"),
     *("models", "n", "n_test", "n_train", "num_workers", "output", "p", "points", "pooled_set", "prefetch"),
     *("quality", "rank", "repeats", "rows", "saturation", "scale", "score", "shuffle", "side", "size", "size_px"),
-    *("slide", "split", "splits", "stain", "start", "start_method", "subsampling", "task", "tile"),
+    *("slide", "split", "splits", "stain", "start", "start_method", "subsampling", "task"),
     *("tissue_fraction", "world_size"),
 }
 """Arguments that no command has an option for."""
