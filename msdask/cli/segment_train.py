@@ -120,6 +120,8 @@ def segmenter_test(
 ) -> int:
     """Measure a U-Net or a HookNet on the test slides of a patch store: F1 of each class, macro F1, Dice.
 
+    Example: `msdask test segmenter -i cohort.zarr --model run --ratios 60 20 20`.
+
     Parameters
     ----------
     data
