@@ -88,7 +88,8 @@ notebooks: install
 		echo "$$notebook"; $(BIN)/jupyter-execute --timeout=600 "$$notebook"; \
 	done
 
-lab: EXTRAS = notebooks,openslide
+# Notebooks 03 and 04 train: they need PyTorch.
+lab: EXTRAS = notebooks,openslide,torch
 lab: install
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)
 
