@@ -89,7 +89,7 @@ def classifier_train(
     settings.seed_weights()
     model, begins_with = branches.model(source.classes, source.magnifications)
     scales = source.magnifications if chosen == "n+1" else ()
-    task = ClassifyTask(source.classes, chosen, magnifications=scales, weights=loss_weights, monitor=monitor)
+    task = ClassifyTask(source.classes, chosen, magnifications=scales, loss_weights=loss_weights, monitor=monitor)
     is_quiet = quiet or verbose.lower() == "false"
     mpp = tuples.range_of_mpp
     learnt = source.dataset(split.train, mpp=mpp)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import RUN
+from msdask.cli.numbers import ABOVE_ZERO, COUNT
 from msdask.cli.options import Output, Quiet
 from msdask.cli.terminal import err, out
 from msdask.extras import require
@@ -20,15 +22,15 @@ def segment(
     model: Annotated[Path, Parameter(name=["--model", "-p"])],
     output: Output,
     masks: Annotated[str | None, Parameter(name=["--masks", "-t"])] = None,
-    outline_mpp: float = 1.0,
+    outline_mpp: Annotated[float, ABOVE_ZERO] = 1.0,
     outlines: Annotated[bool, Parameter(negative="--no-outlines")] = True,
     probabilities: Literal["uint8", "float16"] | None = None,
-    tile: int | None = None,
-    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    tile: Annotated[int | None, COUNT, Parameter(group=RUN)] = None,
+    precision: Annotated[Literal["float32", "bfloat16", "float16"], Parameter(group=RUN)] = "float32",
     names: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    batch_size: Annotated[int, Parameter(name=["--batch-size", "-b"])] = 1,
-    threads: int = 4,
-    device: str | None = None,
+    batch_size: Annotated[int, COUNT, Parameter(name=["--batch-size", "-b"]), Parameter(group=RUN)] = 1,
+    threads: Annotated[int, COUNT, Parameter(group=RUN)] = 4,
+    device: Annotated[str | None, Parameter(group=RUN)] = None,
     overwrite: bool = False,
     quiet: Quiet = False,
 ) -> int:

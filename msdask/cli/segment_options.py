@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.groups import LEARNING, NETWORK, SPLITS
+from msdask.cli.numbers import ABOVE_ZERO, COUNT, NATURAL, SHARE, WHOLE
 from msdask.cli.options import BatchSize, Magnifications, TrainingRecipe
 from msdask.errors import SpecError
 
@@ -27,15 +29,15 @@ class Mapped:
     """the target, then its contexts: 20 5, or 20 1.25; one for a U-Net; default all that the set has"""
     patch_set: Annotated[str | None, Parameter(name="--set")] = None
     """where several would do"""
-    classes: Annotated[int | None, Parameter(name=["--classes", "-n"])] = None
+    classes: Annotated[int | None, COUNT, Parameter(name=["--classes", "-n"])] = None
     """how many; default as many as the store has names of, or up to the highest label"""
     batch_size: BatchSize = 8
     """patches or tuples a batch"""
-    lists: Path | None = None
+    lists: Annotated[Path | None, Parameter(group=SPLITS)] = None
     """folder with list_train.csv, list_valid.csv, list_test.csv; default the split that is stored with the slides"""
-    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None
+    ratios: Annotated[list[float] | None, Parameter(consume_multiple=True), Parameter(group=SPLITS)] = None
     """split by these instead, by patient and stratified by class: training, validation, test"""
-    seed: int = 0
+    seed: Annotated[int, WHOLE, Parameter(group=SPLITS)] = 0
     """decides splits, and in training order, augmentation and initial weights"""
 
     @property
@@ -62,17 +64,17 @@ class Network:
 
     model: Literal["hooknet", "unet"] = "hooknet"
     """hooknet: a target and its contexts; unet: one magnification"""
-    filters: int = 16
+    filters: Annotated[int, COUNT, Parameter(group=NETWORK)] = 16
     """of the first block; a block a level deeper has twice as many"""
-    depth: int = 4
+    depth: Annotated[int, COUNT, Parameter(group=NETWORK)] = 4
     """how often the size is halved"""
-    bottleneck: int | None = None
+    bottleneck: Annotated[int | None, COUNT, Parameter(group=NETWORK)] = None
     """filters of the deepest block, in units of --filters; default 2 (depth + 1): 10"""
-    padding: Literal["valid", "same"] = "valid"
+    padding: Annotated[Literal["valid", "same"], Parameter(group=NETWORK)] = "valid"
     """same: what comes out is as large as what goes in, but slides are not segmented alike for all sizes of tiles"""
-    merge: Literal["concat", "add", "subtract", "multiply"] = "concat"
+    merge: Annotated[Literal["concat", "add", "subtract", "multiply"], Parameter(group=NETWORK)] = "concat"
     """how a context comes to the target"""
-    context_size: int | None = None
+    context_size: Annotated[int | None, COUNT, Parameter(group=NETWORK)] = None
     """px a side of the middle of a context's patch that is looked at; default all of it"""
 
     def made(self, classes: int, magnifications: tuple[float, ...], patch_size: int) -> SegmentationModel:
@@ -104,13 +106,13 @@ class Network:
 class SegmenterRecipe(TrainingRecipe):
     """The same, but as it is sensible from random weights; HookNet's authors took --lr 5e-6 --schedule constant."""
 
-    learning_rate: Annotated[float, Parameter(name=["--lr", "-lr"])] = 2e-3
+    learning_rate: Annotated[float, ABOVE_ZERO, Parameter(name=["--lr", "-lr"])] = 2e-3
     """at its highest"""
-    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    schedule: Annotated[Literal["constant", "step", "cosine"], Parameter(group=LEARNING)] = "cosine"
     """of the learning rate; cosine falls to 1 % over all epochs"""
-    warmup: float = 0.1
+    warmup: Annotated[float, SHARE, Parameter(group=LEARNING)] = 0.1
     """share of the steps over which the learning rate rises"""
-    patience: int = 0
+    patience: Annotated[int, NATURAL, Parameter(group=LEARNING)] = 0
     """epochs without a better validation after which training stops; 0 for never"""
-    epochs: Annotated[int, Parameter(name=["--epochs", "-e"])] = 20
+    epochs: Annotated[int, COUNT, Parameter(name=["--epochs", "-e"])] = 20
     """at most"""

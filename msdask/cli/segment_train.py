@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from msdask.cli.classify import test, train
+from msdask.cli.groups import RUN
+from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data
 from msdask.cli.segment_options import Mapped, Network, SegmenterRecipe
@@ -37,7 +39,7 @@ def segmenter_train(
     recipe: SegmenterRecipe = SegmenterRecipe(),
     augment: Literal["hed", "spatial", "original", "strong", "none"] = "hed",
     balanced: Literal["pixels", "none"] = "pixels",
-    workers: Annotated[int, Parameter(name=["--workers", "-p"])] = 0,
+    workers: Annotated[int, NATURAL, Parameter(name=["--workers", "-p"]), Parameter(group=RUN)] = 0,
     resume: bool = False,
     quiet: Quiet = False,
 ) -> int:

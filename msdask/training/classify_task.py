@@ -34,7 +34,8 @@ class ClassifyTask:
     classes : how many, or their names
     losses : "one" or "n+1"
     magnifications : of the model, for the names of the metrics of each; needed with "n+1"
-    weights : with "n+1", the weight of the loss of the whole, then of each magnification, the highest first; None for 1
+    loss_weights : with "n+1", of the loss of the whole, then of that of each magnification, the highest first; None for
+        1
     monitor : what of the validation decides which epoch is the best: "loss", or a metric such as "kappa"
 
     Raises
@@ -49,7 +50,7 @@ class ClassifyTask:
         losses: Losses = "one",
         *,
         magnifications: Sequence[float] = (),
-        weights: Sequence[float] | None = None,
+        loss_weights: Sequence[float] | None = None,
         monitor: str = "loss",
     ) -> None:
         self.classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
@@ -62,19 +63,19 @@ class ClassifyTask:
                 f"losses='n+1' with magnifications={list(magnifications)!r}: expected two or more; a single "
                 "magnification has one loss"
             )
-        if weights is not None and losses == "one":
-            raise SpecError(f"weights={list(weights)!r}: they go with losses='n+1'")
+        if loss_weights is not None and losses == "one":
+            raise SpecError(f"loss_weights={list(loss_weights)!r}: they go with losses='n+1'")
         self.losses: Losses = losses
         self.magnifications = tuple(sorted(map(float, magnifications), reverse=True))
-        self.weights = tuple(map(float, weights)) if weights is not None else None
-        if self.weights is not None and (
-            len(self.weights) != len(self.magnifications) + 1
-            or not all(math.isfinite(w) and w >= 0 for w in self.weights)
-            or not self.weights[0] > 0
+        self.loss_weights = tuple(map(float, loss_weights)) if loss_weights is not None else None
+        if self.loss_weights is not None and (
+            len(self.loss_weights) != len(self.magnifications) + 1
+            or not all(math.isfinite(w) and w >= 0 for w in self.loss_weights)
+            or not self.loss_weights[0] > 0
         ):
             raise SpecError(
-                f"weights={list(self.weights)!r}: expected {len(self.magnifications) + 1} numbers not below 0, for the "
-                "whole (above 0) and for each magnification"
+                f"loss_weights={list(self.loss_weights)!r}: expected {len(self.magnifications) + 1} numbers not below 0, "
+                "for the whole (above 0) and for each magnification"
             )
         self.monitor = monitor
         self.mode: Literal["min", "max"] = "min" if monitor == "loss" or monitor.startswith("ece") else "max"
@@ -87,7 +88,7 @@ class ClassifyTask:
             "classes": list(self.classes),
             "losses": self.losses,
             "magnifications": list(self.magnifications),
-            "weights": None if self.weights is None else list(self.weights),
+            "weights": None if self.loss_weights is None else list(self.loss_weights),
         }
 
     @property
@@ -116,7 +117,7 @@ class ClassifyTask:
         logits = output.logits.unsqueeze(1)
         if self.losses == "n+1":
             logits = torch.cat([logits, output.branch_logits], dim=1)
-        weights = self.weights or (1.0,) * len(self.views)
+        weights = self.loss_weights or (1.0,) * len(self.views)
         loss = sum(
             (weight * _cross_entropy(logits[:, i], targets[:, i]) for i, weight in enumerate(weights)),
             start=logits.new_zeros(()),

@@ -100,8 +100,8 @@ def test_a_classifier_of_any_scale_is_trained_and_measured_over_its_range(store,
         (("--combine", "single", "-m", 10, "--copies", 3), "--combine single --copies 3: one branch is meant"),
         (("-n", 4), "class 2 is missing from 'train'"),
         (("-f", "wide"), "--embedding 'wide': expected a width, True or False"),
-        (("--loss-weights", 1, 2), "go with losses='n+1'"),
-        (("--monitor", "kapa"), "monitor='kapa'"),
+        (("--loss-weights", 1, 2), "--loss-weights 1 2: they go with --losses n+1"),
+        (("--monitor", "kapa"), "--monitor kapa: expected one of"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_step(store, msdask, tmp_path, arguments, message):

@@ -67,7 +67,7 @@ def test_one_loss_is_the_cross_entropy_of_the_whole_with_the_finest_label(fusion
 def test_n_plus_1_losses_are_the_sum_that_one_adds_up_by_hand(weights):
     model, batch = _model().eval(), _batch()
     batch["label"][::3, 2] = -1
-    task = ClassifyTask(3, "n+1", magnifications=SCALES, weights=weights)
+    task = ClassifyTask(3, "n+1", magnifications=SCALES, loss_weights=weights)
     loss, (predictions, targets) = task.loss(model, batch)
     output = model(batch["image"])
     parts = [np.mean(_negative_log(output.logits, batch["label"][:, 0]))]
@@ -198,10 +198,10 @@ def test_which_epoch_is_the_best_is_said_by_the_metric_in_its_direction():
         ({"classes": ["a", "a"]}, "a name of its own"),
         ({"losses": "two"}, "losses='two'"),
         ({"losses": "n+1"}, "a single magnification has one loss"),
-        ({"weights": [1, 1]}, r"go with losses='n\+1'"),
-        ({"losses": "n+1", "magnifications": SCALES, "weights": [1, 1, 1]}, "expected 4 numbers"),
-        ({"losses": "n+1", "magnifications": SCALES, "weights": [1, 1, 1, -1]}, "not below 0"),
-        ({"losses": "n+1", "magnifications": SCALES, "weights": [1, 1, 1, float("nan")]}, "not below 0"),
+        ({"loss_weights": [1, 1]}, r"go with losses='n\+1'"),
+        ({"losses": "n+1", "magnifications": SCALES, "loss_weights": [1, 1, 1]}, "expected 4 numbers"),
+        ({"losses": "n+1", "magnifications": SCALES, "loss_weights": [1, 1, 1, -1]}, "not below 0"),
+        ({"losses": "n+1", "magnifications": SCALES, "loss_weights": [1, 1, 1, float("nan")]}, "not below 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, match):

@@ -67,8 +67,8 @@ def test_losses_may_be_weighed():
         losses=["one", "n+1"], loss_weights=[1, 0.5], backbone="scalenet", weights="none", models=["features"]
     )
     tasks = {row.losses: row.task(read, ("a", "b")) for row in rows_of(read, 2) if row.kind == "features"}
-    assert tasks["one"].weights is None
-    assert tasks["n+1"].weights == (1.0, 0.5, 0.5)
+    assert tasks["one"].loss_weights is None
+    assert tasks["n+1"].loss_weights == (1.0, 0.5, 0.5)
     again = {"losses": ("one", "n+1"), "loss_weights": (1, 0.5), "models": ("features",), "weights": "none"}
     assert hash(read) == hash(config(**again, backbone="scalenet"))
 

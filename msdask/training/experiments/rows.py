@@ -137,7 +137,7 @@ class Row:
         if config.loss_weights is not None and scales:
             whole, each = config.loss_weights
             weights = (whole, *[each] * len(scales))
-        return ClassifyTask(classes, self.losses, magnifications=scales, weights=weights, monitor=config.monitor)
+        return ClassifyTask(classes, self.losses, magnifications=scales, loss_weights=weights, monitor=config.monitor)
 
 
 def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None) -> list[Row]:
