@@ -74,8 +74,8 @@ class ClassifyTask:
             or not self.loss_weights[0] > 0
         ):
             raise SpecError(
-                f"loss_weights={list(self.loss_weights)!r}: expected {len(self.magnifications) + 1} numbers not below 0, "
-                "for the whole (above 0) and for each magnification"
+                f"loss_weights={list(self.loss_weights)!r}: expected {len(self.magnifications) + 1} numbers not below "
+                "0, for the whole (above 0) and for each magnification"
             )
         self.monitor = monitor
         self.mode: Literal["min", "max"] = "min" if monitor == "loss" or monitor.startswith("ece") else "max"
