@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.errors import SpecError
 from msdask.inference import ome_zarr
 from msdask.inference.planned_group import PlannedGroup, stored_complete
 from msdask.inference.segment_plan import SegmentPlan, segmentation
@@ -188,12 +189,14 @@ def halved_means(values: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any
     return np.where(count > 0, mean, np.nan).astype(values.dtype)
 
 
-def open_segmentation(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_segmentation(path: str | os.PathLike[str], *, level: int = 0) -> xr.Dataset:
     """A segmentation from its file: lazy, nothing but metadata is read.
 
     Parameters
     ----------
     path : folder or URL that `msdask.segment_slide` wrote
+    level : of the pyramid, 0 the finest; the px of each are twice as large as those of the one before, and have the
+        class of most px below them
 
     Returns
     -------
@@ -203,14 +206,18 @@ def open_segmentation(path: str | os.PathLike[str]) -> xr.Dataset:
     ------
     StoreError
         There is no segmentation, or it is not complete.
+    SpecError
+        It has no such level.
     """
     place = places.location(path)
     said = stored_complete(place, KIND, made_by="segment_slide")
     plan = SegmentPlan.from_dict(said["plan"])
-    label = ome_zarr.open_array(places.join(place, *_LABELS, "0"))
-    probability = None if plan.probabilities is None else ome_zarr.open_array(places.join(place, "0"))
     levels = len(ome_zarr.level_shapes(plan.grid))
-    return segmentation(plan, label, probability, said["px"], levels=levels, path=place)
+    if not 0 <= level < levels:
+        raise SpecError(f"'{place}': level {level}; expected 0 to {levels - 1}")
+    label = label_level(place, level)
+    probability = None if plan.probabilities is None else ome_zarr.open_array(places.join(place, str(level)))
+    return segmentation(plan, label, probability, said["px"], levels=levels, path=place, level=level)
 
 
 def label_level(path: str, level: int) -> zarr.Array[Any]:

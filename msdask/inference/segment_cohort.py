@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from msdask.errors import SpecError
 from msdask.exports.label_outlines import write_label_outlines
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.inference.cohort import Wrote, one_after_another, opened_with_mask
-from msdask.inference.label_file import label_level
+from msdask.inference.label_file import label_level, open_segmentation
 from msdask.inference.segment import THREADS, Model, Segmenter, load_segmenter, segment_slide
 from msdask.inference.segment_plan import Precision, Probabilities
 from msdask.masks.choice import MaskChoice
@@ -120,7 +120,7 @@ def _segment(
     if outline_mpp is not None:
         said["polygons"] = write_outlines(found, folder / "outlines" / f"{name}.geojson.gz", mpp=outline_mpp)
     with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
-        overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
+        _overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
     return said
 
 
@@ -161,22 +161,9 @@ def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: floa
     )
 
 
-def overlay(slide: Slide, found: xr.Dataset, *, max_size: int = _SHOWN) -> Any:
-    """A segmentation over its slide, drawn from a level that is small enough.
-
-    Returns
-    -------
-    figure : matplotlib Figure
-    """
+def _overlay(slide: Slide, found: xr.Dataset) -> Figure:
+    """A segmentation over its slide, drawn from a level that is small enough."""
     attrs = found.attrs
     sizes = [max(attrs["grid"]) / 2**k for k in range(attrs["levels"])]
-    level = next((k for k, size in enumerate(sizes) if size <= max_size), attrs["levels"] - 1)
-    labels = np.asarray(label_level(attrs["path"], level)[...])
-    y, x = ((np.arange(n) + 0.5) * attrs["step"] * 2**level for n in labels.shape)
-    small = xr.Dataset(
-        {"predicted": (("y", "x"), labels.astype(np.int16) - 1)},
-        {"y": y, "x": x, "class": attrs["classes"]},
-        {"shape": attrs["shape"]},
-    )
-    area = sum(attrs["area_mm2"].values())
-    return class_map(slide, small, max_size=max_size, what=f"{area:,.1f} mm²")
+    level = next((k for k, size in enumerate(sizes) if size <= _SHOWN), attrs["levels"] - 1)
+    return class_map(slide, open_segmentation(attrs["path"], level=level), max_size=_SHOWN)

@@ -83,7 +83,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def segmentation(
-    plan: SegmentPlan, label: Any, probability: Any, counts: Sequence[int], *, levels: int, path: str
+    plan: SegmentPlan, label: Any, probability: Any, counts: Sequence[int], *, levels: int, path: str, level: int = 0
 ) -> xr.Dataset:
     """A segmentation as a Dataset of lazy arrays.
 
@@ -95,12 +95,13 @@ def segmentation(
     counts : px of each class
     levels : of its pyramid
     path : of its file
+    level : of the pyramid, which the arrays are
 
     Returns
     -------
     found : see `msdask.segment_slide`
     """
-    y, x = ((np.arange(n) + 0.5) * plan.step for n in plan.grid)
+    y, x = ((np.arange(n) + 0.5) * plan.step * 2**level for n in label.shape)
     space = ("y", "x")
     data: dict[str, Any] = {"label": (space, da.from_zarr(label, chunks=(plan.shard, plan.shard)))}
     if probability is not None:
@@ -117,6 +118,7 @@ def segmentation(
     attrs = plan.to_dict() | {
         "path": path,
         "levels": levels,
+        "level": level,
         "px": {name: int(n) for name, n in zip(plan.classes, counts, strict=True)},
         "area_mm2": {name: int(n) * area for name, n in zip(plan.classes, counts, strict=True)},
     }

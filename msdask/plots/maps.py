@@ -22,22 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["class_map", "heat_map"]
 
 
-def class_map(
-    slide: Slide, found: xr.Dataset, *, max_size: int = 1200, opacity: float = 0.5, what: str | None = None
-) -> Figure:
-    """The classes of a slide, in colors over its thumbnail, with each one's share of what was classified.
+def class_map(slide: Slide, found: xr.Dataset, *, max_size: int = 1200, opacity: float = 0.5) -> Figure:
+    """The classes of a slide, in colors over its thumbnail, with each one's share of what was looked at.
 
     Parameters
     ----------
     slide : that the map is of
-    found : as `msdask.classify_slide` gives it
+    found : as `msdask.classify_slide`, `msdask.segment_slide` or `msdask.open_segmentation` gives it; of a large
+        segmentation a coarser level (``open_segmentation(path, level=3)``) is as good and quicker
     max_size : px, the thumbnail's longest side
     opacity : of the colors, 0 to 1
-    what : how much was looked at, for the title; None: the number of patches
     """
     _check(slide, found)
     figure, axes = slide_figure(slide.thumbnail(max_size=max_size), slide.shape)
-    predicted = found["predicted"].values
+    is_segmented = "label" in found
+    predicted = found["label"].values.astype(np.int16) - 1 if is_segmented else found["predicted"].values
     names = [str(name) for name in found["class"].values]
     colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
     table = np.array([(*to_rgb(color), opacity) for color in colors] + [(0.0, 0.0, 0.0, 0.0)])
@@ -48,7 +47,8 @@ def class_map(
         Patch(facecolor=(color, max(opacity, 0.5)), edgecolor=color, label=f"class {name} ({count / total:.1%})")
         for name, color, count in zip(names, colors, counts, strict=True)
     ]
-    _finish(axes, slide, f"{int(counts.sum()):,} patches" if what is None else what)
+    looked = f"{sum(found.attrs['area_mm2'].values()):,.2f} mm²" if is_segmented else f"{int(counts.sum()):,} patches"
+    _finish(axes, slide, looked)
     legend_below(figure, axes, handles)
     return fitted(figure)
 
