@@ -35,15 +35,6 @@ from tests.tools.store_tools import tree
 NAMES = ["gland", "stroma", "fat"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide at 20x whose tissue reaches its edges: views leave it."""
@@ -448,3 +439,10 @@ def test_one_bad_slide_never_stops_the_others(path, unet, tmp_path, capsys, monk
             area = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
             areas[feature["properties"]["classification"]["name"]] += -area if k else area
     assert areas == found.attrs["px"], "every px lies in one polygon of its class"
+    coarse = ms.open_segmentation(found.attrs["path"], level=1)
+    np.testing.assert_array_equal(coarse["label"].values, halved_labels(labels))
+    assert coarse["x"].values[0] == found["x"].values[:2].mean()
+    with pytest.raises(SpecError, match=f"level 99; expected 0 to {found.attrs['levels'] - 1}"):
+        ms.open_segmentation(found.attrs["path"], level=99)
+    (axes,) = ms.plots.class_map(ms.open_slide(path), coarse).axes
+    assert axes.get_title(loc="left") == f"a.svs: {sum(found.attrs['area_mm2'].values()):,.2f} mm²"
