@@ -124,7 +124,7 @@ def mask_file(given: str | os.PathLike[str], slide: SlideShape | None) -> str:
         found = find_mask(path, slide.path)
         if found is not None:
             return str(found)
-        looked_for = ", ".join(str(c.relative_to(path)) for c in _candidates(path, slide.path))
+        looked_for = ", ".join(dict.fromkeys(str(c.relative_to(path)) for c in _candidates(path, slide.path)))
         raise MaskError(
             f"mask folder '{path}': nothing for slide {slide.name!r}; looked for {looked_for}; name the mask so, or "
             "pass its file"
