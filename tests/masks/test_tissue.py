@@ -567,7 +567,6 @@ def test_a_folder_without_the_slides_mask_says_what_was_looked_for(tmp_path: Pat
     write_png(tmp_path / "b.png", half())
     with pytest.raises(
         MaskError,
-        MaskError,
         match=r"'a\.svs'; looked for a\.svs/a\.svs_mask_use\.png, a/a_mask_use\.png, a\.svs\.xml, a\.xml, "
         r"a\.svs\.geojson, .*a\.svs\.png",
     ):
