@@ -525,7 +525,7 @@ def test_unusual_ids_work(slide_id: str, small_slide: SampleSlide, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["_index", ".x", "a/b", "..", "a\\b"])
 def test_set_names_that_could_leave_the_store_are_refused(name: str, small_slide: SampleSlide, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="patch set name"):
+    with pytest.raises(StoreError, match="expected the name of a patch set"):
         PatchStore(tmp_path / "s.zarr").write(lazy_grid(small_slide.path), name=name)
 
 
