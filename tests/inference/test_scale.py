@@ -489,7 +489,7 @@ def test_mpp_estimate_extracts_a_slide_that_lost_its_scale_and_leaves_the_others
 def test_mpp_estimate_says_what_the_file_states_and_why_there_is_no_estimate(stub, tmp_path, tissue, capsys):
     Image.fromarray(tissue).save(tmp_path / "known.tif", resolution=20000, resolution_unit=3)
     assert _run("info", tmp_path / "known.tif", "--mpp", "estimate") == 0
-    assert "the file states 0.5 um/px" in " ".join(capsys.readouterr().err.split())
+    assert "its file states 0.5 um/px" in " ".join(capsys.readouterr().err.split())
     _write(tmp_path / "tiny.png", _plain(9, (20, 20)))
     assert (
         _run(
