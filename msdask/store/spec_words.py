@@ -36,8 +36,15 @@ def spec_differences(before: Mapping[str, Any], spec: ExtractionSpec, name: str)
     told = "; ".join(f"{k}={was!r}, not {k}={new!r}" for k, (was, new) in changed.items())
     # With the shell's --threshold both are changed alike: once is enough in a name.
     shown = {k: new for k, (_, new) in changed.items() if k != "min_label" or "min_tissue" not in changed}
-    parts = [f"{_SHORT.get(k, k.replace('_', '-'))}{_word(new)}" for k, new in shown.items()]
+    parts = [_part(_SHORT.get(k, k.replace("_", "-")), new) for k, new in shown.items()]
     return told, "-".join((name, *parts))
+
+
+def _part(name: str, value: Any) -> str:
+    """Of a set's name, what a field says: "tissue0.5", "label-maps" or "no-label-maps"."""
+    if isinstance(value, bool):
+        return name if value else f"no-{name}"
+    return f"{name}{_word(value)}"
 
 
 def _word(value: Any) -> str:

@@ -131,12 +131,12 @@ def test_without_openslide_the_error_names_the_extra(tmp_path: Path, monkeypatch
     write_mrxs(tmp_path / "a.mrxs", [IMAGE, HALF])
     write_bif(tmp_path / "a.bif", [IMAGE, HALF])
     monkeypatch.setitem(sys.modules, "openslide", None)  # the import fails, though the package can be found
-    with pytest.raises(MissingExtraError, match=r"a\.mrxs.*pip install 'msdask\[openslide\]'"):
+    with pytest.raises(MissingExtraError, match=r"a\.mrxs.*pip install .*\[openslide\]"):
         open_reader(tmp_path / "a.mrxs")
     monkeypatch.setattr("msdask.readers.registry.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"a\.mrxs.*pip install 'msdask\[openslide\]'"):
+    with pytest.raises(MissingExtraError, match=r"a\.mrxs.*pip install .*\[openslide\]"):
         open_reader(tmp_path / "a.mrxs")
-    with pytest.raises(SlideError, match=r"a\.bif.*Ventana BIF.*convert it.*pip install 'msdask\[openslide\]'"):
+    with pytest.raises(SlideError, match=r"a\.bif.*Ventana BIF.*convert it.*pip install .*\[openslide\]"):
         open_reader(tmp_path / "a.bif")
 
 

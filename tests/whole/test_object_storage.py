@@ -360,9 +360,9 @@ def test_without_obstore_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.delitem(sys.modules, "msdask.storage.buckets", raising=False)
     monkeypatch.delattr("msdask.storage.buckets", raising=False)
-    with pytest.raises(StoreError, match=r"pip install 'msdask\[cloud\]'"):
+    with pytest.raises(StoreError, match=r"pip install .*\[cloud\]"):
         PatchStore("s3://bucket/s.zarr")
-    with pytest.raises(SlideError, match=r"a\.svs'.*pip install 'msdask\[cloud\]'"):
+    with pytest.raises(SlideError, match=r"a\.svs'.*pip install .*\[cloud\]"):
         open_reader("s3://bucket/a.svs")
 
 
