@@ -298,7 +298,7 @@ def test_arguments_that_make_no_sense_are_refused(cohort: Cohort) -> None:
         ms.data.loader(cohort[GRID], batch_size=1.5)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="prefetch=0"):
         ms.data.loader(cohort[GRID], batch_size=8, prefetch=0)
-    with pytest.raises(SpecError, match="splits= to the PatchDataset"):
+    with pytest.raises(SpecError, match="splits= and keep= to the PatchDataset"):
         ms.data.loader(PatchDataset(cohort[GRID]), batch_size=8, split="train")
 
 
