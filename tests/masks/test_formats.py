@@ -31,14 +31,14 @@ TEXT = "rectangles\ntumor 0 0 1024 1024\nstroma 1024 0 512 2048\n"
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package that docs/masks.md shows, installed: its code and its entry point are those of the page."""
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "class Rectangles" in block]
     entry = re.search(r'```toml\n\[project.entry-points."(.*?)"\]\n(.*?)```', PAGE.read_text(), re.DOTALL)
-    assert code is not None
     assert entry is not None
     site = tmp_path / "site"
     about = site / "my_package-1.0.dist-info"
     about.mkdir(parents=True)
-    (site / "my_package.py").write_text(code[1])
+    (site / "my_package.py").write_text(code)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[{entry[1]}]\n{entry[2].replace(chr(34), '')}")
     monkeypatch.syspath_prepend(site)

@@ -171,7 +171,7 @@ def test_info_lists_the_readers_in_order_and_what_an_extra_would_add(
 def test_info_without_a_slide_says_what_is_expected(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="1"):
         main(["info"])
-    assert "expected a slide, or --readers" in capsys.readouterr().err
+    assert "expected a slide, a patch store, or --readers" in capsys.readouterr().err
 
 
 def test_every_reader_says_what_it_reads_and_why_it_is_asked_then() -> None:
