@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from msdask.errors import CorruptChunkError
 from msdask.storage import places
 from msdask.store import documents
@@ -22,19 +20,13 @@ def building_path(place: SlidePlace, *, afresh: bool) -> str:
 
     Returns
     -------
-    path : the place itself where nothing, or only something unfinished, lies there; else one beside it, which
-        `msdask.store.writing.commit` puts in its place
+    path : the place itself where nothing lies there, or what does is gone on with; else one beside it, which
+        `msdask.store.writing.commit` puts in its place: what is unfinished says what it was made from, too
     """
     if not documents.exists(place.path):
         clear_work(place)
         return place.path
-    if not afresh:
-        return place.path
-    with suppress(CorruptChunkError):
-        if documents.read_slide(place.path).get("state") in ("begun", "writing"):
-            documents.remove_tree(place.path)
-            return place.path
-    return place.work_path
+    return place.work_path if afresh else place.path
 
 
 def finish_replacement(place: SlidePlace) -> bool:
