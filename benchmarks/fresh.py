@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["first_selection", "import_time", "peak_memory"]
+__all__ = ["first_selection", "import_time", "peak_memory", "peak_mib"]
 
 _IMPORT = """
 import json, sys, time
@@ -73,7 +73,7 @@ def peak_memory(
     return _child(__file__, "memory", path, *options)
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Peak resident memory of this process so far.
 
     Linux's own counter: `ru_maxrss` of a child starts at its parent's memory.
@@ -111,13 +111,13 @@ def _memory(path: str, magnification: float, patch_size: int, threads: int, fold
 
     slide = ms.open_slide(path)
     selection = ms.grid(slide, ms.tissue_mask(slide), magnification=magnification, patch_size=patch_size)
-    before = _peak_mib()
+    before = peak_mib()
     target = folder / "memory.zarr"
     shutil.rmtree(target, ignore_errors=True)
     with dask.config.set(scheduler="threads", num_workers=threads):
         ms.PatchStore(target).write(ms.patches(slide, selection))
     shutil.rmtree(target)
-    return {"peak": _peak_mib(), "before": before, "patches": selection.sizes["patch"]}
+    return {"peak": peak_mib(), "before": before, "patches": selection.sizes["patch"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

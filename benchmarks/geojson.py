@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from fresh import peak_mib
 from verdict import Check, machine, markdown_checks
 
 from msdask.exports.geojson import write_geojson
@@ -83,7 +83,7 @@ def step(name: str, path: Path, count: int) -> dict[str, float]:
         at = np.random.default_rng(0).integers(0, SIDE - 2048, (2, 64, 2)).astype(np.int32)
         plane.cut(at[0], at[1], [512.0, 2048.0], 512)
     wall, cpu = time.perf_counter() - wall - parts.wall, time.process_time() - cpu - parts.cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    peak = peak_mib() * 2**20 / 1e6
     if found is not None and name == "read":
         check(found, count)
     return {"wall": wall, "cpu": cpu, "peak_mb": peak}

@@ -28,7 +28,7 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fresh import _child, _peak_mib
+from fresh import _child, peak_mib
 from verdict import machine
 
 import msdask as ms
@@ -140,7 +140,7 @@ def _forget_peak() -> float:
     """Memory now, MiB; from now on the peak is what comes after (Linux: elsewhere it is the peak so far)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak_mib()
+    return peak_mib()
 
 
 def child(path: str, case: str, threads: int, store: str) -> None:
@@ -154,7 +154,7 @@ def child(path: str, case: str, threads: int, store: str) -> None:
     before = _forget_peak()
     report = extract([path], store, CASES[case], threads=threads, progress=False)
     assert report.is_complete, report.failures
-    print(json.dumps({"before": before, "peak": _peak_mib()}))
+    print(json.dumps({"before": before, "peak": peak_mib()}))
 
 
 def markdown(lines: Sequence[Line], facts: dict[str, object]) -> str:

@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fresh import peak_mib
 from verdict import machine
 
 import msdask as ms
@@ -109,7 +109,7 @@ def segmented(path: str, kind: str, filters: int, threads: int, cores: int, tile
         "processor seconds": cpu,
         "mm2 a minute": 60 * area / took,
         "network's share": seconds / took,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak MB": peak_mib() * 2**20 / 1e6,
         "file MB": nbytes / 1e6,
     }
 
