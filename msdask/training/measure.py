@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from msdask.plots.confusion import confusion_matrix
@@ -15,7 +17,7 @@ from msdask.training.fit import evaluate
 from msdask.training.predictions import PredictionTable
 from msdask.training.recipe import Recipe
 
-__all__ = ["measure"]
+__all__ = ["measure", "write_confusion"]
 
 
 def measure(
@@ -52,7 +54,12 @@ def measure(
     found = evaluate(model, task, batches, folder=folder, listener=table, recipe=recipe, progress=progress)
     if folder is not None:
         table.write(folder / "predictions.parquet")
-    if folder is not None and figure:
-        with replacing(folder / "confusion.png", what="figure") as part:
-            confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
+        if figure:
+            write_confusion(table.confusion(), task.classes, folder)
     return found
+
+
+def write_confusion(counts: NDArray[np.int64], classes: Sequence[str], folder: Path) -> None:
+    """Draw a confusion matrix (its rows are the true classes) into ``confusion.png`` of a folder."""
+    with replacing(folder / "confusion.png", what="figure") as part:
+        confusion_matrix(counts, classes).savefig(part, format="png", dpi=110)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msdask.errors import MsdaskError
-from msdask.plots.confusion import confusion_matrix
 from msdask.storage.files import replacing
 from msdask.training.fit import evaluate
+from msdask.training.measure import write_confusion
 from msdask.training.recipe import Recipe
 from msdask.training.segment_metrics import PixelPredictions
 from msdask.training.segment_task import SegmentTask
@@ -99,7 +99,6 @@ def measure_segmenter(
     if folder is not None:
         with replacing(folder / "pixels.csv", what="table") as part:
             table.table().to_csv(part, index=False)
-    if folder is not None and figure:
-        with replacing(folder / "confusion.png", what="figure") as part:
-            confusion_matrix(table.confusion(), task.classes).savefig(part, format="png", dpi=110)
+        if figure:
+            write_confusion(table.confusion(), task.classes, folder)
     return found
