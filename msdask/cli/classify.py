@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +15,7 @@ from msdask.cli.groups import LEARNING
 from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data, test, train
-from msdask.cli.terminal import out
+from msdask.cli.terminal import out, print_dropped, print_metrics
 from msdask.errors import MsdaskError
 from msdask.extras import require
 
@@ -84,7 +84,7 @@ def classifier_train(
     branches.check(source.magnifications)
     split = tuples.split(source)
     source.check(split)
-    _print_dropped(source.dropped)
+    print_dropped(source.dropped, "tuples")
     settings = recipe.recipe(tuples.seed)
     settings.seed_weights()
     model, begins_with = branches.model(source.classes, source.magnifications)
@@ -114,7 +114,7 @@ def classifier_train(
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     if not split.test:
-        _print_metrics(result.valid)
+        print_metrics(result.valid)
         return 0
     _measure(result.model, task, source, split.test, output, tuples=tuples, progress=not is_quiet)
     return 0
@@ -170,7 +170,7 @@ def classifier_test(
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
     source.warn_of_missing(slides)
-    _print_dropped(source.dropped)
+    print_dropped(source.dropped, "tuples")
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
     folder = output or run
     _measure(network, task, source, slides, folder, tuples=tuples, progress=not quiet)
@@ -197,7 +197,7 @@ def _measure(
         mpp = source.common_range(slides, mpp)
     batches = source.measured(slides, batch_size=tuples.batch_size)
     scales, patients = source.magnifications, source.patients
-    _print_metrics(measure(model, task, batches, folder, magnifications=scales, patients=patients, progress=progress))
+    print_metrics(measure(model, task, batches, folder, magnifications=scales, patients=patients, progress=progress))
     if mpp is not None:
         rows = accuracy_by_mpp(model, source, slides, mpp=mpp, batch_size=tuples.batch_size, folder=folder)
         for row in rows.itertuples(index=False):
@@ -226,13 +226,3 @@ def _ablate(
     for branch, fall in (means.loc["none"] - means.drop(index="none")).iterrows():
         said = ", ".join(f"{str(name).replace('_', ' ')} {value:.4f}" for name, value in fall.items())
         out.print(f"{branch} permuted, scores fall by: {said}", markup=False)
-
-
-def _print_dropped(dropped: Mapping[str, int]) -> None:
-    said = [f"{reason}: {count}" for reason, count in dropped.items() if count]
-    out.print(f"tuples left out: {', '.join(said) if said else 'none'}", markup=False)
-
-
-def _print_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        out.print(f"{name.replace('_', ' '):<24} {value:.4f}", markup=False)

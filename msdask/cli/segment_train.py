@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +16,7 @@ from msdask.cli.numbers import NATURAL
 from msdask.cli.options import Output, Quiet
 from msdask.cli.scale import Data
 from msdask.cli.segment_options import Mapped, Network, SegmenterRecipe
-from msdask.cli.terminal import out
+from msdask.cli.terminal import out, print_dropped, print_metrics
 from msdask.errors import MsdaskError
 from msdask.extras import require
 
@@ -76,7 +76,7 @@ def segmenter_train(
     source = patches.source(data)
     split = patches.split(source)
     source.check(split)
-    _print_dropped(source.dropped)
+    print_dropped(source.dropped, "patches")
     settings = recipe.recipe(patches.seed)
     settings.seed_weights()
     model = network.made(source.classes, source.magnifications, source.patch_size)
@@ -104,7 +104,7 @@ def segmenter_train(
     split.write(output / "lists")
     out.print(f"{output}: epoch {result.best_epoch} of {result.epochs} is the best", markup=False)
     if not split.test:
-        _print_metrics(result.valid)
+        print_metrics(result.valid)
         return 0
     _measure(result.model, task, source, split.test, output, batch_size=patches.batch_size, progress=not quiet)
     return 0
@@ -157,7 +157,7 @@ def segmenter_test(
     if not slides:
         raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
     source.warn_of_missing(slides)
-    _print_dropped(source.dropped)
+    print_dropped(source.dropped, "patches")
     task = SegmentTask(about.get("classes") or source.names)
     batch = patches.batch_size
     _measure(network, task, source, slides, output or run, batch_size=batch, progress=not quiet)
@@ -178,14 +178,4 @@ def _measure(
     from msdask.training import measure_segmenter
 
     batches = source.measured(slides, batch_size=batch_size)
-    _print_metrics(measure_segmenter(model, task, batches, folder, patients=source.patients, progress=progress))
-
-
-def _print_dropped(dropped: Mapping[str, int]) -> None:
-    said = [f"{reason}: {count}" for reason, count in dropped.items() if count]
-    out.print(f"patches left out: {', '.join(said) if said else 'none'}", markup=False)
-
-
-def _print_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        out.print(f"{name.replace('_', ' '):<24} {value:.4f}", markup=False)
+    print_metrics(measure_segmenter(model, task, batches, folder, patients=source.patients, progress=progress))

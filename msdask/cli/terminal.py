@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from msdask.errors import MsdaskError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Quiet", "Scheduler", "Workers", "err", "open_client", "out"]
+__all__ = ["Quiet", "Scheduler", "Workers", "err", "open_client", "out", "print_dropped", "print_metrics"]
 
 
 class Said(Console):
@@ -57,3 +57,15 @@ def open_client(scheduler: str | None) -> Iterator[Client | None]:
     with client:
         err.print(f"dashboard: {client.dashboard_link}", markup=False)
         yield client
+
+
+def print_dropped(dropped: Mapping[str, int], word: str) -> None:
+    """Say how many of a store's patches or tuples are not learnt from, and why."""
+    said = [f"{reason}: {count}" for reason, count in dropped.items() if count]
+    out.print(f"{word} left out: {', '.join(said) if said else 'none'}", markup=False)
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Print a metric a line."""
+    for name, value in metrics.items():
+        out.print(f"{name.replace('_', ' '):<24} {value:.4f}", markup=False)
