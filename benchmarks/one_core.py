@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from operator import add
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import dask
 
 from msdask.engines.engine import JobTrace
+from msdask.engines.origin import kept_origin
 from msdask.engines.processes import ProcessEngine
 from msdask.extraction.cohort import extract
 from msdask.extraction.cohort_work import setup_of_workers
@@ -97,12 +99,14 @@ class EngineCosts:
     Attributes
     ----------
     start : of the first one, until it can work
+    again : of the first one, where the process that it is forked from is there: by the command line, or an earlier run
     fork : of each further one, beside the others
     task : of the caller's thread for each block
     slide : of the caller's thread for each slide: locks, its two other tasks, its part of the index
     """
 
     start: float
+    again: float
     fork: float
     task: float
     slide: float
@@ -213,10 +217,11 @@ def lock_share(work: Callable[[], object], *, cycle: float, looks: int = 800) ->
 
 def engine_costs(path: Path, spec: ExtractionSpec, folder: Path, *, rounds: int) -> EngineCosts:
     """Measure worker processes: some that do nothing, and the caller of a run over many names of a small slide."""
-    starts, forks, tasks, slides = [], [], [], []
+    starts, agains, forks, tasks, slides = [], [], [], [], []
     for _ in range(rounds):
         used = []
         for workers in (1, 3):
+            _end_kept()
             before = _of_children()
             engine = ProcessEngine(workers, 1, prepare=setup_of_workers())
             trace = JobTrace()
@@ -227,12 +232,29 @@ def engine_costs(path: Path, spec: ExtractionSpec, folder: Path, *, rounds: int)
                 engine.run("nothing", trace, add, 0, range(TASKS), lambda block, count: None)
                 tasks.append((time.process_time() - used_before) / TASKS)
             engine.close()
+            if workers == 1:
+                agains.append(_started_again())
+            _end_kept()
             used.append(_of_children() - before)
         starts.append(used[0])
         forks.append(max(0.0, used[1] - used[0]) / 2)
         few, many = (_of_caller(path, spec, folder, count) for count in (4, 20))
         slides.append((many - few) / 16)
-    return EngineCosts(min(starts), min(forks), min(tasks), max(0.0, min(slides)))
+    return EngineCosts(min(starts), min(agains), min(forks), min(tasks), max(0.0, min(slides)))
+
+
+def _started_again() -> float:
+    """Seconds of wall until the first worker of a second run has done something."""
+    began = time.perf_counter()
+    with closing(ProcessEngine(1, 1, prepare=setup_of_workers())) as engine, engine.job(0) as trace:
+        engine.call("nothing: at all", trace, add, 0, 1)
+        return time.perf_counter() - began
+
+
+def _end_kept() -> None:
+    """As if no run had been before; what it has used counts from then on."""
+    if (origin := kept_origin()) is not None:
+        origin.end()
 
 
 def _of_children() -> float:

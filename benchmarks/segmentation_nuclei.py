@@ -89,7 +89,8 @@ def mirrored(patches: ms.PatchStore, name: str) -> dict[float, float]:
 def nuclei(folder: Path, *, quick: bool, epochs: int | None = None) -> tuple[str, bool]:
     """The experiment: text of the page; there is no bar to reach."""
     began, processor = time.perf_counter(), sum(os.times()[:4])
-    shutil.rmtree(folder / "experiment", ignore_errors=quick)
+    if quick:
+        shutil.rmtree(folder / "experiment", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     rows, organs = crops(folder, quick=quick)
     store = ms.PatchStore(folder / "nuclei.zarr")

@@ -65,6 +65,9 @@ def extract(
         open and select on every slide, say how many patches, bytes and seconds there would be and what would fail, and
         write nothing
     """
+    from msdask.engines.origin import have_one_thread
+
+    have_one_thread()  # before numpy comes: a process of one thread can be forked into workers
     from msdask.extraction.cohort import extract
     from msdask.extraction.slide_table import read_slides
     from msdask.storage.files import check_writable

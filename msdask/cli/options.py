@@ -181,6 +181,11 @@ class Where:
         """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
         if self.scheduler is not None and self.workers is not None:
             raise SpecError("--scheduler and --workers are two ways to run: give one of them")
+        if self.scheduler is None and (self.threads is None or self.workers is not None):
+            from msdask.engines.origin import fork_from_here
+            from msdask.extraction.cohort_work import setup_of_workers
+
+            fork_from_here(setup_of_workers())  # should the run have worker processes, they are there at once
         with open_client(self.scheduler) as client:
             yield {
                 "client": client,

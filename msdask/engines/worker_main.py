@@ -21,11 +21,13 @@ from msdask.engines.deadline import deadline
 from msdask.engines.portable import portable
 from msdask.engines.software import Software, software
 
-__all__ = ["FORK", "PARTS", "Answer", "Ready", "Request", "fork_on_request", "work"]
+__all__ = ["FORK", "PARTS", "Answer", "Ready", "Request", "fork_on_request", "has_one_thread", "work"]
 
 FORK = "fork"
 """Asks the process that workers are forked from for one; the number of one asks for how that has ended."""
 
+IDLE = 300.0
+"""Seconds for which the process that workers are forked from waits for a next run."""
 PARTS = 8
 """Into so many parts a block is cut where it has several threads: a few for each, as some parts take longer."""
 
@@ -90,17 +92,23 @@ def work(handle: int) -> None:
 
 
 def fork_on_request(handle: int) -> None:
-    """Fork a worker for each socket that comes, and say how one has ended, until the parent is gone."""
+    """Fork a worker for each socket that comes, and say how one has ended, until the parent is gone.
+
+    Or until nothing was asked for `IDLE` seconds while there is no worker: it is kept for a next run, not for ever.
+    """
     parent = Connection(handle)
     if not _made_ready(parent):
         return
-    while True:
+    workers = 0
+    while workers or parent.poll(IDLE):
         try:
             request = parent.recv()
             if request == FORK:
                 answer = _forked(parent, recv_handle(parent))
+                workers += answer.error is None
             else:
                 answer = Answer(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]))
+                workers -= 1
             parent.send(answer)
         except (EOFError, OSError):
             return
@@ -134,7 +142,7 @@ def _made_ready(parent: Connection) -> bool:
     try:
         prepare = parent.recv()
         prepare()
-        return _sent(parent, Answer(Ready(software(), time.monotonic() - began, _has_one_thread())))
+        return _sent(parent, Answer(Ready(software(), time.monotonic() - began, has_one_thread())))
     except EOFError:
         return False
     except Exception as error:
@@ -142,7 +150,7 @@ def _made_ready(parent: Connection) -> bool:
         return False
 
 
-def _has_one_thread() -> bool:
+def has_one_thread() -> bool:
     """Whether this process has no thread of any library; where that cannot be seen, it is taken to have some."""
     try:
         return len(os.listdir("/proc/self/task")) == 1

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import send_handle
 
-from msdask.engines.plan import nothing
+from msdask.engines.origin import Origin, OriginGone, Spawned, kept_origin, kill
 from msdask.engines.software import OtherSoftwareError, software
-from msdask.engines.worker_main import FORK, Answer, Ready, Request
+from msdask.engines.worker_main import Answer, Ready, Request
 from msdask.errors import MsdaskError
 
 __all__ = ["WorkerGone", "WorkerProcess", "WorkerStarter", "why_none"]
-
-_MAIN = "import sys; sys.path[:] = sys.argv[2:]; from msdask.engines.worker_main import {0}; {0}(int(sys.argv[1]))"
-_ONE_THREAD = {
-    # Libraries that would start a thread for each core in every process,
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
-    # and pyarrow's, which pandas imports, with one that tidies up: a process that is forked must have no other thread.
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-}
 
 
 def why_none() -> str:
@@ -50,42 +38,6 @@ class WorkerGone(Exception):
         self.was_killed = was_killed
 
 
-class _Process:
-    """A process of this interpreter that runs a function of `worker_main` on one end of a socket.
-
-    It imports msdask and never the program that started it, which so needs no `__main__` guard. It belongs to no
-    terminal: Ctrl-C comes to the parent alone. It ends when the parent does.
-    """
-
-    def __init__(self, function: str, prepare: Callable[[], object]) -> None:
-        here, there = socket.socketpair()
-        with there:
-            self._process = subprocess.Popen(
-                # -P: what lies in the working directory must not be imported before the path is the parent's.
-                [sys.executable, "-P", "-c", _MAIN.format(function), str(there.fileno()), *sys.path],
-                pass_fds=(there.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env={**_ONE_THREAD, **os.environ},
-                process_group=0,
-            )
-        self.number = self._process.pid
-        self.connection = Connection(here.detach())
-        self.connection.send(prepare)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def ended(self) -> int:
-        """The code with which it has ended, once it has; negative: a signal."""
-        return self._process.wait()
-
-    def end(self) -> None:
-        """End it, and let go of it."""
-        self.kill()
-        self.ended()
-        self.connection.close()
-
-
 class WorkerStarter:
     """Starts worker processes: forked from one that has imported everything, where that has one thread; else anew.
 
@@ -93,15 +45,15 @@ class WorkerStarter:
 
     Parameters
     ----------
-    prepare : called in every process first, or in the one that they are forked from
+    prepare : called in every process first, and in the one that they are forked from
     """
 
     def __init__(self, prepare: Callable[[], object]) -> None:
         self._prepare = prepare
         self._lock = threading.RLock()
-        self._origin: _Process | None = None
+        self._origin: Origin | None = None
         self._forks = sys.platform == "linux"
-        self._starting: set[_Process] = set()
+        self._starting: set[Spawned] = set()
         self._is_closed = False
 
     def start(self) -> WorkerProcess:
@@ -116,49 +68,35 @@ class WorkerStarter:
             forked = self._forked() if self._forks else None
         if forked is not None:
             return forked
-        process = _Process("work", self._prepare)
+        process = Spawned("work", self._prepare)
         self._until_ready(process)
         return WorkerProcess(process.number, process.connection, process.kill, process.ended)
 
     def _forked(self) -> WorkerProcess | None:
         """A fork, or None where forking is not safe here."""
-        if self._origin is None:
-            self._origin = _Process("fork_on_request", self._prepare)
-            self._forks = self._until_ready(self._origin).may_fork
-            if not self._forks:
-                self._origin.end()
-                self._origin = None
-                return None
-        origin = self._origin
-        here, there = socket.socketpair()
-        with here, there:
-            try:
-                origin.connection.send(FORK)
-                send_handle(origin.connection, there.fileno(), origin.number)
-                answer = origin.connection.recv()
-            except (EOFError, OSError):  # it was killed: by the system, or by somebody
-                origin.end()
-                self._origin = None
-                return self._forked()
-            if answer.error is not None:
-                raise answer.error
-            connection = Connection(here.detach())
-        connection.send(nothing)
-        number: int = answer.value
-        worker = WorkerProcess(number, connection, partial(_kill, number), partial(self._ended, origin, number))
+        origin = self._origin = self._origin or kept_origin() or self._new_origin()
+        if origin is None:
+            return None
+        try:
+            number, connection = origin.fork()
+        except OriginGone:
+            origin.end()
+            self._origin = None
+            return self._forked()
+        connection.send(self._prepare)  # readers may have come since its origin began
+        worker = WorkerProcess(number, connection, partial(kill, number), partial(origin.code, number))
         _ready(connection, worker.ended)
         return worker
 
-    def _ended(self, origin: _Process, number: int) -> int:
-        with self._lock:
-            try:
-                origin.connection.send(number)
-                answer: Answer = origin.connection.recv()
-            except (EOFError, OSError):  # nobody is left who knows
-                return -signal.SIGKILL
-            return int(answer.value)
+    def _new_origin(self) -> Origin | None:
+        process = Spawned("fork_on_request", self._prepare)
+        self._forks = self._until_ready(process).may_fork
+        if self._forks:
+            return Origin(process)
+        Origin(process).end()
+        return None
 
-    def _until_ready(self, process: _Process) -> Ready:
+    def _until_ready(self, process: Spawned) -> Ready:
         self._starting.add(process)
         if self._is_closed:
             process.kill()
@@ -174,10 +112,11 @@ class WorkerStarter:
             process.kill()
 
     def close(self) -> None:
-        """End the process that workers are forked from, once they have ended."""
+        """Leave the process that workers are forked from to the next run, once they have ended."""
         self.cancel()
         if self._origin is not None:
-            self._origin.end()
+            self._origin.keep()
+            self._origin = None
 
 
 class WorkerProcess:
@@ -236,11 +175,6 @@ class WorkerProcess:
         """End it, and let go of it."""
         self.ended()
         self._connection.close()
-
-
-def _kill(number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(number, signal.SIGKILL)
 
 
 def _heard(connection: Connection, ended: Callable[[], int]) -> Answer:

@@ -20,6 +20,7 @@ import pytest
 from msdask.engines import in_flight, processes
 from msdask.engines.engine import Stopped
 from msdask.engines.open_engine import open_engine
+from msdask.engines.origin import kept_origin
 from msdask.engines.plan import Work
 from msdask.engines.processes import ProcessEngine
 from msdask.errors import MsdaskError, SpecError, WorkerLostError
@@ -134,6 +135,14 @@ def start_a_thread() -> None:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
 
 
+@pytest.fixture
+def _nothing_kept() -> None:
+    """As if no run had been before."""
+    if (origin := kept_origin()) is not None:
+        origin.end()
+
+
+@pytest.mark.usefixtures("_nothing_kept")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 @pytest.mark.parametrize(("prepare", "forks"), [(setup_of_workers(), True), (start_a_thread, False)])
 def test_processes_are_forked_from_one_of_one_thread_only(prepare: Any, forks: bool) -> None:
@@ -152,6 +161,60 @@ def test_the_process_that_they_are_forked_from_may_die(tmp_path: Path) -> None:
         assert engine.call("step: x", trace, abs, -7) == 7, "its workers go on"
         assert engine.call("step: x", trace, killed, tmp_path / "mark") == "done"
         assert engine.call("step: x", trace, os.getppid) not in (origin.pid, os.getpid())
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_a_run_leaves_the_process_that_workers_are_forked_from_to_the_next_one() -> None:
+    origins = []
+    for _ in range(2):
+        with closing(ProcessEngine(2)) as engine, engine.job(0) as trace:
+            origins.append(engine.call("step: x", trace, os.getppid))
+    assert origins[0] == origins[1]
+    with closing(ProcessEngine(1)) as first, closing(ProcessEngine(1)) as second, first.job(0) as one:
+        with second.job(0) as two:
+            assert first.call("step: x", one, os.getppid) != second.call("step: x", two, os.getppid)
+    kept = kept_origin()
+    assert kept is not None
+    kept.end()
+    assert kept_origin() is None
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_one_that_was_kept_and_has_died_is_replaced() -> None:
+    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
+        origin = psutil.Process(engine.call("step: x", trace, os.getppid))
+    origin.kill()
+    wait_until(lambda: origin.status() == psutil.STATUS_ZOMBIE)
+    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
+        assert engine.call("step: x", trace, os.getppid) not in (origin.pid, os.getpid())
+
+
+FORKS_ITSELF = """
+import os, sys, threading
+from msdask.engines.origin import fork_from_here, have_one_thread
+have_one_thread()
+from msdask.engines.processes import ProcessEngine
+from msdask.extraction.cohort_work import setup_of_workers
+if "thread" in sys.argv:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("not written twice", end=" ")
+is_forked = fork_from_here(setup_of_workers())
+engine = ProcessEngine(1, prepare=setup_of_workers())
+with engine.job(0) as trace:
+    origin = engine.call("step: x", trace, os.getppid)
+engine.close()
+with open(f"/proc/{origin}/cmdline") as file:
+    print(is_forked, sys.argv[-1] in file.read())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+@pytest.mark.parametrize(("word", "is_forked"), [("alone", True), ("thread", False)])
+def test_a_program_of_one_thread_may_fork_it_from_itself(word: str, is_forked: bool) -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKS_ITSELF, word], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == f"not written twice {is_forked} {is_forked}\n", ran.stderr
 
 
 def children() -> set[psutil.Process]:

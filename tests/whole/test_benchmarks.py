@@ -197,7 +197,7 @@ def test_a_slide_is_repeated_tile_by_tile(small_slide: SampleSlide, tmp_path: Pa
 def test_the_simulated_run_is_what_a_reckoning_by_hand_gives() -> None:
     simulate, one_core = program("simulate"), sys.modules["one_core"]
     costs = one_core.BlockCosts(patch=0.001, lock=0.0001)
-    engine = one_core.EngineCosts(start=2.0, fork=0.0, task=0.0, slide=0.0)
+    engine = one_core.EngineCosts(start=2.0, again=0.0, fork=0.0, task=0.0, slide=0.0)
     slide = one_core.SlideCosts(
         patches=16 * 256, blocks=16, file_bytes=10**9, begin=1.0, begin_shared=0.0, commit=0.5, block_seconds=0.0
     )
