@@ -253,7 +253,7 @@ def _started_again() -> float:
 
 def _end_kept() -> None:
     """As if no run had been before; what it has used counts from then on."""
-    if (origin := kept_origin()) is not None:
+    if (origin := kept_origin(setup_of_workers())) is not None:
         origin.end()
 
 

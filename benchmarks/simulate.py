@@ -296,8 +296,8 @@ def report(
         "## Simulated",
         table,
         "Efficiency is one thread's seconds / (cores x seconds of the run), the start of the processes among them: of "
-        "`msdask extract` and of later runs of a Python program, then of the first one. Memory grows with the cores (each "
-        "is as much slower as with two), or every doubling costs as much as the first (the last column).",
+        "`msdask extract` and of later runs of a Python program, then of the first one. Memory grows with the cores "
+        "(each is as much slower as with two), or every doubling costs as much as the first (the last column).",
         "## Against the targets",
         markdown_checks(checks),
         "What is compared with fastslide on many cores cannot be simulated: how it scales is its own.",

@@ -7,6 +7,7 @@ command line does, forks it from itself before it has a second thread: then noth
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -118,14 +119,16 @@ class Origin:
     Parameters
     ----------
     process : which runs `fork_on_request`
+    prepare : what has been called in it: it is of use to runs that ask for the same
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, prepare: Callable[[], object]) -> None:
         self._process = process
+        self._prepare = pickle.dumps(prepare)
         self._lock = threading.Lock()
 
     def fork(self) -> tuple[int, Connection]:
-        """A worker's number, and the way to it; it has not been told what to call first.
+        """A worker's number, and the way to it; what it is told to call first comes after what was called here.
 
         Raises
         ------
@@ -158,7 +161,11 @@ class Origin:
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended; it says nothing unasked."""
-        return not self._process.connection.poll()
+        return not self._process.connection.closed and not self._process.connection.poll()
+
+    def is_for(self, prepare: Callable[[], object]) -> bool:
+        """Whether it is what a run with this needs: the same readers and settings."""
+        return self.is_alive and self._prepare == pickle.dumps(prepare)
 
     def end(self) -> None:
         """End it, and let go of it."""
@@ -180,13 +187,13 @@ _kept: list[tuple[int, Origin]] = []
 _kept_lock = threading.Lock()
 
 
-def kept_origin() -> Origin | None:
-    """The one that an earlier run has left, which is then the caller's alone."""
+def kept_origin(prepare: Callable[[], object]) -> Origin | None:
+    """The one that an earlier run has left, if it is what this one needs; it is then the caller's alone."""
     with _kept_lock:
         while _kept:
             owner, origin = _kept.pop()
             if owner == os.getpid():
-                if origin.is_alive:
+                if origin.is_for(prepare):
                     return origin
                 origin.end()
     return None
@@ -215,7 +222,7 @@ def fork_from_here(prepare: Callable[[], object]) -> bool:
         is_ready = answer.error is None  # the run's own try will say what is wrong
     except (EOFError, OSError):
         is_ready = False
-    origin = Origin(process)
+    origin = Origin(process, prepare)
     if is_ready:
         origin.keep()
     else:

@@ -11,6 +11,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 
 from msdask.engines.origin import Origin, OriginGone, Spawned, kept_origin, kill
+from msdask.engines.plan import nothing
 from msdask.engines.software import OtherSoftwareError, software
 from msdask.engines.worker_main import Answer, Ready, Request
 from msdask.errors import MsdaskError
@@ -45,7 +46,7 @@ class WorkerStarter:
 
     Parameters
     ----------
-    prepare : called in every process first, and in the one that they are forked from
+    prepare : called in every process first, or in the one that they are forked from
     """
 
     def __init__(self, prepare: Callable[[], object]) -> None:
@@ -74,7 +75,7 @@ class WorkerStarter:
 
     def _forked(self) -> WorkerProcess | None:
         """A fork, or None where forking is not safe here."""
-        origin = self._origin = self._origin or kept_origin() or self._new_origin()
+        origin = self._origin = self._origin or kept_origin(self._prepare) or self._new_origin()
         if origin is None:
             return None
         try:
@@ -83,7 +84,7 @@ class WorkerStarter:
             origin.end()
             self._origin = None
             return self._forked()
-        connection.send(self._prepare)  # readers may have come since its origin began
+        connection.send(nothing)
         worker = WorkerProcess(number, connection, partial(kill, number), partial(origin.code, number))
         _ready(connection, worker.ended)
         return worker
@@ -92,8 +93,8 @@ class WorkerStarter:
         process = Spawned("fork_on_request", self._prepare)
         self._forks = self._until_ready(process).may_fork
         if self._forks:
-            return Origin(process)
-        Origin(process).end()
+            return Origin(process, self._prepare)
+        Origin(process, self._prepare).end()
         return None
 
     def _until_ready(self, process: Spawned) -> Ready:

@@ -20,17 +20,15 @@ import pytest
 from msdask.engines import in_flight, processes
 from msdask.engines.engine import Stopped
 from msdask.engines.open_engine import open_engine
-from msdask.engines.origin import kept_origin
 from msdask.engines.plan import Work
 from msdask.engines.processes import ProcessEngine
 from msdask.errors import MsdaskError, SpecError, WorkerLostError
 from msdask.extraction.cohort import extract
-from msdask.extraction.cohort_work import setup_of_workers
 from msdask.extraction.outcome import ExtractionReport
 from msdask.sample.slides import SampleSlide, make_slide
 from msdask.spec import ExtractionSpec
 from tests.tools.cluster_tools import wait_until
-from tests.tools.process_tools import use_faulty_processes
+from tests.tools.process_tools import children, killed, use_faulty_processes
 from tests.tools.store_tools import tree, use_small_blocks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -127,108 +125,6 @@ def test_processes_that_die_at_their_start_end_the_run_with_the_reason() -> None
         engine.call("step: x", trace, abs, -7)
 
 
-# --- how they are started ---------------------------------------------------------------------------------------------
-
-
-def start_a_thread() -> None:
-    """What makes forking unsafe: a thread of whichever library."""
-    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
-
-
-@pytest.fixture
-def _nothing_kept() -> None:
-    """As if no run had been before."""
-    if (origin := kept_origin()) is not None:
-        origin.end()
-
-
-@pytest.mark.usefixtures("_nothing_kept")
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-@pytest.mark.parametrize(("prepare", "forks"), [(setup_of_workers(), True), (start_a_thread, False)])
-def test_processes_are_forked_from_one_of_one_thread_only(prepare: Any, forks: bool) -> None:
-    with closing(ProcessEngine(2, prepare=prepare)) as engine, engine.job(0) as trace:
-        parent = engine.call("step: x", trace, os.getppid)
-        assert (parent != os.getpid()) == forks
-        assert engine.call("step: x", trace, threading.active_count) == (1 if forks else 2)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_the_process_that_they_are_forked_from_may_die(tmp_path: Path) -> None:
-    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
-        origin = psutil.Process(engine.call("step: x", trace, os.getppid))
-        origin.kill()
-        origin.wait(30)
-        assert engine.call("step: x", trace, abs, -7) == 7, "its workers go on"
-        assert engine.call("step: x", trace, killed, tmp_path / "mark") == "done"
-        assert engine.call("step: x", trace, os.getppid) not in (origin.pid, os.getpid())
-
-
-@pytest.mark.usefixtures("_nothing_kept")
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_a_run_leaves_the_process_that_workers_are_forked_from_to_the_next_one() -> None:
-    origins = []
-    for _ in range(2):
-        with closing(ProcessEngine(2)) as engine, engine.job(0) as trace:
-            origins.append(engine.call("step: x", trace, os.getppid))
-    assert origins[0] == origins[1]
-    with closing(ProcessEngine(1)) as first, closing(ProcessEngine(1)) as second, first.job(0) as one:
-        with second.job(0) as two:
-            assert first.call("step: x", one, os.getppid) != second.call("step: x", two, os.getppid)
-    kept = kept_origin()
-    assert kept is not None
-    kept.end()
-    assert kept_origin() is None
-
-
-@pytest.mark.usefixtures("_nothing_kept")
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_one_that_was_kept_and_has_died_is_replaced() -> None:
-    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
-        origin = psutil.Process(engine.call("step: x", trace, os.getppid))
-    origin.kill()
-    wait_until(lambda: origin.status() == psutil.STATUS_ZOMBIE)
-    with closing(ProcessEngine(1)) as engine, engine.job(0) as trace:
-        assert engine.call("step: x", trace, os.getppid) not in (origin.pid, os.getpid())
-
-
-FORKS_ITSELF = """
-import os, sys, threading
-from msdask.engines.origin import fork_from_here, have_one_thread
-have_one_thread()
-from msdask.engines.processes import ProcessEngine
-from msdask.extraction.cohort_work import setup_of_workers
-if "thread" in sys.argv:
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-print("not written twice", end=" ")
-is_forked = fork_from_here(setup_of_workers())
-engine = ProcessEngine(1, prepare=setup_of_workers())
-with engine.job(0) as trace:
-    origin = engine.call("step: x", trace, os.getppid)
-engine.close()
-with open(f"/proc/{origin}/cmdline") as file:
-    print(is_forked, sys.argv[-1] in file.read())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-@pytest.mark.parametrize(("word", "is_forked"), [("alone", True), ("thread", False)])
-def test_a_program_of_one_thread_may_fork_it_from_itself(word: str, is_forked: bool) -> None:
-    ran = subprocess.run([sys.executable, "-c", FORKS_ITSELF, word], capture_output=True, text=True, timeout=120)
-    assert ran.stdout == f"not written twice {is_forked} {is_forked}\n", ran.stderr
-
-
-def children() -> set[psutil.Process]:
-    """Processes that this one has, those of other tests among them."""
-    return set(psutil.Process().children(recursive=True))
-
-
-def test_processes_are_not_made_before_the_run_and_end_with_it() -> None:
-    before = children()
-    with closing(ProcessEngine(3)) as engine:
-        assert engine.facts()["workers"] == 3
-    assert children() <= before
-
-
 # --- lost workers -----------------------------------------------------------------------------------------------------
 
 
@@ -273,15 +169,6 @@ def test_an_error_of_a_slide_is_not_tried_again(sample: SampleSlide, tmp_path: P
     assert states(report) == {"a.svs": "complete", "b.svs": "failed", "recursion.svs": "failed"}
     assert "RecursionError" in report.failures["recursion.svs"]
     assert {o.tries for o in report.outcomes} == {1}
-
-
-def killed(mark: Path) -> str:
-    """Be killed as the system does where memory is short; the second time not."""
-    if mark.exists():
-        return "done"
-    mark.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-    return ""
 
 
 def test_what_was_killed_is_tried_again_and_an_idle_process_that_dies_costs_nothing(tmp_path: Path) -> None:
