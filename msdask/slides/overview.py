@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import xarray as xr
 
-from msdask.computing import in_process
 from msdask.slides.slide import Slide
 
 __all__ = ["Overview"]
@@ -48,7 +47,5 @@ class Overview:
         """What `Slide.at` gives, computed in this process; parameters and errors are its."""
         scale = max(mpp, self.mpp_used) if allow_upsampling else mpp
         if scale not in self._images:
-            found = self._slide.at(mpp=mpp, allow_upsampling=allow_upsampling)
-            is_one = found.data.npartitions == 1  # a pool of threads would only cost time
-            self._images[scale] = found.compute(scheduler="synchronous" if is_one else in_process())
+            self._images[scale] = self._slide.read_at(mpp=mpp, allow_upsampling=allow_upsampling)
         return self._images[scale]

@@ -17,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from msdask.computing import in_process
-from msdask.errors import SlideError, SpecError, UnreachableError
+from msdask.errors import SpecError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
 from msdask.slides.opened import file_state, shared_reader
@@ -33,7 +33,6 @@ _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
 _READ_CHUNK = 2048
 """Side of what one chunk of `Slide.at` reads, px: bounds the memory of a task."""
-_REPR_PIXELS = 4_000_000
 """A repr never decodes more than this."""
 
 
@@ -231,12 +230,25 @@ class Slide(ReadsParts):
         if (magnification is None) == (mpp is None):
             raise SpecError("Slide.at: give one of magnification= and mpp=")
         target = magnification_to_mpp(magnification) if magnification is not None else cast(float, mpp)
-        mpp_to_magnification(target)
-        ratio = target / self.mpp_used
-        if allow_upsampling and ratio < 1:
-            ratio, target = 1.0, self.mpp_used
+        ratio, target = self._ratio(target, allow_upsampling=allow_upsampling)
         image, plan = self._at_ratio(ratio)
         return self._wrap(image, ratio, {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale})
+
+    def read_at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray:
+        """What `at` gives, computed in this process; parameters and errors are its."""
+        ratio, target = self._ratio(mpp, allow_upsampling=allow_upsampling)
+        height, width = self._shape_at(ratio)
+        plan = self._plan_at(ratio)
+        if max(height, width) > _READ_CHUNK / plan.ratio:
+            return self.at(mpp=mpp, allow_upsampling=allow_upsampling).compute(scheduler=in_process())
+        image = _read_at(self, plan, (0, height), (0, width))  # of one part: a graph would take ten times as long
+        return self._wrap(image, ratio, {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale})
+
+    def _ratio(self, mpp: float, *, allow_upsampling: bool) -> tuple[float, float]:
+        """Level-0 px per px at a scale, and that scale, or level 0's where it is the coarser one and may stand in."""
+        mpp_to_magnification(mpp)
+        ratio = mpp / self.mpp_used
+        return (1.0, self.mpp_used) if allow_upsampling and ratio < 1 else (ratio, mpp)
 
     def thumbnail(self, max_size: int = 1024) -> NDArray[np.uint8]:
         """The whole slide within `max_size` px, computed: (height, width, 3) uint8. Needs no physical scale."""
@@ -290,10 +302,16 @@ class Slide(ReadsParts):
 
     def _at_ratio(self, ratio: float) -> tuple[da.Array, ReadPlan]:
         """The whole slide at `ratio` level-0 px per px."""
-        height, width = (max(1, round(n / ratio)) for n in self.shape)
-        plan = self.plan_read(ratio, patch_size=max(height, width))
+        plan = self._plan_at(ratio)
         chunk = max(1, int(_READ_CHUNK / plan.ratio))
-        return self._lazy("at", (height, width), (chunk, chunk), _read_at, (plan,)), plan
+        return self._lazy("at", self._shape_at(ratio), (chunk, chunk), _read_at, (plan,)), plan
+
+    def _plan_at(self, ratio: float) -> ReadPlan:
+        return self.plan_read(ratio, patch_size=max(self._shape_at(ratio)))
+
+    def _shape_at(self, ratio: float) -> tuple[int, int]:
+        height, width = (max(1, round(n / ratio)) for n in self.shape)
+        return height, width
 
     def _lazy(
         self, kind: str, shape: tuple[int, int], chunk: tuple[int, int], read: Any, args: tuple[Any, ...]
@@ -308,7 +326,7 @@ class Slide(ReadsParts):
         }
         return da.Array(HighLevelGraph.from_collections(name, graph), name, chunks, dtype=np.uint8)
 
-    def _wrap(self, image: da.Array, ratio: float, attrs: Mapping[str, Any]) -> xr.DataArray:
+    def _wrap(self, image: da.Array | NDArray[np.uint8], ratio: float, attrs: Mapping[str, Any]) -> xr.DataArray:
         y, x = ((np.arange(n) + 0.5) * ratio for n in image.shape[:2])
         coords = {"y": ("y", y, {"units": "level-0 px"}), "x": ("x", x, {"units": "level-0 px"})}
         return xr.DataArray(image, dims=("y", "x", "channel"), coords=coords, attrs=dict(attrs), name="image")
@@ -347,41 +365,9 @@ class Slide(ReadsParts):
         return f"<Slide '{self.name}': {width} x {height} px, {scale}, {self.format}, levels {downsamples}>"
 
     def _repr_html_(self) -> str:
-        from msdask.slides.html import facts_html  # pictures are encoded only where they are shown
+        from msdask.slides.shown import slide_html  # pictures are encoded only where they are shown
 
-        return facts_html(self.name, self._shown_facts(), self._small_picture())
-
-    def _shown_facts(self) -> list[tuple[str, str]]:
-        """Size, scale, levels, format and warnings, for the repr."""
-        height, width = self.shape
-        facts = [("size", f"{width:,} x {height:,} px")]
-        if self.mpp is None:
-            facts.append(("scale", self.scale.problem))
-        else:
-            used = self.mpp_used
-            snapped = f", planned as {used:g}" if used != self.mpp else ""
-            scale = f"{self.mpp:g} µm/px{snapped} ({10 / used:g}x; {self.mpp_source}, {self.quality})"
-            facts.append(("scale", scale))
-            facts.append(("extent", f"{width * used / 1000:.2f} x {height * used / 1000:.2f} mm"))
-        if self.objective_power:
-            facts.append(("objective", f"{self.objective_power:g}x"))
-        levels = ", ".join(f"{i.shape[1]:,} x {i.shape[0]:,} (1/{i.downsample:g})" for i in self.level_infos)
-        facts += [("levels", levels), ("format", f"{self.format}, {self.vendor}")]
-        if self.associated:
-            facts.append(("associated", ", ".join(self.associated)))
-        return facts + [("warning", w) for w in self.warnings]
-
-    def _small_picture(self) -> NDArray[np.uint8] | None:
-        """A picture for the repr, or None where that would decode more than a few million px."""
-        coarsest = self.level_infos[-1].shape
-        try:
-            if "thumbnail" in self._associated:
-                return self.associated_image("thumbnail")
-            if coarsest[0] * coarsest[1] > _REPR_PIXELS:
-                return None
-            return read_region(self.reader, len(self.level_infos) - 1, 1, (0, coarsest[0]), (0, coarsest[1]))
-        except (SlideError, UnreachableError):  # a damaged or moved file still has facts to show
-            return None
+        return slide_html(self)
 
 
 def _read_level(slide: Slide, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
