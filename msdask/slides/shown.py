@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, UnreachableError
-from msdask.readers.rectangle import read_region
 from msdask.slides.html import facts_html
+from msdask.slides.region import read_region
 
 if TYPE_CHECKING:
     from msdask.slides.slide import Slide
