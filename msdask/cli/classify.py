@@ -94,12 +94,11 @@ def classifier_train(
     task = ClassifyTask(source.classes, chosen, magnifications=scales, loss_weights=loss_weights, monitor=monitor)
     is_quiet = quiet or verbose.lower() == "false"
     mpp = tuples.range_of_mpp
-    learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
         task,
         loader(
-            learnt,
+            source.dataset(split.train, mpp=mpp),
             batch_size=tuples.batch_size,
             balanced=True,
             augment=Augment.named(augment),
