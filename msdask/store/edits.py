@@ -201,7 +201,7 @@ class StoreEdits(Mapping[str, PatchSet]):
                 done[f"{target}/{slide_id}"] = "present" if slide_id in here else "copied"
                 if slide_id not in here:
                     todo.append((SlidePlace(other.path, name, slide_id), SlidePlace(self.path, target, slide_id)))
-        for name in found:
+        for name in (name for name, complete in found.items() if complete):
             self.open_set(other[name].spec, name=to or name)
         for source, place in todo:
             _copy_slide(source, place)

@@ -88,6 +88,7 @@ def test_numbers_out_of_range_are_refused():
         (("--workers", -1), "msdask: --workers -1: expected a whole number, at least 1"),
         (("-p", -3), "msdask: -p -3: expected a whole number, 0 or more"),
         (("-s", 224.9), "msdask: -s 224.9: expected a whole number, at least 1"),
+        (("-m", "20x"), "msdask: -m 20x: expected a number, such as 20"),
         (("-x", 70), "msdask: -x 70: expected a fraction from 0 to 1: 0.7 for 70 %"),
         (("-y", -224), "msdask: --gap -224: expected more than -224"),
         (("--overlap", 0.5, "-y", 8), "msdask: --gap 8 and --overlap 0.5: give one of them"),

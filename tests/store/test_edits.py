@@ -142,6 +142,10 @@ def test_what_does_not_fit_is_not_merged(store, made, tmp_path):
     ms.extract(made.parent / "a.svs", other, SPECS[0], name="mine", threads=0, progress=False)
     with pytest.raises(StoreError, match=r"min_tissue=0.2, not min_tissue=0.3"):
         ms.extract(made.parent, other, ms.ExtractionSpec("grid", (10,), patch_size=64, min_tissue=0.3), name="mine")
+    empty = ms.PatchStore(tmp_path / "empty.zarr")
+    empty.open_set(SPECS[0], name="nothing")
+    assert store.merge(empty) == {}
+    assert "nothing" not in store
     assert store.merge(other, to="mine") == {"mine/a.svs": "copied"}
     other.rename_slide("a.svs", "b.svs")  # same id, other contents
     before = tree(Path(store.path))
