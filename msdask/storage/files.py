@@ -148,9 +148,11 @@ def _refusals_named(path: Path, what: str, advice: str) -> Iterator[None]:
         raise
     except OSError as error:
         name = f"{what} '{path}'" if what else f"'{path}'"
+        reason = error.strerror or error
         raise FileWriteError(
-            f"cannot write {name}: {error.strerror or error}; "
-            f"{advice or 'check that its folder can be written and has room'}"
+            f"cannot write {name}: {reason}; {advice}"
+            if advice
+            else f"cannot write {name}: {reason}; check that its folder can be written and has room"
         ) from error
 
 
