@@ -1,6 +1,8 @@
 """Accuracy against um/px of classifiers that learnt from one scale, from a few, and from any: generated slides.
 
-    python benchmarks/any_scale.py WORK    # minutes on one core; WORK gets slides, store, runs, tables and the figure
+    python benchmarks/any_scale.py WORK    # minutes on one core; WORK gets slides, store, runs, tables and the figures
+
+any_scale.png and class_map.jpg, the map of a test slide by the model of 10x, are those of docs/images.
 
 The classes are those of `msdask.sample` (three tissues made of real texture), slides at 0.25 um/px, patches of 64 px.
 All models see the same places and labels, as often and with the same augmentation; only the scale of a draw differs.
@@ -18,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 import msdask as ms
 from msdask.data import MppRange
@@ -26,6 +29,9 @@ RANGE = (0.25, 2.0)
 NOMINAL = (0.25, 0.5, 1.0, 2.0)
 SPLIT = ("train",) * 5 + ("valid",) * 2 + ("test",) * 3
 SIZE = (3000, 4000)
+CLASSES = ["epithelium", "stroma", "dense"]
+MAPPED = 7
+"""A slide of the test split."""
 
 
 class OneOf(MppRange):
@@ -69,6 +75,22 @@ def trained(source: ms.training.ClassifySource, name: str, folder: Path, epochs:
     return ms.training.fit(model, task, train, valid, folder, recipe=recipe).model
 
 
+def draw_map(work: Path, run: Path) -> str:
+    """Draw a test slide's classes as a run's model sees them; says how many centers have the class drawn there."""
+    path = work / f"slide-{MAPPED}.svs"
+    slide = ms.open_slide(path)
+    found = ms.classify_slide(slide, run, patch_size=64, stride=16, classes=CLASSES)
+    figure = ms.plots.class_map(slide, found, max_size=700)
+    figure.savefig(work / "class_map.jpg", pil_kwargs={"quality": 80, "optimize": True})
+    with Image.open(work / "labels" / f"{path.stem}.png") as image:
+        drawn = np.asarray(image).astype(int) // 50 - 1
+    table = ms.prediction_table(found)
+    half, px = 64 / slide.mpp_used / 2, slide.shape[0] / drawn.shape[0]
+    rows, columns = (((table[name] + half) / px).astype(int) for name in ("y0", "x0"))
+    right = drawn[rows, columns] == table["predicted"].map(CLASSES.index)
+    return f"class_map.jpg: {right.mean():.1%} of {len(table):,} centers have the class that was drawn there"
+
+
 def main() -> None:
     """Make slides, train three models, measure them at 12 scales."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,6 +112,7 @@ def main() -> None:
     print(scores.round(3).to_string(index=False))
     scores.to_csv(given.work / "any_scale.csv", index=False)
     ms.plots.scores_by_mpp(tables, marked=NOMINAL).savefig(given.work / "any_scale.png", dpi=100)
+    print(draw_map(given.work, given.work / "run-0"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The pictures of README.md and the docs that show slides: ``python docs/pictures.py`` draws them on a generated slide.
 
-docs/images/selection.jpg, tuples.jpg and sheet.jpg; those of models come from the notebooks and benchmarks.
+docs/images/selection.jpg, tuples.jpg and sheet.jpg. Of the others, any_scale.png and class_map.jpg come from
+benchmarks/any_scale.py, scale_detector.png from benchmarks/scale_detector.py, those of networks from
+docs/architectures.py, and rooms.svg from docs/rooms.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .errors import StoreError as StoreError
 from .errors import TileError as TileError
 from .errors import UnreachableError as UnreachableError
 from .errors import WorkerLostError as WorkerLostError
-from .exports.png import export as export
+from .exports.images import export as export
 from .extraction.cohort import extract as extract
 from .extraction.dry_run import plan as plan
 from .extraction.repair import repair as repair

@@ -171,7 +171,7 @@ def plan_read(
         if not allow_upsampling:
             raise SpecError(
                 f"asked for {1 / ratio:.4g} patch px per level-0 px: the slide's finest level is coarser than that; "
-                "ask for a lower magnification, or have its pixels enlarged (allow_upsampling=True, --allow-upsampling)"
+                "ask for a lower magnification, or have its pixels enlarged (allow_upsampling=True)"
             )
         return ReadPlan(0, 1, downsamples[0], ratio / downsamples[0])
     level = 0

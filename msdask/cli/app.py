@@ -83,9 +83,9 @@ def _command(arguments: Sequence[str]) -> tuple[tuple[str, ...], frozenset[str]]
 
 def _usage(error: CycloptsError) -> str:
     """What is wrong with the command line: the option as it was typed, and what was expected."""
-    if isinstance(error, CoercionError) and error.msg is not None and error.token is not None:
+    if isinstance(error, CoercionError) and error.token is not None and (said := error.msg or _wanted(error)):
         typed = error.token.keyword or (error.argument.names[0] if error.argument is not None else "")
-        return f"{typed} {error.token.value}: {error.msg}"
+        return f"{typed} {error.token.value}: {said}"
     if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
         names = error.argument.names
         place = app
@@ -95,6 +95,12 @@ def _usage(error: CycloptsError) -> str:
         said = next((a.parameter.help for a in explained if a.names == names and a.parameter.help), "")
         return f"{' or '.join(names)} is missing{f': {said}' if said else ''}"
     return str(error)
+
+
+def _wanted(error: CoercionError) -> str:
+    """What an option that has no reader of its own expects, in words of people."""
+    numbers: dict[Any, str] = {float: "expected a number, such as 20", int: "expected a whole number"}
+    return numbers.get(error.target_type, "")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -77,8 +77,10 @@ def classifier_train(
     """
     require("msdask train", module="pytorch_lightning")
     from msdask.data import Augment, loader
+    from msdask.storage.files import check_folder_writable
     from msdask.training import ClassifyTask, fit
 
+    check_folder_writable(output, what="run folder")
     chosen = branches.losses(losses, is_upper_region=tuples.is_upper_region)
     source = tuples.source(data, losses=chosen)
     branches.check(source.magnifications)
@@ -92,12 +94,11 @@ def classifier_train(
     task = ClassifyTask(source.classes, chosen, magnifications=scales, loss_weights=loss_weights, monitor=monitor)
     is_quiet = quiet or verbose.lower() == "false"
     mpp = tuples.range_of_mpp
-    learnt = source.dataset(split.train, mpp=mpp)
     result = fit(
         model,
         task,
         loader(
-            learnt,
+            source.dataset(split.train, mpp=mpp),
             batch_size=tuples.batch_size,
             balanced=True,
             augment=Augment.named(augment),
@@ -150,8 +151,12 @@ def classifier_test(
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.models import MultiScaleClassifier, load_model
+    from msdask.storage.files import check_folder_writable
     from msdask.training import ClassifyTask
 
+    run = Path(model) if os.path.isdir(model) else None
+    if (folder := output or run) is not None:
+        check_folder_writable(folder, what="folder of the test")
     network, about = load_model(model)
     if not isinstance(network, MultiScaleClassifier):
         raise MsdaskError(f"model '{model}' is a {type(network).__name__}, no classifier of tissue")
@@ -160,7 +165,6 @@ def classifier_test(
     if tuples.magnification is not None and sorted(tuples.magnification, reverse=True) != scales:
         raise MsdaskError(f"model '{model}' is for magnifications {scales}, asked for {tuples.magnification}")
     tuples = replace(tuples, classes=network.classes, relation=tuples.relation or about.get("relation"))
-    run = Path(model) if os.path.isdir(model) else None
     if run is not None and not tuples.is_split_given and (run / "lists").is_dir():
         tuples = replace(tuples, lists=run / "lists")
     source = tuples.source(data, losses=losses, magnifications=scales)
@@ -172,7 +176,6 @@ def classifier_test(
     source.warn_of_missing(slides)
     print_dropped(source.dropped, "tuples")
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
-    folder = output or run
     _measure(network, task, source, slides, folder, tuples=tuples, progress=not quiet)
     if ablate:
         _ablate(network, source, slides, folder, repeats=ablate, seed=tuples.seed, batch_size=tuples.batch_size)

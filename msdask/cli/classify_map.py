@@ -77,7 +77,9 @@ def classifier_predict(
     from msdask.extraction.slide_table import read_slides
     from msdask.inference.classify_cohort import classify_slides
     from msdask.progress.bar import Progress
+    from msdask.storage.files import check_folder_writable
 
+    check_folder_writable(output, what="folder of the maps")
     with Progress(enabled=not quiet) as bar:
         found = classify_slides(
             scale.rows(read_slides(given_slides(slides))),

@@ -51,8 +51,10 @@ def run_demo(
     from msdask.extraction.cohort import extract
     from msdask.report.run import report_run
     from msdask.sample.slides import make_cohort
+    from msdask.storage.files import check_folder_writable
 
     folder = Path(output)
+    check_folder_writable(folder, what="folder of the demo")
     folder.mkdir(parents=True, exist_ok=True)
     table = make_cohort(folder, n=slides, size=(size, size * 4 // 3))
     runs = [

@@ -65,6 +65,7 @@ def experiment(
         of a run whose worker dies
     """
     require("msdask experiment", module="pytorch_lightning")
+    from msdask.storage.files import check_folder_writable
     from msdask.training.experiments.config import ExperimentConfig
     from msdask.training.experiments.experiment import ExperimentPlan, experiment
 
@@ -80,6 +81,7 @@ def experiment(
         splits = len(planned.data.splits)
         out.print(f"{len(planned.rows)} models on {splits} splits: {len(planned.rows) * splits} runs", markup=False)
         return 0
+    check_folder_writable(given.output, what="folder of the experiment")
     with open_client(scheduler) as client:
         found = experiment(
             given,

@@ -70,7 +70,8 @@ def extract(
     have_one_thread()  # before numpy comes: a process of one thread can be forked into workers
     from msdask.extraction.cohort import extract
     from msdask.extraction.slide_table import read_slides
-    from msdask.storage.files import check_writable
+    from msdask.storage import places
+    from msdask.storage.files import check_folder_writable, check_writable
 
     specs = cut.specs()
     rows = read_slides(given_slides(slides))
@@ -79,6 +80,8 @@ def extract(
         return 0
     if dry_run:
         return _print_plan(rows=scale.rows(rows), cut=cut, masks=masks, store=output, name=name, overwrite=overwrite)
+    if not places.is_url(output):
+        check_folder_writable(output, what="store")
     for path in report or ():
         check_writable(path, what="report")
     with where.started() as running:

@@ -65,8 +65,10 @@ def scale_train(
         go on with the run in the output folder
     """
     require("msdask train", module="pytorch_lightning")
+    from msdask.storage.files import check_folder_writable
     from msdask.training import ScaleTask, fit
 
+    check_folder_writable(output, what="run folder")
     source = draws.source(data, parts)
     split = source.split(lists=parts.lists, ratios=parts.ratios, seed=parts.seed)
     settings = recipe.recipe(parts.seed)
@@ -113,11 +115,14 @@ def scale_test(
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.inference.scale import load_regressor
+    from msdask.storage.files import check_folder_writable
     from msdask.training import ScaleSource, ScaleTask, evaluate
 
+    run = Path(model) if os.path.isdir(model) else None
+    if run is not None:
+        check_folder_writable(run, what="run folder")
     network, crop = load_regressor(model)
     source = ScaleSource(data, magnifications=parts.magnification, crop=crop)
-    run = Path(model) if os.path.isdir(model) else None
     if run is not None and not parts.is_split_given and (run / "lists").is_dir():
         parts = replace(parts, lists=run / "lists")
     if everything:

@@ -73,7 +73,9 @@ def segment(
     require("msdask segment")
     from msdask.inference.segment_cohort import segment_slides
     from msdask.progress.bar import Progress
+    from msdask.storage.files import check_folder_writable
 
+    check_folder_writable(output, what="folder of the segmentations")
     with Progress(enabled=not quiet, unit="px") as bar:
         found = segment_slides(
             slides[0] if len(slides) == 1 else slides,

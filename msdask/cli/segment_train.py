@@ -71,8 +71,10 @@ def segmenter_train(
     """
     require("msdask train", module="pytorch_lightning")
     from msdask.data import Augment, loader
+    from msdask.storage.files import check_folder_writable
     from msdask.training import SegmentTask, fit
 
+    check_folder_writable(output, what="run folder")
     source = patches.source(data)
     split = patches.split(source)
     source.check(split)
@@ -137,8 +139,12 @@ def segmenter_test(
     """
     require("msdask test", module="pytorch_lightning")
     from msdask.models import SegmentationModel, load_model
+    from msdask.storage.files import check_folder_writable
     from msdask.training import SegmentTask
 
+    run = Path(model) if os.path.isdir(model) else None
+    if (folder := output or run) is not None:
+        check_folder_writable(folder, what="folder of the test")
     network, about = load_model(model)
     if not isinstance(network, SegmentationModel):
         raise MsdaskError(f"model '{model}' is a {type(network).__name__}, none of segmentation")
@@ -146,7 +152,6 @@ def segmenter_test(
     if patches.magnification is not None and sorted(patches.magnification, reverse=True) != scales:
         raise MsdaskError(f"model '{model}' is for magnifications {scales}, asked for {patches.magnification}")
     patches = replace(patches, classes=network.classes)
-    run = Path(model) if os.path.isdir(model) else None
     if run is not None and not patches.is_split_given and (run / "lists").is_dir():
         patches = replace(patches, lists=run / "lists")
     source = patches.source(data, magnifications=scales)
@@ -160,7 +165,7 @@ def segmenter_test(
     print_dropped(source.dropped, "patches")
     task = SegmentTask(about.get("classes") or source.names)
     batch = patches.batch_size
-    _measure(network, task, source, slides, output or run, batch_size=batch, progress=not quiet)
+    _measure(network, task, source, slides, folder, batch_size=batch, progress=not quiet)
     return 0
 
 

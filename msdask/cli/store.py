@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from msdask.cli.numbers import COUNT
 from msdask.cli.options import Masks, Output, Quiet, Threads, Where, given_slides
 from msdask.cli.terminal import err, out
 from msdask.errors import MsdaskError, SpecError, StoreError
@@ -112,16 +113,19 @@ def export(
     output: Output,
     patch_set: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)] = None,
     slides: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    form: Annotated[Literal["png", "csv", "parquet"], Parameter(name="--format")] = "png",
+    form: Annotated[Literal["png", "jpeg", "csv", "parquet"], Parameter(name="--format")] = "png",
+    quality: Annotated[int | None, COUNT] = None,
+    layout: Literal["folders", "flat"] = "folders",
     lists: str | None = None,
     every: Annotated[bool, Parameter(name="--all")] = False,
     keep: str | None = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> int:
-    """Write patches as PNG files with the original's CSVs and training lists, or tables as CSV or Parquet.
+    """Write patches as images with tables and the original's training lists, or tables alone.
 
-    Examples: `msdask export cohort.zarr -o png --lists split`; `msdask export cohort.zarr -o tables --format parquet`.
+    Examples: `msdask export cohort.zarr -o png --lists split`; in one folder a set: `msdask export cohort.zarr -o out
+    --format jpeg --layout flat`; `msdask export cohort.zarr -o tables --format parquet`.
 
     Parameters
     ----------
@@ -132,31 +136,47 @@ def export(
     patch_set
         names of patch sets; default all
     slides
-        ids of slides; default all (png only)
+        ids of slides; default all (images only)
     form
-        png: patches in the original's folder layout with its CSVs; csv, parquet: one table a patch set
+        png: images that are the patches px by px; jpeg: smaller ones that are not; csv, parquet: one table a patch set
+    quality
+        of JPEG, 1 to 100; default 90, and the stored bytes as they are where the store's codec is JPEG
+    layout
+        folders: the original's, with its CSVs; flat: all images of a set in one folder, with one table (images only)
     lists
         also write the training lists: a folder of partitions (list_train.csv, list_valid.csv, list_test.csv), or
-        "split" for the split that is stored with each slide (png only)
+        "split" for the split that is stored with each slide (layout folders only)
     every
         also patches that are white or of low contrast
     keep
         only patches that this rule on the columns of the table takes, such as "tissue > 0.9 and contrast >= 0.1"
     """
-    from msdask.exports.png import export, export_table
+    from msdask.exports.images import export
 
     if every and keep is not None:
         raise SpecError("--all and --keep are two ways to say which patches: give one of them")
     taken: Keep = not every if keep is None else keep
+    if form in ("csv", "parquet"):
+        of_images = {"--quality": quality, "--lists": lists, "--slides": slides, "--layout": layout != "folders"}
+        if given := [flag for flag, value in of_images.items() if value]:
+            raise SpecError(
+                f"--format {form} with {' and '.join(given)}: a table is of a whole set; leave {given[0]} out"
+            )
+        return _export_tables(open_store(store), output, patch_set, form, taken)
     opened = open_store(store)
-    names = patch_set or list(opened)
-    if form != "png":
-        for name in names:
-            out.print(str(export_table(opened[name], output / f"{name}.{form}", keep=taken)), markup=False)
-        return 0
     partitions: Literal[True] | str | None = True if lists == "split" else lists
     summary = export(
-        opened, output, name=names, slides=slides, keep=taken, lists=partitions, threads=threads, progress=not quiet
+        opened,
+        output,
+        name=patch_set or list(opened),
+        slides=slides,
+        form="jpeg" if form == "jpeg" else "png",
+        quality=quality,
+        layout=layout,
+        keep=taken,
+        lists=partitions,
+        threads=threads,
+        progress=not quiet,
     )
     for where, reason in summary.failures.items():
         err.print(f"failed: {where}: {reason}", markup=False)
@@ -164,3 +184,16 @@ def export(
         err.print(f"warning: {line}", markup=False)
     out.print(summary.summary(), markup=False)
     return 0 if summary.is_complete else 1
+
+
+def _export_tables(opened: PatchStore, output: Path, names: list[str] | None, form: str, keep: Keep) -> int:
+    from msdask.exports.images import export_table
+    from msdask.storage.files import check_writable
+
+    files = {name: output / f"{name}.{form}" for name in names or list(opened)}
+    sets = {name: opened[name] for name in files}
+    for file in files.values():
+        check_writable(file, what="table")
+    for name, file in files.items():
+        out.print(str(export_table(sets[name], file, keep=keep)), markup=False)
+    return 0

@@ -10,63 +10,36 @@ Below the output folder:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from msdask.spec import format_magnification
+from msdask.errors import StoreError
+from msdask.exports.exported_set import ExportedSet, StoredRows, magnification_text
+from msdask.exports.image_form import ENDINGS, ImageForm
+from msdask.storage.files import replacing_folder
 from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
 
-__all__ = ["PatchFolders", "StoredRows", "magnification_text"]
-
-
-def magnification_text(magnification: float) -> str:
-    """A magnification as folder names and lists show it: 20.0 -> "20", 1.25 -> "1.25"."""
-    return format_magnification(magnification).removesuffix("x")
+__all__ = ["PatchFolders"]
 
 
 @dataclass(frozen=True)
-class StoredRows:
-    """A slide's exported patches, without pixels; patch `i` of the export is row `rows[i]` of the store.
+class PatchFolders(ExportedSet):
+    """Where one patch set is exported to, in Multi_Scale_Tools' layout.
 
     Attributes
     ----------
-    rows : (n,) int64, rows of the slide's arrays
-    x0, y0 : (n, m) int32, level-0 px
-    label : (n, m) int16, 0-based class, -1 = none
-    number : (stored,) int64, number of each stored patch in the export, -1 where it is left out
-    """
-
-    rows: NDArray[np.int64]
-    x0: NDArray[np.int32]
-    y0: NDArray[np.int32]
-    label: NDArray[np.int16]
-    number: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class PatchFolders:
-    """Where one patch set is exported to.
-
-    Attributes
-    ----------
-    patch_set : what is exported
-    root : absolute path of the folder that holds a folder for every slide
     is_labelled : whether a slide of the set has labels; decides folders and tables
-    keep : whether patches whose verdict `keep` is False are left out
     """
 
-    patch_set: PatchSet
-    root: str
     is_labelled: bool
-    keep: Keep
 
     @classmethod
-    def below(cls, output: str | os.PathLike[str], patch_set: PatchSet, *, keep: Keep) -> PatchFolders:
+    def below(cls, output: str | os.PathLike[str], patch_set: PatchSet, *, keep: Keep, form: ImageForm) -> PatchFolders:
         """The folders of `patch_set` below `output`."""
         counts = [patch_set.attrs(slide_id)["counts"] for slide_id in patch_set.slides]
         is_labelled = any(c["labeled"] > 0 for c in counts)
@@ -78,12 +51,7 @@ class PatchFolders:
             # Its two scripts differ: only the one without labels puts an underscore around the numbers.
             kind, folder = "multi_magnifications_centers", f"MAGNIFICATIONS_{joined if is_labelled else f'_{joined}_'}"
         prefix = "pixel_wise_" if is_labelled else ""
-        return cls(patch_set, os.path.join(os.path.abspath(output), prefix + kind, folder), is_labelled, keep)
-
-    @property
-    def magnifications(self) -> tuple[float, ...]:
-        """Of the set, highest first."""
-        return self.patch_set.spec.magnifications
+        return cls(patch_set, os.path.join(os.path.abspath(output), prefix + kind, folder), keep, form, is_labelled)
 
     @property
     def is_grid(self) -> bool:
@@ -91,7 +59,7 @@ class PatchFolders:
         return self.patch_set.spec.mode == "grid"
 
     def slide_folder(self, slide_id: str) -> str:
-        """Folder of a slide."""
+        """See `ExportedSet`."""
         return os.path.join(self.root, slide_id)
 
     def subfolder(self, column: int) -> str:
@@ -102,25 +70,23 @@ class PatchFolders:
         """Absolute paths of patches of a slide at the magnification at `column`."""
         folder = os.path.join(self.slide_folder(slide_id), self.subfolder(column))
         prefix = os.path.join(folder, slide_id)
-        return [f"{prefix}_{number}.png" for number in numbers]
+        return [f"{prefix}_{number}{self.form.ending}" for number in numbers]
 
-    def stored_rows(self, slide_id: str) -> StoredRows:
-        """Coordinates and labels of the patches that are exported, in the order of the store.
+    def files(self, slide_id: str, stored: StoredRows, column: int) -> list[str]:
+        """See `ExportedSet`."""
+        names = (f"{slide_id}_{number}{self.form.ending}" for number in range(len(stored.rows)))
+        return [os.path.join(self.subfolder(column), name) for name in names]
 
-        Raises
-        ------
-        StoreError
-            The slide is not complete, or a table is damaged.
-        """
-        names = ("x0", "y0", "label")
-        columns = dict(zip(names, self.patch_set.columns(slide_id, names), strict=True))
-        taken = self.patch_set.kept(slide_id, self.keep)
-        rows = np.flatnonzero(taken)
-        number = np.where(taken, np.cumsum(taken) - 1, -1)
-        return StoredRows(rows, columns["x0"][rows], columns["y0"][rows], columns["label"][rows], number)
+    @contextmanager
+    def placing(self, slide_id: str) -> Iterator[Path]:
+        """See `ExportedSet`; a slide's folder is replaced as a whole."""
+        folder = Path(self.slide_folder(slide_id))
+        with replacing_folder(folder) as part:
+            _check_foreign(folder, slide_id)
+            yield part
 
     def tables(self, slide_id: str, stored: StoredRows, column: int) -> dict[str, list[Sequence[Any]]]:
-        """The slide's tables at one magnification: file name -> rows.
+        """The slide's tables at one magnification: path below its folder -> rows.
 
         Coordinates are (path, level 0, x, y, the slide's own magnification). Labels of a grid are (path, class), of
         tuples (path, class of the centroid, class at this magnification). Without labels there is a table of paths.
@@ -134,4 +100,16 @@ class PatchFolders:
             tables["labels"] = list(zip(paths, *labels, strict=True))
         else:
             tables["paths"] = [(path,) for path in paths]
-        return {f"{slide_id}_{kind}_densely.csv": rows for kind, rows in tables.items()}
+        return {os.path.join(self.subfolder(column), f"{slide_id}_{kind}_densely.csv"): r for kind, r in tables.items()}
+
+
+def _check_foreign(folder: Path, slide_id: str) -> None:
+    """Refuse to replace a folder with files that no export has written."""
+    endings = "|".join(re.escape(ending) for ending in ENDINGS.values())
+    ours = re.compile(rf"{re.escape(slide_id)}_(\d+({endings})|(coords|labels|paths)_densely\.csv)")
+    for place, _, files in os.walk(folder):
+        foreign = [file for file in sorted(files) if not ours.fullmatch(file)]
+        if foreign:
+            raise StoreError(
+                f"'{place}' holds '{foreign[0]}', which is no exported file: move it away, or export to another folder"
+            )

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import StoreError
-from msdask.exports.folders import PatchFolders, StoredRows, magnification_text
+from msdask.exports.exported_set import StoredRows, magnification_text
+from msdask.exports.folders import PatchFolders
 from msdask.selection.parents import CONTAINMENT_TOLERANCE
 from msdask.spec import format_magnification
 from msdask.storage.tables import write_table

@@ -228,7 +228,8 @@ def _check_known(file: str, found: NDArray[np.int64], table: dict[int, int], own
         expected = format_values(np.array(sorted({0, *table}), np.int64), limit=20)
         raise MaskError(
             f"label mask '{file}': unknown values {format_values(unknown)} (found {format_values(found)}; expected "
-            f"{expected}); add them to values={{value: class, ...}}, with class -1 for what is to be unlabeled"
+            f"{expected}); add them to values=..., or, in Python, give {{value: class, ...}} with class -1 for what is "
+            "unlabeled"
         )
 
 

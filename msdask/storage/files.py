@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from msdask.errors import FileWriteError
 
-__all__ = ["check_writable", "replacing", "replacing_folder", "write_file"]
+__all__ = ["check_folder_writable", "check_writable", "replacing", "replacing_folder", "write_file"]
 
 _LONGEST = 150
 """Bytes of a file's name that its temporary name keeps, so that both are shorter than file systems allow."""
@@ -91,6 +91,28 @@ def check_writable(path: str | os.PathLike[str], *, what: str = "", advice: str 
             part.unlink()
 
 
+def check_folder_writable(folder: str | os.PathLike[str], *, what: str = "", advice: str = "") -> None:
+    """Make sure that a folder can be written, or made, before the work whose results it is to hold.
+
+    Nothing is left behind: where it is not there yet, the nearest folder above it is tried.
+
+    Raises
+    ------
+    FileWriteError
+        It, or what is above it, is no folder, or the operating system refuses.
+    """
+    target = Path(folder)
+    with _refusals_named(target, what, advice):
+        place = Path(os.path.abspath(target))
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"'{place}' is no folder", str(place))
+        part = place / f".{uuid4().hex[:12]}.part"
+        part.touch()
+        part.unlink()
+
+
 @contextmanager
 def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give the path of a folder that does not exist yet; what is made there takes the place of `folder` at the end.
@@ -126,9 +148,11 @@ def _refusals_named(path: Path, what: str, advice: str) -> Iterator[None]:
         raise
     except OSError as error:
         name = f"{what} '{path}'" if what else f"'{path}'"
+        reason = error.strerror or error
         raise FileWriteError(
-            f"cannot write {name}: {error.strerror or error}; "
-            f"{advice or 'check that its folder can be written and has room'}"
+            f"cannot write {name}: {reason}; {advice}"
+            if advice
+            else f"cannot write {name}: {reason}; check that its folder can be written and has room"
         ) from error
 
 

@@ -6,9 +6,7 @@ said who writes. What a kill leaves is finished by the same call again.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -160,11 +158,11 @@ class StoreEdits(Mapping[str, PatchSet]):
         slides: Collection[str] | None = None,
         to: str | None = None,
     ) -> dict[str, str]:
-        """Take over the complete slides of another store: their bytes are copied as they are.
+        """Take over the complete slides of another store: their bytes are copied as they are, through this machine.
 
         Parameters
         ----------
-        other : store of the same codec; it stays as it is
+        other : store of the same codec, in a folder or in object storage; it stays as it is
         names : of its patch sets; None means all. A set of this store that has the name must have the same spec
         slides : ids; None means all
         to : name that the set gets here, where there is one
@@ -176,17 +174,17 @@ class StoreEdits(Mapping[str, PatchSet]):
         Raises
         ------
         StoreError
-            Before anything is copied: codecs or specs differ, or a slide is here with other contents.
+            Before anything is copied: codecs or specs differ, a slide is not there, or is here with other contents.
         """
         chosen = list(other if names is None else names)
         if to is not None and len(chosen) != 1:
             raise SpecError(f"to={to!r} is the name of one set, and there are {chosen}: say which one with names=")
-        if places.is_remote(self.path) or places.is_remote(other.path):
-            raise StoreError(
-                f"'{other.path}' into '{self.path}': stores in object storage are not merged; extract into one store, "
-                "or copy one of them here first"
-            )
         found = {name: other._checked(name).complete() for name in chosen}
+        known = {slide_id for complete in found.values() for slide_id in complete}
+        if unknown := [slide_id for slide_id in slides or () if slide_id not in known]:
+            raise StoreError(
+                f"'{other.path}' has no complete slides {unknown[:5]} in {chosen}; it has {sorted(known)[:5]}"
+            )
         todo: list[tuple[SlidePlace, SlidePlace]] = []
         done: dict[str, str] = {}
         for name, complete in found.items():
@@ -203,7 +201,7 @@ class StoreEdits(Mapping[str, PatchSet]):
                 done[f"{target}/{slide_id}"] = "present" if slide_id in here else "copied"
                 if slide_id not in here:
                     todo.append((SlidePlace(other.path, name, slide_id), SlidePlace(self.path, target, slide_id)))
-        for name in found:
+        for name in (name for name, complete in found.items() if complete):
             self.open_set(other[name].spec, name=to or name)
         for source, place in todo:
             _copy_slide(source, place)
@@ -267,10 +265,11 @@ def _copy_slide(source: SlidePlace, place: SlidePlace) -> None:
     ):
         clear_work(place)
         try:
-            os.makedirs(os.path.dirname(place.work_path), exist_ok=True)
-            shutil.copytree(source.path, place.work_path)
+            _copy_tree(source.path, place.work_path)
         except OSError as error:
-            raise StoreError(f"cannot copy {source} to '{place.store}': {error}; check that there is room") from error
+            raise StoreError(
+                f"cannot copy {source} to '{place.store}': {error}; check that there is room, then merge again"
+            ) from error
         places.at(place.work_path).sync(place.work_path)
         attrs = documents.read_slide(place.work_path)
         known = source_of(source.store, attrs)
@@ -278,3 +277,25 @@ def _copy_slide(source: SlidePlace, place: SlidePlace) -> None:
             note_source(place.store, attrs, known, mask_of(source.store, attrs))
         manifest.enter_slide(place, attrs)
         places.at(place.path).replace_tree(place.work_path, place.path)
+
+
+def _copy_tree(source: str, target: str) -> None:
+    """Copy a slide's group; its document comes last, so that what a kill leaves is not taken for a slide."""
+    files = [name for name in _files_below(source) if name != (documents.DOCUMENT,)]
+
+    def copy(name: tuple[str, ...]) -> None:
+        data = places.at(source).read(places.join(source, *name))
+        places.at(target).write(places.join(target, *name), [data])
+
+    places.gather(target if places.is_remote(target) else source, copy, files)
+    copy((documents.DOCUMENT,))
+
+
+def _files_below(path: str) -> Iterator[tuple[str, ...]]:
+    """Names, from `path` on, of all files or objects below it."""
+    folders = set(places.at(path).folders(path))
+    for name in places.at(path).names(path):
+        if name in folders:
+            yield from ((name, *below) for below in _files_below(places.join(path, name)))
+        else:
+            yield (name,)

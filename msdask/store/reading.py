@@ -42,6 +42,9 @@ _MAX_RUN = 64
 
 _NOTHING = np.empty(0, np.uint8)
 
+Decoder = Callable[[bytes | memoryview, tuple[int, ...]], Any]
+"""Bytes of a chunk and the shape of its place -> what is put there."""
+
 _state: dict[str, Any] = {"pool": None, "is_forked": False}
 
 
@@ -76,7 +79,7 @@ class _Chunk:
     length: int
     row: int
     column: int
-    out: NDArray[np.uint8]
+    out: NDArray[Any]
     crc: bytes | None = None
 
 
@@ -121,10 +124,11 @@ class ShardArray:
     def submit(
         self,
         rows: NDArray[np.integer[Any]],
-        out: NDArray[np.uint8],
+        out: NDArray[Any],
         *,
         places: NDArray[np.integer[Any]] | None = None,
         columns: Sequence[int] | None = None,
+        decode: Decoder | None = None,
     ) -> list[Future[None]]:
         """Begin to read patches into `out`, on the process's threads; they are there when every future is done.
 
@@ -134,6 +138,7 @@ class ShardArray:
         out : (n, magnification, y, x[, channel]) uint8, C-contiguous
         places : first index of `out` for each row; None means in the order of `rows`
         columns : which magnifications, as positions; None means all
+        decode : what becomes of a chunk's bytes, instead of the pixels that its codec gives
 
         Returns
         -------
@@ -149,7 +154,7 @@ class ShardArray:
         pairs = list(zip(rows[order].tolist(), where[order].tolist(), strict=True))
         pool = reading_pool()
         return [
-            pool.submit(self._read, pairs[i : i + _PATCHES_A_TASK], wanted, out)
+            pool.submit(self._read, pairs[i : i + _PATCHES_A_TASK], wanted, out, decode=decode)
             for i in range(0, len(pairs), _PATCHES_A_TASK)
         ]
 
@@ -166,6 +171,28 @@ class ShardArray:
         for future in self.submit(wanted, out):
             future.result()
         return out
+
+    def read_encoded(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.object_]:
+        """Bytes of patches as they are stored, without their checksums, which are checked.
+
+        Parameters
+        ----------
+        rows : of the slide's patches, in any order
+
+        Returns
+        -------
+        encoded : (len(rows), magnification) bytes
+
+        Raises
+        ------
+        CorruptChunkError
+            A chunk is missing or its checksum is wrong; names array and chunk.
+        """
+        wanted: NDArray[np.int64] = np.asarray(rows, np.int64).reshape(-1)
+        out = np.empty((len(wanted), self.arrays.shape[1], 1), object)
+        for future in self.submit(wanted, out, decode=_as_stored):
+            future.result()
+        return out[..., 0]
 
     def read_block(self, block: int) -> NDArray[np.uint8]:
         """All rows of one shard, in the calling thread; errors as for `read`."""
@@ -210,11 +237,17 @@ class ShardArray:
         return raw, index_table(self.arrays, self.name, block, raw, size)
 
     def _read(
-        self, pairs: list[tuple[int, int]], columns: Sequence[int], out: NDArray[np.uint8], *, whole: bool = False
+        self,
+        pairs: list[tuple[int, int]],
+        columns: Sequence[int],
+        out: NDArray[Any],
+        *,
+        whole: bool = False,
+        decode: Decoder | None = None,
     ) -> None:
         """Fill ``out[place]`` for each (row, place), in the order of rows; `whole`: it is most of a shard."""
         codec = self.arrays.array_codec(self.name)
-        fill = _fill_raw if codec == "raw" else _fill_by(decoder(codec))
+        fill = _fill_raw if codec == "raw" and decode is None else _fill_by(decode or decoder(codec))
         crcs = self._known_checksums()
         for block, group in groupby(pairs, key=lambda pair: pair[0] // self.arrays.rows):
             first = block * self.arrays.rows
@@ -291,8 +324,12 @@ def _fill_raw(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
     return [c for c, tail in zip(run, tails, strict=True) if checksum(c.out) != tail or (c.crc or tail) != tail]
 
 
+def _as_stored(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
+    return bytes(data)
+
+
 def _fill_by(
-    decode: Callable[[bytes | memoryview, tuple[int, ...]], NDArray[np.uint8]] | None,
+    decode: Decoder | None,
 ) -> Callable[[OpenFile, list[_Chunk]], list[_Chunk]]:
     """As `_fill_raw`, by a decoder; None looks at the checksums only."""
 

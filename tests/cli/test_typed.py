@@ -12,8 +12,9 @@ from cyclopts import CycloptsError
 
 import msdask as ms
 from msdask.cli.app import _usage, app, main
-from msdask.errors import MaskError, SpecError
+from msdask.errors import FileWriteError, MaskError, SpecError
 from msdask.sample.slides import SampleSlide, make_slide
+from msdask.storage.files import check_folder_writable
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -29,6 +30,15 @@ def msdask(capsys: pytest.CaptureFixture[str]) -> Command:
         return int(left.value.code or 0), output.out, output.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def store(small_slide: SampleSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of one slide."""
+    path = tmp_path_factory.mktemp("store") / "s.zarr"
+    spec = ms.ExtractionSpec(mode="grid", magnifications=(5,), patch_size=64)
+    ms.extract(small_slide.path, path, spec, threads=1, progress=False)
+    return path
 
 
 def _commands(place: Any = app, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -78,6 +88,7 @@ def test_numbers_out_of_range_are_refused():
         (("--workers", -1), "msdask: --workers -1: expected a whole number, at least 1"),
         (("-p", -3), "msdask: -p -3: expected a whole number, 0 or more"),
         (("-s", 224.9), "msdask: -s 224.9: expected a whole number, at least 1"),
+        (("-m", "20x"), "msdask: -m 20x: expected a number, such as 20"),
         (("-x", 70), "msdask: -x 70: expected a fraction from 0 to 1: 0.7 for 70 %"),
         (("-y", -224), "msdask: --gap -224: expected more than -224"),
         (("--overlap", 0.5, "-y", 8), "msdask: --gap 8 and --overlap 0.5: give one of them"),
@@ -212,3 +223,60 @@ def test_an_overlap_is_a_stride(overlap, stride, small_slide: SampleSlide):
 def test_other_overlaps_are_refused(given, message):
     with pytest.raises(SpecError, match=message):
         ms.ExtractionSpec("grid", (10,), **given)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("extract", "{slide}", "-m", 10, "-o", "{out}"),
+        ("extract", "{slide}", "-m", 10, "-o", "s.zarr", "--report", "{out}"),
+        ("demo", "-o", "{out}"),
+        ("mask", "{slide}", "-o", "{out}.png"),
+        ("export", "{store}", "-o", "{out}"),
+        ("export", "{store}", "-o", "{out}", "--layout", "flat"),
+        ("export", "{store}", "-o", "{out}", "--format", "csv"),
+        ("train", "scale", "-i", "none.zarr", "-o", "{out}"),
+        ("train", "classifier", "-i", "none.zarr", "-o", "{out}"),
+        ("train", "segmenter", "-i", "none.zarr", "-o", "{out}"),
+        ("test", "classifier", "-i", "none.zarr", "--model", "none", "-o", "{out}"),
+        ("test", "segmenter", "-i", "none.zarr", "--model", "none", "-o", "{out}"),
+        ("predict", "scale", "-i", "none", "-o", "{out}"),
+        ("predict", "classifier", "none", "none.svs", "-o", "{out}"),
+        ("segment", "none.svs", "--model", "none", "-o", "{out}"),
+        ("experiment", "config.toml"),
+    ],
+    ids=lambda typed: " ".join(map(str, typed[:2])),
+)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    typed: tuple[object, ...],
+    small_slide: SampleSlide,
+    store: Path,
+    tmp_path: Path,
+    msdask: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is to be read is not there either, and is not looked at first."""
+    if typed[0] in ("train", "test", "predict", "segment", "experiment"):
+        pytest.importorskip("pytorch_lightning")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "config.toml").write_text(
+        'store = "none.zarr"\noutput = "file/out"\nmagnifications = [[10]]\nratios = [60, 20, 20]\n'
+    )
+    before = sorted(tmp_path.rglob("*"))
+    names = {"slide": small_slide.path, "store": store, "out": "file/out"}
+    code, printed, said = msdask(*(str(word).format(**names) for word in typed))
+    assert (code, printed) == (1, "")
+    assert said.startswith(("msdask: cannot write ", "msdask: cannot export to 'file/out': cannot write "))
+    assert "file/out" in said
+    assert said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_can_be_made_is_not_made_by_looking(tmp_path: Path) -> None:
+    check_folder_writable(tmp_path / "a" / "b")
+    check_folder_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileWriteError, match=r"cannot write run '.*b': '.*link' is no folder"):
+        check_folder_writable(tmp_path / "link" / "b", what="run")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import msdask as ms
-from msdask.exports.png import export
+from msdask.exports.images import export
 from msdask.extraction.cohort import extract
 from msdask.progress.events import BlockWritten, Event, Listeners, RunBegun, RunDone, SlideBegun, SlideDone
 from msdask.sample.slides import SampleSlide

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from msdask.exports.png import export
+from msdask.exports.images import export
 from msdask.extraction.cohort import extract
 from msdask.extraction.outcome import ExtractionReport, SlideOutcome
 from msdask.extraction.repair import RepairReport, SlideRepair, repair

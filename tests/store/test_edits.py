@@ -13,8 +13,10 @@ import msdask as ms
 from msdask.cli.app import main
 from msdask.errors import LockedError, StoreError
 from msdask.sample.slides import make_slide
+from msdask.storage.local import LocalFolders
 from msdask.storage.locks import slide_lock
 from msdask.store import documents, edits, manifest
+from msdask.store.replacing import finish_replacement
 from tests.tools.store_tools import tree
 
 SPECS = [ms.ExtractionSpec("grid", (m,), patch_size=64, min_tissue=0.2) for m in (10, 5)]
@@ -140,12 +142,42 @@ def test_what_does_not_fit_is_not_merged(store, made, tmp_path):
     ms.extract(made.parent / "a.svs", other, SPECS[0], name="mine", threads=0, progress=False)
     with pytest.raises(StoreError, match=r"min_tissue=0.2, not min_tissue=0.3"):
         ms.extract(made.parent, other, ms.ExtractionSpec("grid", (10,), patch_size=64, min_tissue=0.3), name="mine")
+    empty = ms.PatchStore(tmp_path / "empty.zarr")
+    empty.open_set(SPECS[0], name="nothing")
+    assert store.merge(empty) == {}
+    assert "nothing" not in store
     assert store.merge(other, to="mine") == {"mine/a.svs": "copied"}
     other.rename_slide("a.svs", "b.svs")  # same id, other contents
     before = tree(Path(store.path))
+    with pytest.raises(StoreError, match=r"has no complete slides \['x'\] in \['mine'\]; it has \['b.svs'\]"):
+        store.merge(other, slides=["b.svs", "x"])
     with pytest.raises(StoreError, match=r"'b.svs' of 'grid-10x-64' is in .* with other contents"):
         store.merge(other, to=FINE)
     assert tree(Path(store.path)) == before
+
+
+def test_half_a_copy_is_never_taken_for_a_slide(store, made, tmp_path, monkeypatch):
+    part = ms.PatchStore(tmp_path / "part.zarr")
+    written, left = [], 3
+
+    def write(self, path, parts, *, sync=False):
+        if f"/{edits.WORK_GROUP}/" in path:
+            written.append(path)
+            if len(written) > left:
+                raise KeyboardInterrupt
+        return was(self, path, parts, sync=sync)
+
+    was = LocalFolders.write
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolders, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            part.merge(ms.PatchStore(made), names=[FINE], slides=["a.svs"])
+    assert len(written) == left + 1
+    assert ms.PatchStore(part.path)[FINE].slides == []
+    assert not finish_replacement(ms.PatchStore(part.path)[FINE].place("a.svs"))
+    assert ms.PatchStore(part.path).merge(ms.PatchStore(made)).keys() >= {f"{FINE}/a.svs"}
+    assert tree(Path(part.path, FINE)) == tree(made / FINE)
+    assert _is_sound(part)
 
 
 def test_the_shell_lists_and_tidies(store, tmp_path, capsys):

@@ -252,6 +252,20 @@ def test_a_bucket_is_overwritten_and_emptied(
     assert [key for key in keys(server, f"{s3}/s.zarr") if NAME in key] == []
 
 
+def test_stores_are_merged_into_a_bucket_within_it_and_out_of_it(
+    s3: str, server: Any, local: dict[str, Path], tmp_path: Path
+) -> None:
+    places_of = [local["jpeg"], f"{s3}/a.zarr", f"{s3}/b.zarr", tmp_path / "c.zarr"]
+    for source, target in pairwise(places_of):
+        store = PatchStore(target, codec="jpeg")
+        assert store.merge(PatchStore(source)) == {f"{NAME}/{SLIDE}": "copied"}
+        assert store.merge(PatchStore(source)) == {f"{NAME}/{SLIDE}": "present"}
+    expected = tree(local["jpeg"] / NAME)
+    assert objects(server, f"{s3}/a.zarr/{NAME}") == objects(server, f"{s3}/b.zarr/{NAME}") == expected
+    assert tree(tmp_path / "c.zarr" / NAME) == expected
+    assert {key.split("/")[0] for key in keys(server, f"{s3}/a.zarr")} == {p.split("/")[0] for p in tree(places_of[3])}
+
+
 @pytest.mark.parametrize("with_cluster", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_cohort_is_extracted_from_one_bucket_into_another_place(
     with_cluster: bool, s3: str, server: Any, small_slide: SampleSlide, tmp_path: Path

@@ -13,8 +13,10 @@ import tifffile
 from PIL import Image
 
 import msdask as ms
-from msdask.exports.png import export, export_table
+from msdask.exports.image_form import ImageForm
+from msdask.exports.images import export, export_table
 from msdask.store import documents
+from msdask.store.codecs import encode_jpeg
 from tests.tools.store_tools import copy_store, forge
 
 HEIGHT, WIDTH = 320, 352
@@ -551,3 +553,173 @@ def test_table_that_cannot_be_written_is_a_clear_error(cohort: ms.PatchStore, tm
 
 def test_export_is_public() -> None:
     assert ms.export is export
+
+
+# JPEG, and one folder
+
+
+@pytest.fixture(scope="module")
+def jpegs(plain: ms.PatchStore, tmp_path_factory: pytest.TempPathFactory) -> ms.PatchStore:
+    """The tuples of the slide of `plain`, stored as JPEG."""
+    slide = ms.open_slide(Path(plain.path).parent / "plain.tif", mpp=0.5)
+    store = ms.PatchStore(tmp_path_factory.mktemp("jpegs") / "j.zarr", codec="jpeg")
+    store.write(ms.patches(slide, ms.centroids(slide, magnifications=[20, 10], patch_size=32)))
+    return store
+
+
+@pytest.mark.parametrize("quality", [None, 40])
+def test_jpegs_are_of_the_quality_that_is_asked_for(plain: ms.PatchStore, tmp_path: Path, quality: int | None) -> None:
+    name = "grid-20x-16"
+    assert export(plain, tmp_path, name=name, form="jpeg", quality=quality, threads=2).is_complete
+    files = sorted(tmp_path.rglob("*.jpg"), key=lambda p: int(p.stem.rsplit("_", 1)[1]))
+    pixels = plain[name].open("plain.tif", keep=True)["image"].values[:, 0]
+    assert [p.read_bytes() for p in files] == [encode_jpeg(image, quality or 90) for image in pixels]
+    listed = read_csv(files[0].parent / "plain.tif_paths_densely.csv")[0]
+    assert listed.tolist() == [str(p) for p in files]
+
+
+def test_stored_jpegs_are_written_as_they_are(jpegs: ms.PatchStore, tmp_path: Path) -> None:
+    name = "centroids-20x-10x-32"
+    rows = np.flatnonzero(jpegs[name].kept("plain.tif", keep=True))
+    files = sorted(Path(jpegs.path, name, "plain.tif", "image", "c").rglob("*"))
+    shards = b"".join(p.read_bytes() for p in files if p.is_file())
+    again = {}
+    for quality in (None, 95, 90):
+        export(jpegs, tmp_path / str(quality), form="jpeg", quality=quality)
+        again[quality] = sorted((tmp_path / str(quality)).rglob("*.jpg"))
+        assert len(again[quality]) == 2 * len(rows)
+    for path in again[None]:
+        number, column = int(path.stem.rsplit("_", 1)[1]), int("10x" in path.parent.name)
+        data = path.read_bytes()
+        assert data in shards
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(path)), jpegs[name].read("plain.tif", [rows[number]])[0, column], strict=True
+        )
+    assert [p.read_bytes() for p in again[95]] == [p.read_bytes() for p in again[None]]
+    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(again[90], again[None], strict=True))
+
+
+def test_a_damaged_jpeg_is_not_written(jpegs: ms.PatchStore, tmp_path: Path) -> None:
+    copy_store(jpegs.path, tmp_path / "copied.zarr")
+    store = ms.PatchStore(tmp_path / "copied.zarr")
+    flip_a_byte(store, "centroids-20x-10x-32", "plain.tif")
+    summary = export(store, tmp_path / "out", form="jpeg", keep=False)
+    assert "checksum" in summary.failures["centroids-20x-10x-32/plain.tif"]
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "gif"}, r"form='gif': expected one of \['png', 'jpeg'\]"),
+        ({"quality": 90}, r"quality=90: is of form='jpeg'"),
+        ({"form": "jpeg", "quality": 101}, r"quality=101: expected a whole number from 1 to 100"),
+        ({"layout": "deep"}, r"layout='deep': expected one of \['folders', 'flat'\]"),
+        ({"layout": "flat", "lists": True}, r"training lists are of layout='folders'"),
+    ],
+)
+def test_forms_that_there_are_not_are_refused(
+    cohort: ms.PatchStore, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ms.SpecError, match=message):
+        export(cohort, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["grid-20x-32", "centroids-20x-10x-2.5x-32"])
+def test_flat_folder_has_every_image_under_a_name_of_its_own_and_one_table(
+    cohort: ms.PatchStore, tmp_path: Path, name: str
+) -> None:
+    assert export(cohort, tmp_path, name=name, layout="flat").is_complete
+    table = pd.read_csv(tmp_path / name / "images.csv", keep_default_na=False)
+    named = set()
+    for slide_id in sorted(SLIDES):
+        stored, rows = cohort[name].open(slide_id, keep=True), table[table["slide_id"] == slide_id]
+        assert rows["row"].tolist() == np.flatnonzero(cohort[name].kept(slide_id, keep=True)).tolist()
+        assert set(rows["split"]) == {SPLITS[SLIDES.index(slide_id)]}
+        places = stored["x0"].values[:, 0].tolist(), stored["y0"].values[:, 0].tolist()
+        for m, magnification in enumerate(cohort[name].spec.magnifications):
+            text = f"{magnification:g}x"
+            end = "" if stored.sizes["magnification"] == 1 else f"_{text}"
+            assert rows[f"file_{text}"].tolist() == [
+                f"{slide_id}_x{x}_y{y}{end}.png" for x, y in zip(*places, strict=True)
+            ]
+            for column in ("x0", "y0", "label"):
+                np.testing.assert_array_equal(rows[f"{column}_{text}"], stored[column].values[:, m])
+            for file, expected in zip(rows[f"file_{text}"], stored["image"].values[:, m], strict=True):
+                np.testing.assert_array_equal(read_png(str(tmp_path / name / file)), expected)
+            named |= set(rows[f"file_{text}"])
+    assert len(named) == len(table) * len(cohort[name].spec.magnifications)
+    assert {p.name for p in (tmp_path / name).iterdir()} == named | {"images.csv"}
+
+
+def test_flat_folder_is_filled_slide_by_slide_and_replaced_slide_by_slide(
+    cohort: ms.PatchStore, tmp_path: Path
+) -> None:
+    name = "grid-10x-32"
+    export(cohort, tmp_path / "at once", name=name, layout="flat")
+    for slides in (SLIDES[:1], SLIDES[1:], SLIDES[1:2]):
+        export(cohort, tmp_path / "out", name=name, layout="flat", slides=slides, form="jpeg", keep=False)
+    export(cohort, tmp_path / "out", name=name, layout="flat", slides=SLIDES[:1])
+    export(cohort, tmp_path / "out", name=name, layout="flat", slides=SLIDES[1:])
+    at_once, filled = snapshot(tmp_path / "at once"), snapshot(tmp_path / "out")
+    tables = [sorted(found.pop(f"{name}/images.csv").splitlines()) for found in (at_once, filled)]
+    assert tables[0] == tables[1]
+    assert at_once == filled
+
+
+def test_flat_table_lists_whole_slides_only_when_a_run_is_killed(
+    cohort: ms.PatchStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "grid-10x-32"
+    table = tmp_path / "out" / name / "images.csv"
+    export(cohort, tmp_path / "out", name=name, layout="flat")
+    whole = snapshot(tmp_path / "out")
+
+    def killed(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageForm, "encode", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(cohort, tmp_path / "out", name=name, layout="flat", slides=SLIDES[1:])
+    assert set(pd.read_csv(table)["slide_id"]) == {SLIDES[0]}
+    export(cohort, tmp_path / "out", name=name, layout="flat")
+    assert snapshot(tmp_path / "out") == whole
+
+
+def test_a_table_of_somebody_else_is_not_replaced(cohort: ms.PatchStore, tmp_path: Path) -> None:
+    table = tmp_path / "grid-10x-32" / "images.csv"
+    table.parent.mkdir()
+    table.write_text("mine,too\n")
+    with pytest.raises(ms.StoreError, match=r"images.csv' has the columns \['mine', 'too'\].*move it away"):
+        export(cohort, tmp_path, layout="flat")
+    assert snapshot(tmp_path) == {"grid-10x-32/images.csv": b"mine,too\n"}
+
+
+def test_a_set_does_not_replace_the_images_of_another(plain: ms.PatchStore, tmp_path: Path) -> None:
+    store = ms.PatchStore(tmp_path / "two.zarr")
+    slide = ms.open_slide(Path(plain.path).parent / "plain.tif", mpp=0.5)
+    for size in (64, 48):
+        store.write(ms.patches(slide, ms.grid(slide, magnification=20, patch_size=size)))
+    export(store, tmp_path / "out", name="grid-20x-64")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(ms.StoreError, match=r"holds patch set 'grid-20x-64': 'grid-20x-48' would.*layout='flat'"):
+        export(store, tmp_path / "out", name="grid-20x-48")
+    with pytest.raises(ms.StoreError, match=r"an earlier 'grid-20x-16', of another spec.*remove that folder first"):
+        _claimed(tmp_path / "same", store, plain)
+    assert snapshot(tmp_path / "out") == before
+    assert export(store, tmp_path / "out", name="grid-20x-64").is_complete
+    assert export(store, tmp_path / "out", layout="flat").is_complete
+    sizes = {read_png(str(p)).shape[0] for p in (tmp_path / "out").glob("grid-*/*.png")}
+    assert sizes == {64, 48, 40}
+    shutil.rmtree(tmp_path / "out" / "single_magnifications")
+    assert export(store, tmp_path / "out", name="grid-20x-48").is_complete
+
+
+def _claimed(output: Path, store: ms.PatchStore, plain: ms.PatchStore) -> None:
+    """Export a set, then one of another store that has its name and another spec."""
+    slide = ms.open_slide(Path(plain.path).parent / "plain.tif", mpp=0.5)
+    store.write(ms.patches(slide, ms.grid(slide, magnification=20, patch_size=40)), name="grid-20x-16")
+    export(store, output, name="grid-20x-16")
+    export(plain, output, name="grid-20x-16")
