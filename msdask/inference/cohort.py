@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import pandas as pd
 import xarray as xr
-from dask.system import CPU_COUNT
 
 from msdask.engines.in_flight import run_jobs
 from msdask.engines.open_engine import check_options, open_engine
@@ -128,9 +127,7 @@ def model_for(
         here = load(model, device=device, classes=classes)
         return _ModelOfRun(here, Loaded.of(here))
     here = load(model, device="cpu", classes=classes)
-    # The cores of this machine are shared by its worker processes; a cluster's workers know theirs.
-    share = None if workers is None else max(1, CPU_COUNT // workers)
-    file = ModelFile.of(model, load, device=device, classes=classes, torch_threads=share)
+    file = ModelFile.of(model, load, device=device, classes=classes)
     return _ModelOfRun(here, file)
 
 

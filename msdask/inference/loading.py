@@ -127,7 +127,8 @@ class ModelFile(Generic[M]):
     load : loads it, given path, device and classes; a function of a module
     device : None: a worker's GPU if it has one
     classes : names, or None
-    torch_threads : that a network may use on the CPU of a worker; None: as many as the worker gives it
+    torch_threads : that a network computes with on a CPU: those of the process that begins the run, since their number
+        decides the last bits of what it says
     """
 
     path: str
@@ -135,7 +136,7 @@ class ModelFile(Generic[M]):
     load: Callable[..., M]
     device: str | None
     classes: tuple[str, ...] | None
-    torch_threads: int | None
+    torch_threads: int
 
     @classmethod
     def of(
@@ -145,7 +146,6 @@ class ModelFile(Generic[M]):
         *,
         device: str | None,
         classes: Sequence[str] | None,
-        torch_threads: int | None,
     ) -> ModelFile[M]:
         """The file of a model.
 
@@ -154,13 +154,15 @@ class ModelFile(Generic[M]):
         SpecError
             A network is given, which is no file.
         """
+        import torch
+
         if not isinstance(model, (str, os.PathLike)):
             raise SpecError(
                 f"model of class {type(model).__name__}: workers load it from a file that they can read; give the run "
                 "folder or the .safetensors file (msdask.models.save_model writes one)"
             )
         named = None if classes is None else tuple(map(str, classes))
-        return cls(os.path.abspath(model), _file_hash(model), load, device, named, torch_threads)
+        return cls(os.path.abspath(model), _file_hash(model), load, device, named, torch.get_num_threads())
 
     def here(self) -> Loaded[M]:
         """The model in this process: loaded, or from the last time.
@@ -170,6 +172,9 @@ class ModelFile(Generic[M]):
         MsdaskError
             What lies there is not what the run was begun with.
         """
+        import torch
+
+        torch.set_num_threads(self.torch_threads)  # of this thread
         with _cache_lock:  # so that threads of a worker that need it at once load it once
             if self not in _cache:
                 if (found := _file_hash(self.path)) != self.hash:
@@ -177,10 +182,6 @@ class ModelFile(Generic[M]):
                         f"model '{self.path}' has SHA-256 {found[:12]}... on this worker, {self.hash[:12]}... where "
                         "the run began: put the same files under this path on every machine, and run again"
                     )
-                if self.torch_threads is not None:
-                    import torch
-
-                    torch.set_num_threads(self.torch_threads)
                 _cache[self] = Loaded.of(self.load(self.path, device=self.device, classes=self.classes))
                 while len(_cache) > _KEPT:
                     _cache.popitem(last=False)

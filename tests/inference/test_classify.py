@@ -498,9 +498,7 @@ def test_workers_of_a_cluster_load_the_model_once_and_write_the_same_bytes(path,
 
 def test_a_worker_refuses_another_model_than_the_run_began_with(tmp_path):
     save_model(_network(), tmp_path / "m.safetensors", about={"patch_size": SIZE})
-    file = loading.ModelFile.of(
-        tmp_path / "m.safetensors", ms.load_classifier, device="cpu", classes=None, torch_threads=None
-    )
+    file = loading.ModelFile.of(tmp_path / "m.safetensors", ms.load_classifier, device="cpu", classes=None)
     save_model(_network(FeatureFusion), tmp_path / "m.safetensors", about={"patch_size": SIZE})
     with pytest.raises(MsdaskError, match=r"has SHA-256 .* on this worker, .* where the run began"):
         file.here()
