@@ -5,12 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +24,7 @@ from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.inference import classifier, loading, ome_zarr
 from msdask.models import AttentionFusion, FeatureFusion, SingleScale, save_model
 from msdask.selection.coverage import outside_shares
+from tests.tools.killed import assert_gone_on_with
 from tests.tools.s3_server import BUCKET, keys, s3_server
 from tests.tools.slide_damage import damage_tile
 from tests.tools.store_tools import tree
@@ -155,22 +151,10 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(path, tmp_path
 def test_a_killed_process_is_gone_on_with_to_the_same_bytes(path, tmp_path, shards):
     save_model(_network(), tmp_path / "model.safetensors", about={"patch_size": SIZE})
     code = (
-        "import sys, time, torch; torch.set_num_threads(1)\n"
-        "import msdask as ms; from msdask.inference import ome_zarr; ome_zarr.SHARD = 8\n"
-        "def wrote(*_): print('.', flush=True); time.sleep(0.05)\n"
-        "ms.classify_slide(sys.argv[1], sys.argv[2], sys.argv[3], stride=16, batch_size=20, wrote=wrote)"
+        "from msdask.inference import ome_zarr; ome_zarr.SHARD = 8\n"
+        "ms.classify_slide(slide, model, output, stride=16, batch_size=20, wrote=wrote)"
     )
-    given = [str(path), str(tmp_path / "model.safetensors")]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *given, str(tmp_path / "map.ome.zarr")], stdout=subprocess.PIPE
-    ) as run:
-        for _ in range(shards):
-            assert run.stdout.readline()
-        time.sleep(0.02)
-        os.kill(run.pid, signal.SIGKILL)
-    for name in ("map", "whole"):
-        subprocess.run([sys.executable, "-c", code, *given, str(tmp_path / f"{name}.ome.zarr")], check=True)
-    assert tree(tmp_path / "map.ome.zarr") == tree(tmp_path / "whole.ome.zarr")
+    assert_gone_on_with(code, path, tmp_path / "model.safetensors", tmp_path, shards=shards)
 
 
 # --- the format ------------------------------------------------------------------------------------------------------

@@ -5,12 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +26,7 @@ from msdask.inference.tiles import Tissue, cheapest_tiling, mask_index, tiling
 from msdask.inference.views import Views
 from msdask.models import HookNet, UNet, save_model
 from msdask.sample.svs import SvsLayout, write_svs
+from tests.tools.killed import assert_gone_on_with
 from tests.tools.slide_damage import damage_tile
 from tests.tools.store_tools import tree
 
@@ -244,22 +240,10 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(path, unet, tm
 def test_a_killed_process_is_gone_on_with_to_the_same_bytes(path, tmp_path, shards):
     save_model(_network(), tmp_path / "model.safetensors")
     code = (
-        "import sys, time, torch; torch.set_num_threads(1)\n"
-        "import msdask as ms; from msdask.inference import segment; segment.SHARD = 64\n"
-        "def wrote(*_): print('.', flush=True); time.sleep(0.05)\n"
-        "ms.segment_slide(sys.argv[1], sys.argv[2], sys.argv[3], tile=64, wrote=wrote)"
+        "from msdask.inference import segment; segment.SHARD = 64\n"
+        "ms.segment_slide(slide, model, output, tile=64, wrote=wrote)"
     )
-    given = [str(path), str(tmp_path / "model.safetensors")]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *given, str(tmp_path / "killed.ome.zarr")], stdout=subprocess.PIPE
-    ) as run:
-        for _ in range(shards):
-            assert run.stdout.readline()
-        time.sleep(0.02)
-        os.kill(run.pid, signal.SIGKILL)
-    for name in ("killed", "whole"):
-        subprocess.run([sys.executable, "-c", code, *given, str(tmp_path / f"{name}.ome.zarr")], check=True)
-    assert tree(tmp_path / "killed.ome.zarr") == tree(tmp_path / "whole.ome.zarr")
+    assert_gone_on_with(code, path, tmp_path / "model.safetensors", tmp_path, shards=shards)
 
 
 # --- the format ------------------------------------------------------------------------------------------------------
