@@ -134,7 +134,9 @@ def test_heads_on_frozen_features_map_slides_with_their_backbone(store, found, t
 
 
 def test_branches_and_ablation_are_in_the_results(found):
-    assert found.judged.branches[["row", "branch"]].values.tolist() == [[ROWS[1], "10x"], [ROWS[1], "5x"]]
+    assert found.judged.branches[["row", "branch"]].values.tolist() == [
+        [row, scale] for row in (ROWS[1], ROWS[4]) for scale in ("10x", "5x")
+    ]
     assert set(found.judged.ablation["row"]) == {ROWS[1], ROWS[4]}
     assert not (found.folder / f"runs/{ROWS[0]}/0/ablation.csv").exists()
 
