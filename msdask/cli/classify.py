@@ -168,12 +168,8 @@ def classifier_test(
     if run is not None and not tuples.is_split_given and (run / "lists").is_dir():
         tuples = replace(tuples, lists=run / "lists")
     source = tuples.source(data, losses=losses, magnifications=scales)
-    slides: Sequence[str] = source.slides
-    if not everything:
-        slides = tuples.split(source).test if tuples.is_split_given else source.stored_split()["test"]
-    if not slides:
-        raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
-    source.warn_of_missing(slides)
+    split = tuples.split(source) if tuples.is_split_given and not everything else None
+    slides = source.measured_slides(split, everything=everything)
     print_dropped(source.dropped, "tuples")
     task = ClassifyTask(network.classes, losses, magnifications=scales if losses == "n+1" else ())
     _measure(network, task, source, slides, folder, tuples=tuples, progress=not quiet)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from msdask.cli.numbers import COUNT, SHARE
-from msdask.cli.options import BatchSize, Output, Quiet, Slides, given_slides
+from msdask.cli.options import BatchSize, Elsewhere, OnBadTile, Output, Quiet, Slides, given_slides
 from msdask.cli.scale import predict
+from msdask.cli.slide_results import print_slides, running
 from msdask.cli.slide_scale import Scale
-from msdask.cli.terminal import err, out
 from msdask.extras import require
 
 __all__ = ["classifier_predict", "predict"]
@@ -34,7 +35,9 @@ def classifier_predict(
     batch_size: BatchSize = 64,
     threads: Annotated[int, COUNT] = 4,
     device: str | None = None,
+    on_bad_tile: OnBadTile = "raise",
     overwrite: bool = False,
+    elsewhere: Elsewhere = Elsewhere(),
     quiet: Quiet = False,
 ) -> int:
     """Classify whole slides on a grid over their tissue: OME-Zarr maps, tables of predictions, figures.
@@ -70,17 +73,18 @@ def classifier_predict(
         that read
     device
         cpu, cuda, ...; default a GPU if there is one
+    on_bad_tile
+        a slide with an unreadable tile fails, or what lies under the tile gets no class, is counted and warned of
     overwrite
         replace maps of other models or options
     """
     require("msdask predict")
     from msdask.extraction.slide_table import read_slides
     from msdask.inference.classify_cohort import classify_slides
-    from msdask.progress.bar import Progress
     from msdask.storage.files import check_folder_writable
 
     check_folder_writable(output, what="folder of the maps")
-    with Progress(enabled=not quiet) as bar:
+    with running(elsewhere, quiet=quiet) as where:
         found = classify_slides(
             scale.rows(read_slides(given_slides(slides))),
             model,
@@ -96,14 +100,13 @@ def classifier_predict(
             threads=threads,
             device=device,
             overwrite=overwrite,
-            listeners=[bar],
+            on_bad_tile=on_bad_tile,
+            **where,
         )
-    failed = found["state"] == "failed"
-    for slide_id, reason in found.loc[failed, ["slide_id", "reason"]].itertuples(index=False):
-        err.print(f"failed: {slide_id}: {reason}", markup=False)
-    for row in found[~failed].to_dict("records"):
-        named = {str(name): value for name, value in row.items()}
-        shares = ", ".join(f"{n.removeprefix('share_')} {v:.1%}" for n, v in named.items() if n.startswith("share_"))
-        out.print(f"{row['slide_id']}: {int(row['tuples']):,} tuples: {shares}", markup=False)
-    out.print(f"{output}: {len(found)} slides{f', {int(failed.sum())} failed' if failed.any() else ''}", markup=False)
-    return 1 if failed.any() else 0
+    return print_slides(found, output, _shares)
+
+
+def _shares(row: Mapping[Hashable, Any]) -> str:
+    named = {str(name): value for name, value in row.items()}
+    shares = ", ".join(f"{n.removeprefix('share_')} {v:.1%}" for n, v in named.items() if n.startswith("share_"))
+    return f"{int(named['tuples']):,} tuples: {shares}"

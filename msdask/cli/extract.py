@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from msdask.cli.groups import PIXELS, RUN
-from msdask.cli.options import Cut, Masks, Slides, Where, given_slides
+from msdask.cli.groups import RUN
+from msdask.cli.options import Cut, Masks, OnBadTile, Slides, Where, given_slides
 from msdask.cli.slide_scale import Scale
 from msdask.cli.terminal import err, out
 
@@ -30,7 +30,7 @@ def extract(
     scale: Scale = Scale(),
     where: Where = Where(),
     name: str | None = None,
-    on_bad_tile: Annotated[Literal["raise", "fill"], Parameter(group=PIXELS)] = "raise",
+    on_bad_tile: OnBadTile = "raise",
     overwrite: bool = False,
     resume: bool = True,
     report: list[Path] | None = None,

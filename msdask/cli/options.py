@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchSize",
     "Cut",
+    "Elsewhere",
     "Magnifications",
     "Masks",
+    "OnBadTile",
     "Output",
     "Quiet",
     "Slides",
@@ -47,6 +49,7 @@ Threads = Annotated[
     Parameter(name=["--threads", "-p"], help="of this machine; default: threads or processes by the work"),
 ]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], help="no progress bar")]
+OnBadTile = Annotated[Literal["raise", "fill"], Parameter(group=PIXELS)]
 BatchSize = Annotated[int, COUNT, Parameter(name=["--batch-size", "-b"])]
 
 
@@ -162,14 +165,29 @@ class Masks:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """What a job runs on."""
+class Elsewhere:
+    """Other processes that a job runs on."""
 
-    threads: Threads = None
     scheduler: Annotated[str | None, Parameter(group=RUN)] = None
     """address of a Dask scheduler (tcp://...) to run on instead"""
     workers: Annotated[int | None, COUNT, Parameter(group=RUN)] = None
     """so many worker processes of this machine; --threads are those of each then"""
+
+    @contextmanager
+    def opened(self) -> Iterator[dict[str, Any]]:
+        """The arguments that say it; a cluster that they name is there meanwhile."""
+        if self.scheduler is not None and self.workers is not None:
+            raise SpecError("--scheduler and --workers are two ways to run: give one of them")
+        with open_client(self.scheduler) as client:
+            yield {"client": client, "workers": self.workers}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where(Elsewhere):
+    """What a job runs on."""
+
+    threads: Threads = None
     tries: Annotated[int, COUNT, Parameter(group=RUN)] = 3
     """how often work whose worker is lost is tried before its slide fails"""
     timeout: Annotated[float | None, ABOVE_ZERO, Parameter(group=RUN)] = None
@@ -179,17 +197,14 @@ class Where:
     @contextmanager
     def started(self) -> Iterator[dict[str, Any]]:
         """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
-        if self.scheduler is not None and self.workers is not None:
-            raise SpecError("--scheduler and --workers are two ways to run: give one of them")
         if self.scheduler is None and (self.threads is None or self.workers is not None):
             from msdask.engines.origin import fork_from_here
             from msdask.extraction.cohort_work import setup_of_workers
 
             fork_from_here(setup_of_workers())  # should the run have worker processes, they are there at once
-        with open_client(self.scheduler) as client:
+        with self.opened() as where:
             yield {
-                "client": client,
-                "workers": self.workers,
+                **where,
                 "threads": self.threads,
                 "tries": self.tries,
                 "timeout": self.timeout,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from msdask.cli.groups import RUN
 from msdask.cli.numbers import ABOVE_ZERO, COUNT
-from msdask.cli.options import Output, Quiet
-from msdask.cli.terminal import err, out
+from msdask.cli.options import Elsewhere, OnBadTile, Output, Quiet
+from msdask.cli.slide_results import print_slides, running
 from msdask.extras import require
 
 __all__ = ["segment"]
@@ -31,7 +32,9 @@ def segment(
     batch_size: Annotated[int, COUNT, Parameter(name=["--batch-size", "-b"]), Parameter(group=RUN)] = 1,
     threads: Annotated[int, COUNT, Parameter(group=RUN)] = 4,
     device: Annotated[str | None, Parameter(group=RUN)] = None,
+    on_bad_tile: OnBadTile = "raise",
     overwrite: bool = False,
+    elsewhere: Elsewhere = Elsewhere(),
     quiet: Quiet = False,
 ) -> int:
     """Segment whole slides: OME-Zarr label pyramids, outlines for QuPath, figures.
@@ -67,16 +70,17 @@ def segment(
         that read
     device
         cpu, cuda, ...; default a GPU if there is one
+    on_bad_tile
+        a slide with an unreadable tile fails, or what lies under the tile gets no class, is counted and warned of
     overwrite
         replace segmentations of other models or options
     """
     require("msdask segment")
     from msdask.inference.segment_cohort import segment_slides
-    from msdask.progress.bar import Progress
     from msdask.storage.files import check_folder_writable
 
     check_folder_writable(output, what="folder of the segmentations")
-    with Progress(enabled=not quiet, unit="px") as bar:
+    with running(elsewhere, quiet=quiet, unit="px") as where:
         found = segment_slides(
             slides[0] if len(slides) == 1 else slides,
             model,
@@ -91,14 +95,12 @@ def segment(
             threads=threads,
             device=device,
             overwrite=overwrite,
-            listeners=[bar],
+            on_bad_tile=on_bad_tile,
+            **where,
         )
-    failed = found["state"] == "failed"
-    for slide_id, reason in found.loc[failed, ["slide_id", "reason"]].itertuples(index=False):
-        err.print(f"failed: {slide_id}: {reason}", markup=False)
-    for row in found[~failed].to_dict("records"):
-        areas = {str(n).removeprefix("area_mm2_"): v for n, v in row.items() if str(n).startswith("area_mm2_")}
-        said = ", ".join(f"{name} {area:.2f} mm2" for name, area in areas.items())
-        out.print(f"{row['slide_id']}: {said}", markup=False)
-    out.print(f"{output}: {len(found)} slides{f', {int(failed.sum())} failed' if failed.any() else ''}", markup=False)
-    return 1 if failed.any() else 0
+    return print_slides(found, output, _areas)
+
+
+def _areas(row: Mapping[Hashable, Any]) -> str:
+    areas = {str(n).removeprefix("area_mm2_"): v for n, v in row.items() if str(n).startswith("area_mm2_")}
+    return ", ".join(f"{name} {area:.2f} mm2" for name, area in areas.items())

@@ -156,12 +156,8 @@ def segmenter_test(
         patches = replace(patches, lists=run / "lists")
     source = patches.source(data, magnifications=scales)
     network.check_size(source.patch_size)
-    slides: Sequence[str] = source.slides
-    if not everything:
-        slides = patches.split(source).test if patches.is_split_given else source.stored_split()["test"]
-    if not slides:
-        raise MsdaskError("no slide is in the test split: give --lists, --ratios or --all")
-    source.warn_of_missing(slides)
+    split = patches.split(source) if patches.is_split_given and not everything else None
+    slides = source.measured_slides(split, everything=everything)
     print_dropped(source.dropped, "patches")
     task = SegmentTask(about.get("classes") or source.names)
     batch = patches.batch_size

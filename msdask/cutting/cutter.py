@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.cutting.tile_cache import TileCache, thread_memory
+from msdask.cutting.unread import Unread
 from msdask.errors import TileError
 from msdask.readers.base import LevelInfo, PartTileError, Reader, ReadsAhead
 from msdask.scale import ReadPlan
@@ -72,6 +73,7 @@ class Cutter:
         *,
         shared: SharedTiles | None = None,
         out: NDArray[np.uint8] | None = None,
+        unread: Unread | None = None,
         after: Callable[[int], None] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Pixels of a block of patches.
@@ -84,6 +86,7 @@ class Cutter:
         shared : tiles that other blocks need too; changes no pixel
         out : array for `image`; touching fresh memory costs as much as a tenth of the decoding. One of fewer patches is
             used as a ring: patch i is at ``out[i % len(out)]``, for whoever takes it away in `after`
+        unread : gets the bad tiles, and which px stand for them, where `on_bad_tile` is "fill"
         after : called with the number of each patch when it is there, while it is in the processor's cache
 
         Returns
@@ -105,12 +108,16 @@ class Cutter:
             patch = image[i % len(image)]
             for m, cut in enumerate(cuts):
                 cut.read(i, patch[m])
-                if cut.level.bad:
-                    filled[i, m] = cut.bad_fraction(i)
+                if cut.level.bad and (is_bad := cut.bad_px(i)) is not None:
+                    filled[i, m] = np.count_nonzero(is_bad) / is_bad.size
+                    if unread is not None:
+                        unread.px[i, m] = is_bad
             for level in levels:
                 level.release(i)
             if after is not None:
                 after(i)
+        if unread is not None:
+            unread.tiles.update((level.plan.level, *tile) for level in levels for tile in level.bad)
         return image, filled
 
     def shared_tiles(
@@ -307,16 +314,16 @@ class _Cut:
             reduced = cv2.resize(canvas, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
             patch[:] = reduced[: self.size, : self.size]
 
-    def bad_fraction(self, i: int) -> float:
-        """Fraction of what is read for patch `i` that stands for a bad tile, or for the bad part of one."""
+    def bad_px(self, i: int) -> NDArray[np.bool_] | None:
+        """Which px of what is read for patch `i` stand for a bad tile, or the bad part of one: None, or (y, x) bool."""
         bad = self.level.bad
-        parts = (
-            bad[r[0], c[0]][r[3] : r[4], c[3] : c[4]]
-            for r in self.rows[i]
-            for c in self.columns[i]
-            if (r[0], c[0]) in bad
-        )
-        return sum(int(np.count_nonzero(part)) for part in parts) / self.extent**2
+        under = [(r, c) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad]
+        if not under:
+            return None
+        is_bad = np.zeros((self.extent, self.extent), np.bool_)
+        for r, c in under:
+            is_bad[r[1] : r[2], c[1] : c[2]] = bad[r[0], c[0]][r[3] : r[4], c[3] : c[4]]
+        return is_bad if is_bad.any() else None
 
     def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(first, last) tile row and column of each patch."""

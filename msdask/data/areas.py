@@ -167,6 +167,11 @@ class AreaSet:
         """(tuple, magnification) of the tuples."""
         return self._tuples.labels(slide_id)
 
+    def labels_of_areas(self, slide_id: str) -> NDArray[np.int16]:
+        """(tuple, M) of the patches that the areas stand for, -1 none."""
+        known = list(self._tuples.magnifications)
+        return self._tuples.labels(slide_id)[:, [known.index(m) for m in self._scales]]
+
     def label_pixels(self, slide_id: str, column: int) -> NDArray[np.uint32]:
         """See `Patches.label_pixels`; of the contexts."""
         if column:

@@ -29,7 +29,8 @@ class TupleDataset(PatchDataset):
     tuples : set of centroids, linked grids, one grid, or the areas of some of these
     slides : ids
     magnifications : that are seen; None means all
-    labels_of_each : give the labels at these magnifications as ``label`` (B, M), for n + 1 losses
+    labels_of_each : give the labels at these magnifications as ``label`` (B, M), for n + 1 losses; with an `AreaSet`
+        those of the coarse patches that its areas stand for
     """
 
     _per_patch = (*PatchDataset._per_patch, "_whole", "_share")
@@ -42,6 +43,7 @@ class TupleDataset(PatchDataset):
         magnifications: Sequence[float] | None = None,
         labels_of_each: bool = False,
     ) -> None:
+        self._areas = areas = tuples if isinstance(tuples, AreaSet) else None
         super().__init__(
             [cast(Any, tuples)],
             magnifications=magnifications,
@@ -49,7 +51,6 @@ class TupleDataset(PatchDataset):
             labels="labeled",
             target="labels" if labels_of_each else "label",
         )
-        areas = tuples if isinstance(tuples, AreaSet) else None
         whole = np.empty(len(self), np.int64)
         share: NDArray[np.float32] | None = None
         for g, group in enumerate(self._groups):
@@ -61,6 +62,13 @@ class TupleDataset(PatchDataset):
                 share = np.empty((len(self), *of_slide.shape[1:]), np.float32) if share is None else share
                 share[mine] = of_slide
         self._whole, self._share = whole, share
+
+    def _label_column(
+        self, s: int, slide_id: str, row: NDArray[np.integer[Any]], first: NDArray[np.int16]
+    ) -> NDArray[np.int16]:
+        if self._areas is not None and self.target == "labels":
+            return self._areas.labels_of_areas(slide_id)[row]
+        return super()._label_column(s, slide_id, row, first)
 
     @property
     def class_of(self) -> NDArray[np.float64]:

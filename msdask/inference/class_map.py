@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 from msdask.inference import ome_zarr
+from msdask.inference.planned_group import GroupPlan
 from msdask.scale import footprint, magnification_to_mpp
 from msdask.selection.coverage import outside_shares
 from msdask.selection.positions import round_coordinates
@@ -27,7 +27,7 @@ _LEAST_STEP = 2.0
 
 
 @dataclass(frozen=True)
-class MapPlan:
+class MapPlan(GroupPlan):
     """Everything that decides the bytes of a map. It is stored with it, and says whether a run may go on with it.
 
     Attributes
@@ -63,18 +63,6 @@ class MapPlan:
     batch_size: int
     device: str
     has_attention: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MapPlan:
-        """The plan that `to_dict` wrote."""
-        lists = {"shape", "start", "grid", "classes"}
-        given: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in values.items()}
-        return cls(**given)
 
     @property
     def magnifications(self) -> tuple[float, ...]:
@@ -141,7 +129,12 @@ def mask_hash(mask: NDArray[np.bool_]) -> str:
     return hashlib.sha256(shape + np.packbits(mask).tobytes()).hexdigest()
 
 
-def class_map(plan: MapPlan, probability: NDArray[np.float32], attention: NDArray[np.float32] | None) -> xr.Dataset:
+def class_map(
+    plan: MapPlan,
+    probability: NDArray[np.float32],
+    attention: NDArray[np.float32] | None,
+    unread: Mapping[str, int],
+) -> xr.Dataset:
     """The map as a Dataset.
 
     Parameters
@@ -149,6 +142,7 @@ def class_map(plan: MapPlan, probability: NDArray[np.float32], attention: NDArra
     plan : of the map
     probability : (class, y, x) float32, NaN where no tuple was looked at
     attention : (magnification, y, x) float32, or None
+    unread : "tiles" that could not be read, and "tuples" over them, which have no class
 
     Returns
     -------
@@ -186,6 +180,7 @@ def class_map(plan: MapPlan, probability: NDArray[np.float32], attention: NDArra
         "footprint": list(plan.footprints),
         "tuples": int(known.sum()),
         "outside_share": {name: float(share) for name, share in zip(names, shares, strict=True)},
+        "unread": dict(unread),
     }
     return xr.Dataset(data, coords, attrs)
 

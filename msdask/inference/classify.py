@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from msdask.cutting.cutter import Cutter
 from msdask.cutting.lazy_patches import planned
-from msdask.errors import MsdaskError, SpecError
-from msdask.extras import require
+from msdask.errors import SpecError
 from msdask.inference.class_map import MapPlan, MapRows, class_map, mask_hash
-from msdask.inference.loading import class_names, evaluating, identity_of, load_network
+from msdask.inference.classifier import Classifier, Model, load_classifier
+from msdask.inference.loading import evaluating
 from msdask.inference.map_file import MapFile, read_class_map
+from msdask.inference.planned_group import Tile, Warn, warn_of_unread
 from msdask.inference.reading_ahead import read_ahead
 from msdask.masks.tissue import tissue_mask
 from msdask.selection.select import select
+from msdask.slides.region import OnBadTile
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.store.layout import check_slide_id
@@ -29,32 +31,13 @@ from msdask.store.layout import check_slide_id
 if TYPE_CHECKING:
     from msdask.models import MultiScaleClassifier
 
-__all__ = ["Classifier", "classify_slide", "load_classifier"]
+__all__ = ["classify_slide"]
 
-Model: TypeAlias = "str | os.PathLike[str] | MultiScaleClassifier | Classifier"
 Wrote: TypeAlias = Callable[[int, int, int], object]
 """Called with a shard's number, how many there are, and the tuples in it, when it is written."""
 
 THREADS = 4
 """That read by default: a disk or a server has several requests to work on."""
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained classifier, ready for any number of slides.
-
-    Attributes
-    ----------
-    network : in evaluation mode, on its device
-    patch_size : px a side of what it learnt from, or None where nobody says
-    classes : their names
-    identity : class, configuration, SHA-256 of the weights
-    """
-
-    network: MultiScaleClassifier
-    patch_size: int | None
-    classes: tuple[str, ...]
-    identity: Mapping[str, Any]
 
 
 def classify_slide(
@@ -74,7 +57,9 @@ def classify_slide(
     threads: int = THREADS,
     device: str | None = None,
     overwrite: bool = False,
+    on_bad_tile: OnBadTile = "raise",
     wrote: Wrote | None = None,
+    warn: Warn | None = None,
 ) -> xr.Dataset:
     """Classify a slide on a grid over its tissue.
 
@@ -101,7 +86,10 @@ def classify_slide(
     threads : that read
     device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
     overwrite : replace a map of another slide or model at `output`
+    on_bad_tile : "raise" a TileError at a tile of the slide that cannot be read; or "fill" it, which leaves every tuple
+        over it without a class, in whichever magnification it lies, counts the tiles and warns of them
     wrote : hears of every shard that is written
+    warn : is told, in a sentence, what could not be read; None: it is a UserWarning
 
     Returns
     -------
@@ -110,7 +98,8 @@ def classify_slide(
         outside (magnification, y, x) float32, the share of each patch that lies outside of the slide; attention
         (magnification, y, x) float32 of models that have it. Coordinates y and x are centers in level-0 px, y_um and
         x_um the same in um. Attributes: slide_id, shape, mpp, mpp_used, step (level-0 px), footprint, spec, model,
-        classes, tuples, outside_share (mean share outside of each magnification) and more.
+        classes, tuples, outside_share (mean share outside of each magnification), unread (tiles that could not be read,
+        tuples over them) and more.
 
     Raises
     ------
@@ -130,7 +119,8 @@ def classify_slide(
     """
     if batch_size < 1 or threads < 1:
         raise SpecError(f"batch_size={batch_size}, threads={threads}: expected whole numbers of at least 1")
-    slide = slide if isinstance(slide, Slide) else Slide(slide)
+    unread: set[Tile] = set()
+    slide = (slide if isinstance(slide, Slide) else Slide(slide)).with_bad_tiles(on_bad_tile, unread)
     classifier = load_classifier(model, device=device, classes=classes)
     size = patch_size or classifier.patch_size
     if size is None:
@@ -147,51 +137,15 @@ def classify_slide(
         tolerance=slide.tolerance,
     )
     tissue = np.asarray(tissue_mask(slide) if mask is None else mask) != 0
-    cutter, table = planned(slide, select(slide, spec, mask=tissue))
+    cutter, table = planned(slide, select(slide, spec, mask=tissue), on_bad_tile=on_bad_tile)
     plan = _plan(slide, slide_id or slide.name, classifier, spec, table, tissue, batch_size)
     file = None if output is None else MapFile(output, plan, overwrite=overwrite)
     if file is not None and file.is_complete:
-        return read_class_map(file.path)
-    work = _Work(slide, cutter, table, MapRows.of(table), classifier, plan, file)
-    return class_map(plan, *work.done(threads, wrote))
-
-
-def load_classifier(model: Model, *, device: str | None = None, classes: Sequence[str] | None = None) -> Classifier:
-    """A classifier for many slides: `classify_slide` takes it as its model.
-
-    Parameters
-    ----------
-    model, device, classes : as for `classify_slide`
-
-    Raises
-    ------
-    MsdaskError
-        The model cannot be loaded, or is no classifier of tissue.
-    SpecError
-        Another number of names than the model has classes, or there is no such device.
-    """
-    require("classify_slide")
-    from msdask.models import MultiScaleClassifier
-    from msdask.models.backbones import PRECOMPUTED
-    from msdask.models.encoder import with_encoder
-
-    if isinstance(model, Classifier):
-        return model if classes is None else replace(model, classes=class_names(classes, model.network.classes))
-    network, about = load_network(
-        model,
-        MultiScaleClassifier,
-        expected="a classifier of tissue such as FeatureFusion",
-        device=device,
-    )
-    if network.config["backbone"].startswith(PRECOMPUTED):
-        if "encoder" not in about:
-            raise MsdaskError(
-                f"the model takes features ('{network.config['backbone']}'), and nothing says of which backbone: give "
-                "the run folder of an experiment, or a model of images"
-            )
-        with_encoder(network, about["encoder"])
-    named = class_names(classes or about.get("classes") or range(network.classes), network.classes)
-    return Classifier(network, about.get("patch_size"), named, identity_of(network))
+        found = read_class_map(file.path)
+    else:
+        found = _Work(slide, cutter, table, MapRows.of(table), classifier, plan, file, unread).done(threads, wrote)
+    warn_of_unread(slide.name, found.attrs["unread"], warn)
+    return found
 
 
 def _plan(
@@ -240,21 +194,28 @@ class _Work:
     classifier: Classifier
     plan: MapPlan
     file: MapFile | None
+    unread: set[Tile]
 
-    def done(self, threads: int, wrote: Wrote | None) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Probability (class, y, x) and attention (magnification, y, x): what is written already, and the rest."""
+    def done(self, threads: int, wrote: Wrote | None) -> xr.Dataset:
+        """The map: what is written already, and the rest."""
         probability, attention = self._begun()
         is_written = np.zeros(len(self.rows.shards), bool)
         if self.file is not None:
             is_written = self.file.written(self.rows.shards)
         for shard in self._classified(~is_written, probability, attention, threads):
             if self.file is not None:
+                self.file.note_unread(self.unread)
                 self.file.write(self.rows.shards[shard], probability, attention)
             if wrote is not None:
                 wrote(shard, len(self.rows.shards), int((self.rows.shard == shard).sum()))
+        known = ~np.isnan(probability[0, self.rows.row, self.rows.column])
+        unread_tuples = int(np.count_nonzero(~known))
         if self.file is not None:
-            self.file.finish(probability, attention)
-        return probability, attention
+            self.file.note_unread(self.unread)
+            self.unread.update(self.file.unread)
+            self.file.finish(probability, attention, unread_tuples=unread_tuples)
+        counts = {"tiles": len(self.unread), "tuples": unread_tuples if self.unread else 0}
+        return class_map(self.plan, probability, attention, counts)
 
     def _begun(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         if self.file is not None:
@@ -285,9 +246,14 @@ class _Work:
         x0, y0 = self.table["x0"].values, self.table["y0"].values
         coming = read_ahead(self.slide, self.cutter, x0, y0, batches, threads=threads)
         with evaluating(self.classifier.network) as network, closing(coming):  # type: ignore[type-var]
-            for rows, pixels in coming:
+            for rows, pixels, unread in coming:
                 taken = np.arange(rows.start, rows.stop)[is_wanted[rows]]
                 found, looked = _predicted(network, pixels)
+                self.unread.update(unread.tiles)
+                over_bad = sorted({patch for patch, _ in unread.px})
+                for values in (found, looked):
+                    if values is not None:
+                        values[over_bad] = np.nan
                 at = (slice(None), self.rows.row[taken], self.rows.column[taken])
                 probability[at] = found[taken - rows.start].T
                 if attention is not None and looked is not None:

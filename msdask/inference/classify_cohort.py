@@ -1,24 +1,30 @@
-"""Maps of many slides: one after the other into a folder, and one that fails never stops the others."""
+"""Maps of many slides in a folder; a slide that fails never stops the others."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
 from msdask.errors import SpecError
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.inference.class_map import prediction_table
-from msdask.inference.classify import THREADS, Classifier, Model, classify_slide, load_classifier
-from msdask.inference.cohort import Wrote, one_after_another, opened_with_mask
+from msdask.inference.classifier import Classifier, Model, load_classifier
+from msdask.inference.classify import THREADS, classify_slide
+from msdask.inference.cohort import Hooks, do_slides, model_for, opened_with_mask
 from msdask.masks.choice import MaskChoice
 from msdask.plots.maps import class_map
 from msdask.progress.events import Listener
+from msdask.slides.region import OnBadTile
 from msdask.storage import places
 from msdask.storage.files import replacing
+
+if TYPE_CHECKING:
+    from msdask.engines.open_engine import Client
 
 __all__ = ["Table", "classify_slides"]
 
@@ -42,6 +48,9 @@ def classify_slides(
     threads: int = THREADS,
     device: str | None = None,
     overwrite: bool = False,
+    on_bad_tile: OnBadTile = "raise",
+    client: Client | None = None,
+    workers: int | None = None,
     listeners: Iterable[Listener] = (),
 ) -> pd.DataFrame:
     """Classify slides into a folder: maps, tables of predictions, figures.
@@ -51,27 +60,36 @@ def classify_slides(
     Parameters
     ----------
     slides : as for `msdask.extract`: a table, a folder, a slide, a list
-    model, patch_size, stride, min_tissue, inside, allow_upsampling, classes, batch_size, threads, device, overwrite
-        As for `classify_slide`.
+    model, patch_size, stride, min_tissue, inside, allow_upsampling, classes, batch_size, threads, device, overwrite,
+        on_bad_tile
+        As for `classify_slide`; with client or workers the model is a run folder or a file.
     folder : gets ``maps/<slide>.ome.zarr``, ``predictions/<slide>.parquet`` (or .csv), ``overlays/<slide>.png`` and
         ``slides.csv``
     masks : folder of tissue masks, see `msdask.extract`; a table's column `mask` goes before it
     table : format of the predictions
+    client : Dask client; its workers must see slides, masks, model and folder under the same paths. Slides are then
+        done beside each other, each whole in one worker, which loads the model once, onto its GPU if it has one;
+        `threads` are those that read each slide
+    workers : the same with so many worker processes of this machine, for this call
     listeners : functions that hear of slides begun and done, and of shards written (`msdask.events`)
 
     Returns
     -------
-    slides : a row a slide: slide_id, path, state ("complete" or "failed"), reason, tuples, share_<class> of them, and
-        outside_20x ...: the mean share of the patches that lies outside of the slide
+    slides : a row a slide: slide_id, path, state ("complete" or "failed"), reason, tuples, share_<class> of them,
+        outside_20x ...: the mean share of the patches that lies outside of the slide, unread_tiles and unread_tuples:
+        what could not be read, and has no class
 
     Raises
     ------
     MsdaskError
         The model cannot be loaded, or the table of slides cannot be read.
+    SpecError
+        Options contradict each other, or workers are to have a model that is in no file.
     """
     if table not in get_args(Table):
         raise SpecError(f"table={table!r}: expected one of {', '.join(get_args(Table))}")
-    rows, classifier = read_slides(slides), load_classifier(model, device=device, classes=classes)
+    rows = read_slides(slides)
+    loaded = model_for(model, load_classifier, device=device, classes=classes, client=client, workers=workers)
     choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
     choice.check(row.mask for row in rows)
     options = {
@@ -83,40 +101,50 @@ def classify_slides(
         "batch_size": batch_size,
         "threads": threads,
         "overwrite": overwrite,
+        "on_bad_tile": on_bad_tile,
     }
-
-    def made(row: SlideRow, wrote: Wrote) -> dict[str, Any]:
-        return _classify(row, classifier, place, choice, table, {**options, "wrote": wrote})
-
-    return one_after_another(
+    return do_slides(
         rows,
-        made,
+        loaded.travels,
+        _Classify(place, choice, table, options),
         place,
         action="classify",
         kind="map",
         count="tuples",
-        magnifications=len(classifier.network.magnifications),
-        device=str(next(classifier.network.parameters()).device),
+        magnifications=len(loaded.model.network.magnifications),
+        client=client,
+        workers=workers,
         listeners=listeners,
     )
 
 
-def _classify(
-    row: SlideRow, classifier: Classifier, folder: Path, choice: MaskChoice, table: Table, options: dict[str, Any]
-) -> dict[str, Any]:
-    """One slide into the folder; gives what is said of it in the table of slides."""
-    slide, mask = opened_with_mask(row, choice, classifier.network.magnifications)
-    name = row.slide_id
-    made = classify_slide(slide, classifier, folder / "maps" / f"{name}.ome.zarr", mask=mask, slide_id=name, **options)
-    rows = prediction_table(made)
-    with replacing(folder / "predictions" / f"{name}.{table}", what="predictions") as part:
-        if table == "csv":
-            rows.to_csv(part, index=False)
-        else:
-            rows.to_parquet(part, index=False)
-    with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
-        class_map(slide, made).savefig(part, format="png", bbox_inches="tight")
-    shares = rows["predicted"].value_counts(normalize=True)
-    counted = {f"share_{c}": float(shares.get(c, 0.0)) for c in classifier.classes}
-    outside = {f"outside_{scale}": share for scale, share in made.attrs["outside_share"].items()}
-    return {"tuples": made.attrs["tuples"], **counted, **outside}
+@dataclass(frozen=True)
+class _Classify:
+    """Does one slide into the folder, wherever it is called."""
+
+    folder: Path
+    choice: MaskChoice
+    table: Table
+    options: dict[str, Any]
+
+    def __call__(self, row: SlideRow, classifier: Classifier, hooks: Hooks) -> dict[str, Any]:
+        """One slide; gives what is said of it in the table of slides."""
+        scales = classifier.network.magnifications
+        slide, mask = opened_with_mask(row, self.choice, scales, self.options["on_bad_tile"])
+        name, folder = row.slide_id, self.folder
+        output = folder / "maps" / f"{name}.ome.zarr"
+        options = {**self.options, "wrote": hooks.wrote, "warn": hooks.warn}
+        made = classify_slide(slide, classifier, output, mask=mask, slide_id=name, **options)
+        rows = prediction_table(made)
+        with replacing(folder / "predictions" / f"{name}.{self.table}", what="predictions") as part:
+            if self.table == "csv":
+                rows.to_csv(part, index=False)
+            else:
+                rows.to_parquet(part, index=False)
+        with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
+            class_map(slide, made).savefig(part, format="png", bbox_inches="tight")
+        shares = rows["predicted"].value_counts(normalize=True)
+        counted = {f"share_{c}": float(shares.get(c, 0.0)) for c in classifier.classes}
+        outside = {f"outside_{scale}": share for scale, share in made.attrs["outside_share"].items()}
+        unread = {f"unread_{what}": number for what, number in made.attrs["unread"].items()}
+        return {"tuples": made.attrs["tuples"], **counted, **outside, **unread}

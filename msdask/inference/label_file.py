@@ -74,8 +74,13 @@ class LabelFile(PlannedGroup):
             ome_zarr.write_part(self.at(str(level)), probability, row, column, **sides)
         ome_zarr.write_part(self.at(*_LABELS, str(level)), labels, row, column, **sides)
 
-    def finish(self) -> None:
-        """Write coarser levels, and the documents in which viewers find everything."""
+    def finish(self, *, tissue_px: int) -> None:
+        """Write coarser levels, and the documents in which viewers find everything.
+
+        Parameters
+        ----------
+        tissue_px : px of the map that lie over tissue: those without a class could not be read
+        """
         plan = self.plan
         counts = np.zeros(len(plan.classes) + 1, np.int64)
         for level, _ in enumerate(self.shapes):
@@ -95,7 +100,7 @@ class LabelFile(PlannedGroup):
                 "multiscales": self._multiscales("probability", has_channels=True),
                 "omero": ome_zarr.omero(names, colors, top=top),
             }
-        self.complete(image, px=counts[1:].tolist())
+        self.complete(image, px=counts[1:].tolist(), unread={"px": tissue_px - int(counts[1:].sum())})
 
     def _made(self, level: int) -> Iterator[NDArray[np.uint8]]:
         """The labels of every shard of a level that has some; shards of coarser levels are made where they are not."""
@@ -217,7 +222,9 @@ def open_segmentation(path: str | os.PathLike[str], *, level: int = 0) -> xr.Dat
         raise SpecError(f"'{place}': level {level}; expected 0 to {levels - 1}")
     label = label_level(place, level)
     probability = None if plan.probabilities is None else ome_zarr.open_array(places.join(place, str(level)))
-    return segmentation(plan, label, probability, said["px"], levels=levels, path=place, level=level)
+    unread = said.get("unread", {"tiles": [], "px": 0})
+    counts = {"tiles": len(unread["tiles"]), "px": unread["px"]}
+    return segmentation(plan, label, probability, said["px"], unread=counts, levels=levels, path=place, level=level)
 
 
 def label_level(path: str, level: int) -> zarr.Array[Any]:

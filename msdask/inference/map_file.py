@@ -66,7 +66,9 @@ class MapFile(PlannedGroup):
             ome_zarr.write_shard(self.at("attention", "0"), attention, *shard)
         ome_zarr.write_shard(self.at("0"), probability, *shard)
 
-    def finish(self, probability: NDArray[np.float32], attention: NDArray[np.float32] | None) -> None:
+    def finish(
+        self, probability: NDArray[np.float32], attention: NDArray[np.float32] | None, *, unread_tuples: int
+    ) -> None:
         """Write coarser levels, classes, and the documents in which viewers find them."""
         names = list(self.plan.classes)
         colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
@@ -89,7 +91,7 @@ class MapFile(PlannedGroup):
             }
             ome_zarr.write_document(self.at("attention"), ome_zarr.group_document(gray))
         image = {"multiscales": self._multiscales("probability", len(levels)), "omero": ome_zarr.omero(names, colors)}
-        self.complete(image)
+        self.complete(image, unread={"tuples": unread_tuples})
 
     def _multiscales(self, name: str, levels: int, *, kind: str = "mean", has_channels: bool = True) -> Any:
         # The slide's own px have whole numbers at their centers, as viewers take an image without a translation.
@@ -129,6 +131,8 @@ def read_class_map(path: str | os.PathLike[str]) -> xr.Dataset:
         There is no map, or it is not complete.
     """
     place = places.location(path)
-    plan = MapPlan.from_dict(stored_complete(place, KIND, made_by="classify_slide")["plan"])
+    said = stored_complete(place, KIND, made_by="classify_slide")
+    plan, unread = MapPlan.from_dict(said["plan"]), said.get("unread", {"tiles": [], "tuples": 0})
     attention = ome_zarr.read_array(places.join(place, "attention", "0")) if plan.has_attention else None
-    return class_map(plan, ome_zarr.read_array(places.join(place, "0")), attention)
+    counts = {"tiles": len(unread["tiles"]), "tuples": unread["tuples"]}
+    return class_map(plan, ome_zarr.read_array(places.join(place, "0")), attention, counts)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from msdask.cutting.cutter import Cutter, SharedTiles
 from msdask.cutting.tile_cache import process_cache
+from msdask.cutting.unread import Unread
 from msdask.slides.slide import Slide
 
 __all__ = ["in_order", "read_ahead"]
@@ -62,7 +63,7 @@ def read_ahead(
     batches: Sequence[slice],
     *,
     threads: int,
-) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+) -> Iterator[tuple[slice, NDArray[np.uint8], Unread]]:
     """Read batches of tuples in order; those that come next are read while one is looked at.
 
     At most as many batches are on their way as keep the threads busy: whoever is slow is waited for. What is read does
@@ -79,11 +80,12 @@ def read_ahead(
     ------
     rows : as given
     pixels : (tuples, magnifications, S, S, 3) uint8
+    unread : the bad tiles under them, where the cutter fills such tiles
 
     Raises
     ------
     SlideError
-        A tile cannot be read.
+        A tile cannot be read, and the cutter does not fill it.
     """
     size, reader = cutter.patch_size, slide.reader
     edges = [list(range(rows.start, rows.stop, _PIECE)) for rows in batches]
@@ -95,17 +97,22 @@ def read_ahead(
     needed = cutter.shared_tiles(reader, x0[taken], y0[taken], part)
     shared = SharedTiles(process_cache(), (slide.path, reader), needed)
 
-    def read(rows: slice, out: NDArray[np.uint8]) -> None:
-        cutter.cut(reader, x0[rows], y0[rows], shared=shared, out=out)
+    def read(rows: slice, out: NDArray[np.uint8], unread: Unread, first: int) -> None:
+        own = Unread()
+        cutter.cut(reader, x0[rows], y0[rows], shared=shared, out=out, unread=own)
+        unread.add(own, patch=first)
 
-    def begin(pool: ThreadPoolExecutor, number: int) -> tuple[tuple[slice, NDArray[np.uint8]], list[Future[None]]]:
-        rows = batches[number]
+    def begin(
+        pool: ThreadPoolExecutor, number: int
+    ) -> tuple[tuple[slice, NDArray[np.uint8], Unread], list[Future[None]]]:
+        rows, unread = batches[number], Unread()
         pixels = np.empty((rows.stop - rows.start, x0.shape[1], size, size, 3), np.uint8)
         pieces = []
         for first in edges[number]:
             piece = slice(first, min(first + _PIECE, rows.stop))
-            pieces.append(pool.submit(read, piece, pixels[piece.start - rows.start : piece.stop - rows.start]))
-        return (rows, pixels), pieces
+            begin_at = piece.start - rows.start
+            pieces.append(pool.submit(read, piece, pixels[begin_at : piece.stop - rows.start], unread, begin_at))
+        return (rows, pixels, unread), pieces
 
     longest = max(rows.stop - rows.start for rows in batches)
     yield from in_order(begin, len(batches), ahead=1 + -(-threads * _PIECE // longest), threads=threads)

@@ -13,16 +13,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.errors import SpecError
-from msdask.extras import require
 from msdask.inference.class_map import mask_hash
 from msdask.inference.label_file import LabelFile, open_segmentation
-from msdask.inference.loading import class_names, evaluating, identity_of, load_network
+from msdask.inference.loading import evaluating
+from msdask.inference.planned_group import Tile, Warn, warn_of_unread
 from msdask.inference.segment_plan import Precision, Probabilities, SegmentPlan
+from msdask.inference.segmenter import Model, Segmenter, load_segmenter
 from msdask.inference.tiles import Tissue, cheapest_tiling, tiling
 from msdask.inference.views import Views, read_views
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.selection.coverage import mask_values
+from msdask.slides.region import OnBadTile
 from msdask.slides.slide import Slide
 from msdask.spec import format_magnification
 from msdask.store.layout import check_slide_id
@@ -32,9 +34,8 @@ if TYPE_CHECKING:
 
     from msdask.models import SegmentationModel
 
-__all__ = ["Segmenter", "load_segmenter", "segment_slide"]
+__all__ = ["segment_slide"]
 
-Model: TypeAlias = "str | os.PathLike[str] | SegmentationModel | Segmenter"
 Wrote: TypeAlias = Callable[[int, int, int], object]
 """Called with a shard's number, how many there are, and the px of tissue in it, when it is written."""
 
@@ -48,63 +49,6 @@ LARGEST_TILE = 2048
 """Px a side: from there on almost nothing more is saved."""
 MEMORY = {"cpu": 640 * 2**20, "cuda": 4 * 2**30}
 """Bytes that a batch may take in the network, by kind of device; others have as much as a CPU."""
-
-
-class Segmenter:
-    """A trained segmentation model, ready for any number of slides: `segment_slide` takes it as its model.
-
-    Parameters
-    ----------
-    model : run folder of `msdask train segmenter`, .safetensors file, or a segmentation model
-    device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
-    classes : names; None: what the model says, or numbers
-
-    Attributes
-    ----------
-    network : on its device
-    classes : their names
-    identity : class, configuration, SHA-256 of the weights
-
-    Raises
-    ------
-    MsdaskError
-        The model cannot be loaded, or is no segmentation model.
-    SpecError
-        Another number of names than the model has classes, or there is no such device.
-    """
-
-    network: SegmentationModel
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | SegmentationModel,
-        *,
-        device: str | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        require("segment_slide")
-        from msdask.models import SegmentationModel
-
-        self.network, about = load_network(
-            model, SegmentationModel, expected="a segmentation model such as UNet or HookNet", device=device
-        )
-        count = self.network.classes
-        self.classes = class_names(classes or about.get("classes") or range(count), count)
-        self.identity = identity_of(self.network)
-
-
-def load_segmenter(model: Model, *, device: str | None = None, classes: Sequence[str] | None = None) -> Segmenter:
-    """A model for many slides; one that is given comes back as it is.
-
-    Parameters
-    ----------
-    model, device, classes : as for `Segmenter`
-    """
-    if isinstance(model, Segmenter):
-        if device is None and classes is None:
-            return model
-        return Segmenter(model.network, device=device, classes=classes or model.classes)
-    return Segmenter(model, device=device, classes=classes)
 
 
 def segment_slide(
@@ -122,7 +66,9 @@ def segment_slide(
     threads: int = THREADS,
     device: str | None = None,
     overwrite: bool = False,
+    on_bad_tile: OnBadTile = "raise",
     wrote: Wrote | None = None,
+    warn: Warn | None = None,
 ) -> xr.Dataset:
     """Classify every px of a slide's tissue at the scale of the model's target.
 
@@ -147,7 +93,10 @@ def segment_slide(
     threads : that read
     device : "cpu", "cuda" ...; None: where a given model is; a loaded one goes to a GPU if there is one
     overwrite : replace a segmentation of another slide or model at `output`
+    on_bad_tile : "raise" a TileError at a tile of the slide that cannot be read; or "fill" it, which leaves the px
+        under it without a class, at whichever of the model's magnifications it is read, counts tiles and warns of them
     wrote : hears of every shard that is written
+    warn : is told, in a sentence, what could not be read; None: it is a UserWarning
 
     Returns
     -------
@@ -155,7 +104,7 @@ def segment_slide(
         label (y, x) uint8, lazy: 0 where there was no tissue to look at, k + 1 for class k; probability (class, y, x),
         lazy, where it was asked for. Coordinates y and x are centers in level-0 px, y_um and x_um the same in um.
         Attributes: slide_id, shape, mpp, mpp_used, step (level-0 px a px), model, classes, px and area_mm2 of each
-        class, path and more.
+        class, unread (tiles that could not be read, px of tissue under them), path and more.
 
     Raises
     ------
@@ -174,7 +123,8 @@ def segment_slide(
     >>> found["label"].sel(y=slice(0, 4096), x=slice(0, 4096)).compute()  # doctest: +SKIP
     """
     _check(batch_size, threads, probabilities, precision)
-    slide = slide if isinstance(slide, Slide) else Slide(slide)
+    unread: set[Tile] = set()
+    slide = (slide if isinstance(slide, Slide) else Slide(slide)).with_bad_tiles(on_bad_tile, unread)
     segmenter = load_segmenter(model, device=device, classes=classes)
     if mask is None:
         mask = tissue_mask(slide)
@@ -183,9 +133,12 @@ def segment_slide(
     file = LabelFile(output, plan, overwrite=overwrite)
     if not file.is_complete:
         file.begin()
-        _Work(slide, segmenter.network, plan, file, tissue).run(threads, wrote)
-        file.finish()
-    return open_segmentation(file.path)
+        _Work(slide, segmenter.network, plan, file, tissue, on_bad_tile, unread).run(threads, wrote)
+        file.note_unread(unread)
+        file.finish(tissue_px=tissue.px(plan.grid))
+    found = open_segmentation(file.path)
+    warn_of_unread(slide.name, found.attrs["unread"], warn)
+    return found
 
 
 def _check(batch_size: int, threads: int, probabilities: str | None, precision: str) -> None:
@@ -260,6 +213,8 @@ class _Work:
     plan: SegmentPlan
     file: LabelFile
     tissue: Tissue
+    on_bad_tile: OnBadTile
+    unread: set[Tile]
 
     def run(self, threads: int, wrote: Wrote | None) -> None:
         """Write every shard that is not there."""
@@ -284,6 +239,7 @@ class _Work:
             one.put(top, left, labels, probability)
             if i == last[number]:
                 del open_shards[number]
+                self.file.note_unread(self.unread)
                 self.file.write(one.row, one.column, one.labels, one.probability)
                 if wrote is not None:
                     wrote(number, len(first), int(np.count_nonzero(one.labels)))
@@ -300,22 +256,48 @@ class _Work:
         batches = [slice(i, min(i + size, len(tiles))) for i in range(0, len(tiles), size)]
         batches = [rows for rows in batches if is_wanted[rows].any()]
         steps = [plan.step * ratio for ratio in plan.tiling.ratios]
-        views = [Views.at(self.slide, s, n) for s, n in zip(steps, plan.tiling.sizes, strict=True)]
+        views = [
+            Views.at(self.slide, step, side, self.on_bad_tile)
+            for step, side in zip(steps, plan.tiling.sizes, strict=True)
+        ]
         origins = np.stack([plan.tiling.origins(tiles[:, axis]) for axis in (0, 1)], axis=-1)
         coming = read_views(views, origins, batches, threads=threads)
         with evaluating(self.network) as network, closing(coming):  # type: ignore[type-var]
-            for rows, pixels in coming:
+            for rows, pixels, unread in coming:
                 labels, probability = _predicted(network, pixels, plan)
+                self.unread.update(unread.tiles)
                 for i in range(rows.start, rows.stop):
                     if is_wanted[i]:
                         k = i - rows.start
-                        found = self._in_tissue(tiles[i], labels[k], None if probability is None else probability[k])
-                        yield i, *found
+                        bad = [
+                            self._of_tile(is_bad, tiles[i], origins[i, m], plan.tiling.ratios[m])
+                            for (patch, m), is_bad in unread.px.items()
+                            if patch == k
+                        ]
+                        yield (
+                            i,
+                            *self._in_tissue(tiles[i], labels[k], None if probability is None else probability[k], bad),
+                        )
+
+    def _of_tile(
+        self, is_bad: NDArray[np.bool_], tile: NDArray[np.int64], origin: NDArray[np.int64], ratio: int
+    ) -> NDArray[np.bool_]:
+        """Which px of a tile lie under bad px of one of its views: (tile, tile) bool."""
+        side = self.plan.tiling.tile
+        rows, columns = (
+            np.arange(index * side, (index + 1) * side) // ratio - first
+            for index, first in zip(tile.tolist(), origin.tolist(), strict=True)
+        )
+        return is_bad[np.ix_(rows, columns)]
 
     def _in_tissue(
-        self, tile: NDArray[np.int64], labels: NDArray[np.uint8], probability: NDArray[Any] | None
+        self,
+        tile: NDArray[np.int64],
+        labels: NDArray[np.uint8],
+        probability: NDArray[Any] | None,
+        bad: Sequence[NDArray[np.bool_]],
     ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-        """A tile's px that lie in the map, and nothing where there is no tissue."""
+        """A tile's px that lie in the map, and nothing where there is no tissue or something could not be read."""
         side, grid = self.plan.tiling.tile, self.plan.grid
         rows, columns = (
             range(begin * side, min((begin + 1) * side, length))
@@ -323,6 +305,8 @@ class _Work:
         )
         inside = self.tissue.under(grid, rows, columns)
         here = tuple(slice(0, n) for n in inside.shape)
+        for is_bad in bad:
+            inside = inside & ~is_bad[here]
         found = np.where(inside, labels[here], np.uint8(0))
         if probability is None:
             return found, None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
@@ -15,17 +16,22 @@ from matplotlib.figure import Figure
 from msdask.errors import SpecError
 from msdask.exports.label_outlines import write_label_outlines
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
-from msdask.inference.cohort import Wrote, one_after_another, opened_with_mask
+from msdask.inference.cohort import Hooks, do_slides, model_for, opened_with_mask
 from msdask.inference.label_file import label_level, open_segmentation
-from msdask.inference.segment import THREADS, Model, Segmenter, load_segmenter, segment_slide
+from msdask.inference.segment import THREADS, segment_slide
 from msdask.inference.segment_plan import Precision, Probabilities
+from msdask.inference.segmenter import Model, Segmenter, load_segmenter
 from msdask.masks.choice import MaskChoice
 from msdask.plots.drawing import LABEL_COLORS
 from msdask.plots.maps import class_map
 from msdask.progress.events import Listener
+from msdask.slides.region import OnBadTile
 from msdask.slides.slide import Slide
 from msdask.storage import places
 from msdask.storage.files import replacing
+
+if TYPE_CHECKING:
+    from msdask.engines.open_engine import Client
 
 __all__ = ["segment_slides", "write_outlines"]
 
@@ -50,6 +56,9 @@ def segment_slides(
     threads: int = THREADS,
     device: str | None = None,
     overwrite: bool = False,
+    on_bad_tile: OnBadTile = "raise",
+    client: Client | None = None,
+    workers: int | None = None,
     listeners: Iterable[Listener] = (),
 ) -> pd.DataFrame:
     """Segment slides into a folder.
@@ -59,24 +68,32 @@ def segment_slides(
     Parameters
     ----------
     slides : as for `msdask.extract`: a table, a folder, a slide, a list
-    model, tile, probabilities, precision, classes, batch_size, threads, device, overwrite
-        As for `segment_slide`.
+    model, tile, probabilities, precision, classes, batch_size, threads, device, overwrite, on_bad_tile
+        As for `segment_slide`; with client or workers the model is a run folder or a file.
     folder : gets ``segmentations/<slide>.ome.zarr``, ``outlines/<slide>.geojson.gz``, ``overlays/<slide>.png`` and
         ``slides.csv``
     masks : folder of tissue masks, see `msdask.extract`; a table's column `mask` goes before it
     outline_mpp : see `write_outlines`; None: no outlines
+    client : Dask client; its workers must see slides, masks, model and folder under the same paths. Slides are then
+        done beside each other, each whole in one worker, which loads the model once, onto its GPU if it has one;
+        `threads` are those that read each slide
+    workers : the same with so many worker processes of this machine, for this call
     listeners : functions that hear of slides begun and done, and of shards written (`msdask.events`)
 
     Returns
     -------
-    slides : a row a slide: slide_id, path, state ("complete" or "failed"), reason, px, area_mm2_<class>, polygons
+    slides : a row a slide: slide_id, path, state ("complete" or "failed"), reason, px, area_mm2_<class>,
+        unread_tiles and unread_px: what could not be read, and has no class; polygons
 
     Raises
     ------
     MsdaskError
         The model cannot be loaded, or the table of slides cannot be read.
+    SpecError
+        Options contradict each other, or workers are to have a model that is in no file.
     """
-    rows, segmenter = read_slides(slides), load_segmenter(model, device=device, classes=classes)
+    rows = read_slides(slides)
+    loaded = model_for(model, load_segmenter, device=device, classes=classes, client=client, workers=workers)
     choice, place = MaskChoice.of(masks), Path(places.local_path(folder))
     options: dict[str, Any] = {
         "tile": tile,
@@ -85,43 +102,47 @@ def segment_slides(
         "batch_size": batch_size,
         "threads": threads,
         "overwrite": overwrite,
+        "on_bad_tile": on_bad_tile,
     }
-
-    def made(row: SlideRow, wrote: Wrote) -> dict[str, Any]:
-        return _segment(row, segmenter, place, choice, outline_mpp, {**options, "wrote": wrote})
-
-    return one_after_another(
+    return do_slides(
         rows,
-        made,
+        loaded.travels,
+        _Segment(place, choice, outline_mpp, options),
         place,
         action="segment",
         kind="segmentation",
         count="px",
-        device=str(next(segmenter.network.parameters()).device),
+        client=client,
+        workers=workers,
         listeners=listeners,
     )
 
 
-def _segment(
-    row: SlideRow,
-    segmenter: Segmenter,
-    folder: Path,
-    choice: MaskChoice,
-    outline_mpp: float | None,
-    options: dict[str, Any],
-) -> dict[str, Any]:
-    """One slide into the folder; gives what is said of it in the table of slides."""
-    slide, mask = opened_with_mask(row, choice, segmenter.network.magnifications)
-    name = row.slide_id
-    output = folder / "segmentations" / f"{name}.ome.zarr"
-    found = segment_slide(slide, segmenter, output, mask=mask, slide_id=name, **options)
-    said = {"px": sum(found.attrs["px"].values())}
-    said |= {f"area_mm2_{one}": area for one, area in found.attrs["area_mm2"].items()}
-    if outline_mpp is not None:
-        said["polygons"] = write_outlines(found, folder / "outlines" / f"{name}.geojson.gz", mpp=outline_mpp)
-    with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
-        _overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
-    return said
+@dataclass(frozen=True)
+class _Segment:
+    """Does one slide into the folder, wherever it is called."""
+
+    folder: Path
+    choice: MaskChoice
+    outline_mpp: float | None
+    options: dict[str, Any]
+
+    def __call__(self, row: SlideRow, segmenter: Segmenter, hooks: Hooks) -> dict[str, Any]:
+        """One slide; gives what is said of it in the table of slides."""
+        scales = segmenter.network.magnifications
+        slide, mask = opened_with_mask(row, self.choice, scales, self.options["on_bad_tile"])
+        name, folder = row.slide_id, self.folder
+        output = folder / "segmentations" / f"{name}.ome.zarr"
+        options = {**self.options, "wrote": hooks.wrote, "warn": hooks.warn}
+        found = segment_slide(slide, segmenter, output, mask=mask, slide_id=name, **options)
+        said = {"px": sum(found.attrs["px"].values())}
+        said |= {f"area_mm2_{one}": area for one, area in found.attrs["area_mm2"].items()}
+        said |= {f"unread_{what}": number for what, number in found.attrs["unread"].items()}
+        if self.outline_mpp is not None:
+            said["polygons"] = write_outlines(found, folder / "outlines" / f"{name}.geojson.gz", mpp=self.outline_mpp)
+        with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
+            _overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
+        return said
 
 
 def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: float = OUTLINE_MPP) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
+from msdask.inference.planned_group import GroupPlan, as_tuples
 from msdask.inference.tiles import Tiling
 
 __all__ = ["Precision", "Probabilities", "SegmentPlan", "segmentation"]
@@ -20,7 +20,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class SegmentPlan:
+class SegmentPlan(GroupPlan):
     """Everything that decides the bytes of a segmentation. It is stored with it, and says whether a run may go on.
 
     Attributes
@@ -61,16 +61,10 @@ class SegmentPlan:
     device: str
     precision: Precision
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SegmentPlan:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The plan that `to_dict` wrote."""
-        given = _tuples(values)
-        return cls(**{**given, "tiling": Tiling(**_tuples(values["tiling"]))})
+        return super().from_dict({**values, "tiling": Tiling(**as_tuples(values["tiling"]))})
 
     @property
     def px_um(self) -> float:
@@ -78,12 +72,16 @@ class SegmentPlan:
         return self.step * self.mpp
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
 def segmentation(
-    plan: SegmentPlan, label: Any, probability: Any, counts: Sequence[int], *, levels: int, path: str, level: int = 0
+    plan: SegmentPlan,
+    label: Any,
+    probability: Any,
+    counts: Sequence[int],
+    *,
+    unread: Mapping[str, int],
+    levels: int,
+    path: str,
+    level: int = 0,
 ) -> xr.Dataset:
     """A segmentation as a Dataset of lazy arrays.
 
@@ -93,6 +91,7 @@ def segmentation(
     label : zarr array (y, x)
     probability : zarr array (class, y, x), or None
     counts : px of each class
+    unread : "tiles" that could not be read, and "px" of tissue over them, which have no class
     levels : of its pyramid
     path : of its file
     level : of the pyramid, which the arrays are
@@ -121,5 +120,6 @@ def segmentation(
         "level": level,
         "px": {name: int(n) for name, n in zip(plan.classes, counts, strict=True)},
         "area_mm2": {name: int(n) * area for name, n in zip(plan.classes, counts, strict=True)},
+        "unread": dict(unread),
     }
     return xr.Dataset(data, coords, attrs)

@@ -169,6 +169,14 @@ class Tissue:
         inside = counts[bottom][:, right] - counts[top][:, right] - counts[bottom][:, left] + counts[top][:, left]
         return np.stack(np.nonzero(inside), 1).astype(np.int64)
 
+    def px(self, shape: tuple[int, int]) -> int:
+        """How many px of a map of some (height, width) lie over tissue."""
+        rows, columns = (
+            np.bincount(mask_index(np.arange(length), length, size), minlength=size)
+            for length, size in zip(shape, self.mask.shape, strict=True)
+        )
+        return int(rows @ (self.mask @ columns))
+
     def under(self, shape: tuple[int, int], rows: range, columns: range) -> NDArray[np.bool_]:
         """Whether there is tissue under the middle of each px of a part of a map: (rows, columns) bool."""
         index = [

@@ -93,9 +93,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = Path(path)
-    weights = weights / "model.safetensors" if weights.is_dir() else weights.with_suffix(".safetensors")
-    described = weights.with_suffix(".json")
+    weights, described = files_of(path)
     for file in (weights, described):
         if not file.is_file():
             known = ", ".join(dict.fromkeys(r.name for r in released()))
@@ -114,6 +112,13 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
         reason = str(error).splitlines()[0]
         raise MsdaskError(f"model '{weights}': the weights are damaged or of another model: {reason}") from error
     return model.eval(), content["about"]
+
+
+def files_of(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The weights and the JSON of a model; parameters as for `load_model`."""
+    weights = Path(path)
+    weights = weights / "model.safetensors" if weights.is_dir() else weights.with_suffix(".safetensors")
+    return weights, weights.with_suffix(".json")
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ class PooledContext(FeatureFusion):
     The branch of a coarser magnification encodes the fine patches in that area, and the mean of their features,
     weighted by how much of the area each covers, takes the place of the coarse patch's. It has the parameters of
     `FeatureFusion` and its context, but no other magnification: the baseline that tells how much of a gain is
-    magnification.
+    magnification. With n + 1 losses the branch of an area learns the class of the coarse patch that it stands for.
 
     Parameters
     ----------

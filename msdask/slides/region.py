@@ -24,8 +24,11 @@ def read_region(
     rows: tuple[int, int],
     columns: tuple[int, int],
     on_bad_tile: OnBadTile = "raise",
+    unread: set[tuple[int, int, int]] | None = None,
 ) -> NDArray[np.uint8]:
     """A rectangle of a level that is decoded at 1 / scale, px [first, last) within it; bad tiles raise or are white.
+
+    `unread` gets the (level, row, column) of those that are white.
 
     Returns
     -------
@@ -51,15 +54,15 @@ def read_region(
             x_from, x_to = max(x0, left), min(x1, left + tile_width)
             try:
                 tile = reader.read_tile(level, r, c, scale)
-            except PartTileError as error:
+            except TileError as error:
                 if on_bad_tile == "raise":
                     raise
+                if unread is not None:
+                    unread.add((level, r, c))
+                if not isinstance(error, PartTileError):
+                    out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = WHITE
+                    continue
                 tile = error.pixels
-            except TileError:
-                if on_bad_tile == "raise":
-                    raise
-                out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = WHITE
-                continue
             out[y_from - y0 : y_to - y0, x_from - x0 : x_to - x0] = tile[
                 y_from - top : y_to - top, x_from - left : x_to - left
             ]

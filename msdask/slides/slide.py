@@ -118,6 +118,7 @@ class Slide(ReadsParts):
         self.region = region
         self._version = object_version(self.path)
         self._on_bad_tile: OnBadTile = "raise"
+        self._unread: set[tuple[int, int, int]] | None = None
         self._associated: tuple[str, ...]
         reader = self.reader
         self.format: str = reader.format
@@ -269,10 +270,10 @@ class Slide(ReadsParts):
         """SHA-256 over the file's size, directories and sampled ranges: the same anywhere, without a full read."""
         return self.reader.fingerprint()
 
-    def with_bad_tiles(self, on_bad_tile: OnBadTile) -> Slide:
-        """The same slide, whose lazy images "raise" a TileError at an unreadable tile or "fill" it white."""
+    def with_bad_tiles(self, on_bad_tile: OnBadTile, unread: set[tuple[int, int, int]] | None = None) -> Slide:
+        """The same slide, whose lazy images "raise" at a bad tile or "fill" it white; then it is added to `unread`."""
         slide = copy.copy(self)
-        slide._on_bad_tile = on_bad_tile
+        slide._on_bad_tile, slide._unread = on_bad_tile, unread
         return slide
 
     def plan_read(
@@ -371,7 +372,7 @@ class Slide(ReadsParts):
 
 
 def _read_level(slide: Slide, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
-    return read_region(slide.reader, level, 1, rows, columns, slide._on_bad_tile)
+    return read_region(slide.reader, level, 1, rows, columns, slide._on_bad_tile, slide._unread)
 
 
 def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
@@ -380,6 +381,6 @@ def _read_at(slide: Slide, plan: ReadPlan, rows: tuple[int, int], columns: tuple
     ratio = plan.ratio
     y = read_span(*rows, ratio=ratio, size=height)
     x = read_span(*columns, ratio=ratio, size=width)
-    read = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile)
+    read = read_region(slide.reader, plan.level, plan.dct_scale, y, x, slide._on_bad_tile, slide._unread)
     shape = rows[1] - rows[0], columns[1] - columns[0]
     return area_mean(read, origin=(y[0], x[0]), first=(rows[0], columns[0]), shape=shape, ratio=ratio)

@@ -95,6 +95,28 @@ class PatchSource:
         found = parts_of({slide_id: str(self._cohort[slide_id].get("split", "")) for slide_id in self.slides})
         return {part: found[part] for part in PARTS}
 
+    def measured_slides(self, split: Split | None = None, *, everything: bool = False) -> list[str]:
+        """Which slides a model is measured on; a class that none of them has is warned of.
+
+        Parameters
+        ----------
+        split : its test slides; None: those of the cohort's table
+        everything : all slides instead
+
+        Raises
+        ------
+        MsdaskError
+            There is none.
+        """
+        tested = self.stored_split()["test"] if split is None else list(split.test)
+        slides = self.slides if everything else tested
+        if not slides:
+            raise MsdaskError(
+                "no slide is in the test split: give lists or ratios (--lists, --ratios), or measure all slides (--all)"
+            )
+        self.warn_of_missing(slides)
+        return slides
+
     def check(self, split: Split) -> None:
         """Refuse a split in which a part lacks a class; an empty test part is none.
 

@@ -303,7 +303,10 @@ PROMISED = {
 --batch-size -b = 64
 --threads = 4
 --device = None
+--on-bad-tile = 'raise'
 --overwrite = False
+--scheduler = None
+--workers = None
 --quiet -q = False
 """,
     "segment": """
@@ -320,7 +323,10 @@ PROMISED = {
 --batch-size -b = 1
 --threads = 4
 --device = None
+--on-bad-tile = 'raise'
 --overwrite = False
+--scheduler = None
+--workers = None
 --quiet -q = False
 """,
     "predict scale": """

@@ -83,6 +83,18 @@ def test_areas_are_the_fine_patches_in_each_context(store, linked, is_linked):
     assert areas.covered[10.0] > 0.8
 
 
+@pytest.mark.parametrize("scales", [[20, 10, 5], [20, 5], [10, 5]])
+def test_areas_have_the_labels_of_the_patches_that_they_stand_for(linked, scales, monkeypatch):
+    stored, flip = LinkedSet.labels, np.array([0, 1, 0] if 10 in scales[1:] else [0, 0, 1], np.int16)
+    # The classes of these slides are large: those of a coarse patch are made others than those in it.
+    monkeypatch.setattr(LinkedSet, "labels", lambda self, slide_id: stored(self, slide_id) ^ flip)
+    areas = read(TupleDataset(AreaSet(linked, scales), slides=SLIDES, labels_of_each=True))
+    tuples = read(TupleDataset(linked, magnifications=scales, slides=SLIDES, labels_of_each=True))
+    for name in ("label", "whole", "row", "slide"):
+        np.testing.assert_array_equal(areas[name], tuples[name])
+    assert (areas["label"] != areas["whole"][:, None]).any(), "or the test proves nothing"
+
+
 def test_contexts_that_fine_patches_do_not_cover_are_refused(tmp_path):
     task = ms.sample.make_scale_bits(tmp_path, slides=(1, 1, 1), side=4)
     store = ms.PatchStore(tmp_path / "bits.zarr")

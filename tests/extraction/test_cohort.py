@@ -31,6 +31,7 @@ from msdask.slides.slide import open_slide
 from msdask.spec import Codec, ExtractionSpec
 from msdask.storage.locks import slide_lock
 from msdask.store.patch_store import PatchStore
+from tests.tools.slide_damage import damage_tile
 from tests.tools.store_tools import grid_specs, tree, use_small_blocks
 
 GRID = ExtractionSpec(mode="grid", magnifications=(10,), patch_size=64, min_tissue=0.5)
@@ -204,15 +205,6 @@ def test_a_truncated_slide_is_reported_and_a_rerun_after_its_repair_finishes(
     assert {p: p.stat().st_mtime_ns for p in done} == done
     run(slides, tmp_path / "t.zarr", spec)
     assert tree(tmp_path / "s.zarr") == tree(tmp_path / "t.zarr")
-
-
-def damage_tile(path: Path, level: int, index: int) -> bytes:
-    whole = path.read_bytes()
-    with tifffile.TiffFile(path) as tif:
-        page = tif.series[0].levels[level].pages[0]
-        offset, count = page.dataoffsets[index], page.databytecounts[index]
-    path.write_bytes(whole[:offset] + b"\x55" * count + whole[offset + count :])
-    return whole
 
 
 def test_a_tile_that_fails_in_the_middle_leaves_what_a_rerun_after_its_repair_finishes(

@@ -5,12 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,10 +21,12 @@ torch = pytest.importorskip("torch")
 import msdask as ms
 from msdask.cli.app import main
 from msdask.errors import MsdaskError, SpecError, StoreError, TileError
-from msdask.inference import ome_zarr
+from msdask.inference import classifier, loading, ome_zarr
 from msdask.models import AttentionFusion, FeatureFusion, SingleScale, save_model
 from msdask.selection.coverage import outside_shares
+from tests.tools.killed import assert_gone_on_with
 from tests.tools.s3_server import BUCKET, keys, s3_server
+from tests.tools.slide_damage import damage_tile
 from tests.tools.store_tools import tree
 
 SCALES = (20.0, 10.0, 5.0)
@@ -154,22 +151,10 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(path, tmp_path
 def test_a_killed_process_is_gone_on_with_to_the_same_bytes(path, tmp_path, shards):
     save_model(_network(), tmp_path / "model.safetensors", about={"patch_size": SIZE})
     code = (
-        "import sys, time, torch; torch.set_num_threads(1)\n"
-        "import msdask as ms; from msdask.inference import ome_zarr; ome_zarr.SHARD = 8\n"
-        "def wrote(*_): print('.', flush=True); time.sleep(0.05)\n"
-        "ms.classify_slide(sys.argv[1], sys.argv[2], sys.argv[3], stride=16, batch_size=20, wrote=wrote)"
+        "from msdask.inference import ome_zarr; ome_zarr.SHARD = 8\n"
+        "ms.classify_slide(slide, model, output, stride=16, batch_size=20, wrote=wrote)"
     )
-    given = [str(path), str(tmp_path / "model.safetensors")]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *given, str(tmp_path / "map.ome.zarr")], stdout=subprocess.PIPE
-    ) as run:
-        for _ in range(shards):
-            assert run.stdout.readline()
-        time.sleep(0.02)
-        os.kill(run.pid, signal.SIGKILL)
-    for name in ("map", "whole"):
-        subprocess.run([sys.executable, "-c", code, *given, str(tmp_path / f"{name}.ome.zarr")], check=True)
-    assert tree(tmp_path / "map.ome.zarr") == tree(tmp_path / "whole.ome.zarr")
+    assert_gone_on_with(code, path, tmp_path / "model.safetensors", tmp_path, shards=shards)
 
 
 # --- the format ------------------------------------------------------------------------------------------------------
@@ -396,6 +381,111 @@ def test_an_unreadable_tile_is_an_error_that_names_it(path, tmp_path, monkeypatc
     monkeypatch.setattr(type(slide.reader), "read_tile", broken)
     with pytest.raises(TileError, match="tile 3, 4"):
         _map(path, mask=np.ones((2, 2), bool))
+
+
+@pytest.fixture
+def damaged(path: Path, tmp_path: Path) -> Path:
+    """The slide without tile (3, 4) of level 0 and tile (0, 2) of level 2, which is 256 level-0 px a side."""
+    copy = Path(shutil.copy(path, tmp_path / "damaged.svs"))
+    damage_tile(copy, 0, 3 * 10 + 4)
+    damage_tile(copy, 2, 2)
+    return copy
+
+
+def test_what_cannot_be_read_gets_no_class_is_counted_and_changes_nothing_else(path, damaged, tmp_path):
+    given = {"mask": np.ones((42, 61), bool), "stride": 32}
+    with pytest.raises(TileError, match=r"damaged\.svs.*level"):
+        _map(damaged, tmp_path / "map.ome.zarr", **given)
+    sound = _map(path, **given, on_bad_tile="fill")
+    assert sound.attrs["unread"] == {"tiles": 0, "tuples": 0}
+    fresh = [tmp_path / f"{threads}.ome.zarr" for threads in (1, 3)]
+    for threads, output in zip((1, 3), fresh, strict=True):
+        with pytest.warns(UserWarning, match=r"'damaged\.svs': 2 tiles could not be read .*: [0-9]+ tuples over them"):
+            found = _map(damaged, output, **given, on_bad_tile="fill", threads=threads)
+    bad = np.zeros(found["predicted"].shape, bool)
+    for i, j in np.ndindex(bad.shape):
+        y, x = float(found["y"][i]), float(found["x"][j])
+        for half, (top, left, side) in ((16, (192, 256, 64)), (64, (0, 512, 256))):  # at 20x and at 5x
+            bad[i, j] |= y - half < top + side and y + half > top and x - half < left + side and x + half > left
+    assert np.array_equal(found["predicted"], np.where(bad, -1, sound["predicted"]))
+    assert np.array_equal(found["probability"], np.where(bad, np.nan, sound["probability"]), equal_nan=True)
+    assert found.attrs["unread"] == {"tiles": 2, "tuples": int(bad.sum())}
+    assert found.attrs["tuples"] == bad.size - bad.sum()
+    said = _attributes(fresh[0])["msdask"]
+    assert said["unread"] == {"tiles": [[0, 3, 4], [2, 0, 2]], "tuples": int(bad.sum())}
+
+    def stop(shard: int, *_: int) -> None:
+        if shard == 3:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):  # where the run before has failed, which had not asked for it
+        _map(damaged, tmp_path / "map.ome.zarr", **given, on_bad_tile="fill", wrote=stop)
+    with pytest.warns(UserWarning, match="2 tiles could not be read"):
+        _map(damaged, tmp_path / "map.ome.zarr", **given, on_bad_tile="fill")
+    assert tree(tmp_path / "map.ome.zarr") == tree(fresh[0]) == tree(fresh[1])
+    with pytest.warns(UserWarning, match="2 tiles could not be read"):  # what is complete says it, too
+        xr.testing.assert_identical(_map(damaged, fresh[0], **given), found)
+
+
+def test_the_shell_says_which_slide_has_tiles_that_cannot_be_read(damaged, tmp_path, capsys):
+    save_model(_network(SingleScale, (20,)), tmp_path / "m.safetensors", about={"patch_size": SIZE, "classes": NAMES})
+    given = ["predict", "classifier", str(tmp_path / "m.safetensors"), str(damaged), "-o", str(tmp_path / "out"), "-q"]
+    # The mask is made of level 2, which is damaged, too.
+    for options, code in (([], 1), (["--on-bad-tile", "fill"], 0)):
+        with pytest.raises(SystemExit) as left:
+            main([*given, *options])
+        assert left.value.code == code
+    said = capsys.readouterr().err
+    assert "failed: damaged.svs: " in said
+    assert 'warning: damaged.svs: 2 tiles could not be read (--on-bad-tile "fill"): ' in said
+    table = pd.read_csv(tmp_path / "out/slides.csv")
+    assert table["unread_tiles"].tolist() == [2]
+    assert table["unread_tuples"][0] > 0
+
+
+def test_workers_of_a_cluster_load_the_model_once_and_write_the_same_bytes(path, damaged, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    network = _network(SingleScale, (20,))
+    save_model(network, tmp_path / "m.safetensors", about={"patch_size": SIZE, "classes": NAMES})
+    slides = [Path(shutil.copy(path, tmp_path / f"{name}.svs")) for name in "bc"]
+    slides.insert(1, damaged)
+    (tmp_path / "bad.svs").write_bytes(b"no slide")
+    given = {"model": tmp_path / "m.safetensors", "batch_size": 20, "threads": 2}
+    fails = ms.classify_slides([*slides, tmp_path / "bad.svs"], folder=tmp_path / "here", **given)
+    loads: list[str] = []
+    load = loading.load_network
+    monkeypatch.setattr(loading, "_cache", type(loading._cache)())
+    monkeypatch.setattr(classifier, "load_network", lambda *a, **k: loads.append(k["device"]) or load(*a, **k))
+    events: list[object] = []
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        given |= {"client": client, "listeners": [events.append]}
+        found = ms.classify_slides([*slides, tmp_path / "bad.svs"], folder=tmp_path / "there", **given)
+        assert loads == ["cpu", None]  # once here, once for the workers of this test, which are one process
+        again = ms.classify_slides([*slides, tmp_path / "bad.svs"], folder=tmp_path / "there", **given)
+        with pytest.raises(SpecError, match=r"model of class SingleScale: workers load it from a file"):
+            ms.classify_slides(slides, network, tmp_path / "no", client=client)
+        with pytest.raises(SpecError, match="two ways to run"):
+            ms.classify_slides(slides, given["model"], tmp_path / "no", client=client, workers=2)
+    assert found["state"].tolist() == ["complete", "failed", "complete", "failed"]
+    pd.testing.assert_frame_equal(found, fails)
+    pd.testing.assert_frame_equal(again, fails)
+    assert tree(tmp_path / "here/maps") == tree(tmp_path / "there/maps")
+    assert tree(tmp_path / "here/predictions") == tree(tmp_path / "there/predictions")
+    written = [e for e in events if isinstance(e, ms.events.BlockWritten) and e.slide_id == "b.svs"]
+    assert sum(e.patches for e in written) == found["tuples"][0]
+    assert events[-1].engine["kind"] == "cluster"
+    assert events[-1].engine["device"] == "cpu"
+
+
+def test_a_worker_refuses_another_model_than_the_run_began_with(tmp_path):
+    save_model(_network(), tmp_path / "m.safetensors", about={"patch_size": SIZE})
+    file = loading.ModelFile.of(tmp_path / "m.safetensors", ms.load_classifier, device="cpu", classes=None)
+    save_model(_network(FeatureFusion), tmp_path / "m.safetensors", about={"patch_size": SIZE})
+    with pytest.raises(MsdaskError, match=r"has SHA-256 .* on this worker, .* where the run began"):
+        file.here()
 
 
 def test_slides_of_a_cohort_get_masks_from_a_folder(path, tmp_path):

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 import msdask as ms
 from msdask.cli.app import main
-from msdask.errors import MsdaskError, SpecError, StoreError
+from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.exports import label_outlines
 from msdask.inference import segment
 from msdask.inference.label_file import halved_labels, halved_means
@@ -30,6 +26,8 @@ from msdask.inference.tiles import Tissue, cheapest_tiling, mask_index, tiling
 from msdask.inference.views import Views
 from msdask.models import HookNet, UNet, save_model
 from msdask.sample.svs import SvsLayout, write_svs
+from tests.tools.killed import assert_gone_on_with
+from tests.tools.slide_damage import damage_tile
 from tests.tools.store_tools import tree
 
 NAMES = ["gland", "stroma", "fat"]
@@ -70,7 +68,7 @@ def _network(path: Path | None = None, kind=HookNet, magnifications=(20, 5), **o
     return network
 
 
-def _logits(network, path: Path) -> torch.Tensor:
+def _logits(network, path: Path, on_bad_tile="raise") -> torch.Tensor:
     """(class, y, x) of the whole slide, from one view a magnification."""
     slide = ms.open_slide(path)
     tiles = tiling(network, -(-max(slide.shape) // network.lattice) * network.lattice)
@@ -78,7 +76,7 @@ def _logits(network, path: Path) -> torch.Tensor:
     for m, (size, ratio) in enumerate(zip(tiles.sizes, tiles.ratios, strict=True)):
         first = int(tiles.origins(np.zeros(1, np.int64))[0, m])
         view = np.empty((size, size, 3), np.uint8)
-        Views.at(slide, float(ratio), size).read(first, first, view)
+        Views.at(slide, float(ratio), size, on_bad_tile).read(first, first, view)
         views.append(torch.from_numpy(view).permute(2, 0, 1)[None])
     begin = tiles.crop + (0 if network.is_valid else tiles.margin)
     with torch.inference_mode():
@@ -242,22 +240,10 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(path, unet, tm
 def test_a_killed_process_is_gone_on_with_to_the_same_bytes(path, tmp_path, shards):
     save_model(_network(), tmp_path / "model.safetensors")
     code = (
-        "import sys, time, torch; torch.set_num_threads(1)\n"
-        "import msdask as ms; from msdask.inference import segment; segment.SHARD = 64\n"
-        "def wrote(*_): print('.', flush=True); time.sleep(0.05)\n"
-        "ms.segment_slide(sys.argv[1], sys.argv[2], sys.argv[3], tile=64, wrote=wrote)"
+        "from msdask.inference import segment; segment.SHARD = 64\n"
+        "ms.segment_slide(slide, model, output, tile=64, wrote=wrote)"
     )
-    given = [str(path), str(tmp_path / "model.safetensors")]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *given, str(tmp_path / "killed.ome.zarr")], stdout=subprocess.PIPE
-    ) as run:
-        for _ in range(shards):
-            assert run.stdout.readline()
-        time.sleep(0.02)
-        os.kill(run.pid, signal.SIGKILL)
-    for name in ("killed", "whole"):
-        subprocess.run([sys.executable, "-c", code, *given, str(tmp_path / f"{name}.ome.zarr")], check=True)
-    assert tree(tmp_path / "killed.ome.zarr") == tree(tmp_path / "whole.ome.zarr")
+    assert_gone_on_with(code, path, tmp_path / "model.safetensors", tmp_path, shards=shards)
 
 
 # --- the format ------------------------------------------------------------------------------------------------------
@@ -324,6 +310,85 @@ def test_labels_are_halved_by_majority():
         known = labels[here] > 0
         expected = values[(slice(None), *here)][:, known].mean(1, dtype=np.float32) if known.any() else [np.nan] * 2
         np.testing.assert_allclose(means[:, i, j], expected, rtol=1e-3)
+
+
+# --- tiles of the slide that cannot be read --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(path: Path, tmp_path: Path) -> Path:
+    """The slide without tile (1, 2) of level 0 and tile (1, 1) of level 1, which begins at px 256 of level 0."""
+    copy = Path(shutil.copy(path, tmp_path / "damaged.svs"))
+    damage_tile(copy, 0, 1 * 7 + 2)
+    damage_tile(copy, 1, 3)
+    return copy
+
+
+@pytest.mark.usefixtures("_small_shards")
+def test_px_that_cannot_be_read_get_no_class_and_are_counted(path, damaged, mask, tmp_path):
+    network = _network(path)
+    given = {"model": network, "mask": mask, "on_bad_tile": "fill", "probabilities": "uint8", "overwrite": False}
+    with pytest.raises(TileError, match=r"damaged\.svs.*level 0.*row 1, column 2"):
+        _segment(damaged, tmp_path / "s.ome.zarr", **given | {"on_bad_tile": "raise"})
+    sound = _segment(path, tmp_path / "sound.ome.zarr", **given)
+    assert sound.attrs["unread"] == {"tiles": 0, "px": 0}
+    for threads in (1, 3):
+        with pytest.warns(
+            UserWarning, match=r"'damaged\.svs': 2 tiles could not be read .*: [0-9,]+ px over them have"
+        ):
+            found = _segment(damaged, tmp_path / f"{threads}.ome.zarr", threads=threads, **given)
+    labels, tissue = found["label"].values, mask.repeat(10, 0).repeat(10, 1)
+    bad = np.zeros(labels.shape, bool)
+    bad[64:128, 128:192] = bad[256:268, 256:408] = True  # of the target at 20x; of the context at 5x, 67 x 102 px
+    assert np.array_equal(labels > 0, tissue & ~bad)
+    assert not found["probability"].values[:, ~tissue | bad].any()
+    best = _logits(network, damaged, "fill").topk(2, 0)
+    is_sure = (best.values[0] - best.values[1] > 1e-5).numpy() & (labels > 0)
+    assert np.array_equal(labels[is_sure], best.indices[0].numpy()[is_sure] + 1), "others see white there"
+    assert found.attrs["unread"] == {"tiles": 2, "px": int((tissue & bad).sum())}
+    assert sum(found.attrs["px"].values()) == np.count_nonzero(labels)
+    said = json.loads((tmp_path / "1.ome.zarr/zarr.json").read_text())["attributes"]["msdask"]["unread"]
+    assert said == {"tiles": [[0, 1, 2], [1, 1, 1]], "px": found.attrs["unread"]["px"]}
+
+    def stop(shard: int, *_: int) -> None:
+        if shard == 2:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):  # where the run before has failed, which had not asked for it
+        _segment(damaged, tmp_path / "s.ome.zarr", wrote=stop, **given)
+    with pytest.warns(UserWarning, match="2 tiles could not be read"):
+        _segment(damaged, tmp_path / "s.ome.zarr", **given)
+    assert tree(tmp_path / "s.ome.zarr") == tree(tmp_path / "1.ome.zarr") == tree(tmp_path / "3.ome.zarr")
+
+
+@pytest.mark.parametrize("step", [1.0, 1.25, 2.2095])
+def test_px_of_a_view_are_bad_where_any_that_they_are_averaged_from_is(damaged, step):
+    view = np.empty((96, 96, 3), np.uint8)
+    unread = Views.at(ms.open_slide(damaged), step, 96, "fill").read(10, 70, view)
+    assert unread.tiles == {(0, 1, 2)}
+    covered = [
+        [begin * step < first + 64 - 1e-6 and (begin + 1) * step > first + 1e-6 for begin in range(start, start + 96)]
+        for start, first in ((10, 64), (70, 128))
+    ]
+    assert np.array_equal(unread.px[0, 0], np.outer(*covered))
+
+
+@pytest.mark.slow
+def test_worker_processes_write_the_same_bytes(path, unet, damaged, tmp_path):
+    save_model(unet, tmp_path / "m.safetensors", about={"classes": NAMES})
+    given = {"model": tmp_path / "m.safetensors", "threads": 1, "tile": 128, "on_bad_tile": "fill"}
+    slides = [path, tmp_path / "absent.svs", damaged]
+    (tmp_path / "absent.svs").write_bytes(b"no slide")
+    here = ms.segment_slides(slides, folder=tmp_path / "here", **given)
+    events: list[object] = []
+    there = ms.segment_slides(slides, folder=tmp_path / "there", workers=2, listeners=[events.append], **given)
+    assert there["state"].tolist() == ["complete", "failed", "complete"]
+    assert there["unread_tiles"].tolist()[::2] == [0, 2]  # one is of the level that the mask is made of
+    pd.testing.assert_frame_equal(here, there)
+    for folder in ("segmentations", "outlines"):
+        assert tree(tmp_path / "here" / folder) == tree(tmp_path / "there" / folder)
+    (warned,) = [event for event in events if isinstance(event, ms.events.Warned)]
+    assert (warned.slide_id, warned.message[:26]) == ("damaged.svs", "2 tiles could not be read ")
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from tests.tools.experiment_tools import result_files, small_config, write_store
 from tests.tools.store_tools import copy_store, forge
 
 ROWS = ["single-10x-one", "features-10x-5x-n+1", "matched-5x-2-branches-one", "matched-10x-2-branches-one"]
-ROWS += ["pooled-10x-5x-one"]
+ROWS += ["pooled-10x-5x-n+1"]
 
 
 pytestmark = [
@@ -95,7 +95,7 @@ def test_fusions_are_compared_with_each_baseline(found):
         ["features-10x-5x-n+1", "best single scale"],
         ["features-10x-5x-n+1", "same number of parameters"],
         ["features-10x-5x-n+1", "fine patches for contexts"],
-        ["pooled-10x-5x-one", "best single scale"],
+        ["pooled-10x-5x-n+1", "best single scale"],
     ]
     for row in found.comparisons.to_dict("records"):
         assert row["verdict"] == "no difference shown" or row["p_holm"] < 0.05
@@ -134,7 +134,9 @@ def test_heads_on_frozen_features_map_slides_with_their_backbone(store, found, t
 
 
 def test_branches_and_ablation_are_in_the_results(found):
-    assert found.judged.branches[["row", "branch"]].values.tolist() == [[ROWS[1], "10x"], [ROWS[1], "5x"]]
+    assert found.judged.branches[["row", "branch"]].values.tolist() == [
+        [row, scale] for row in (ROWS[1], ROWS[4]) for scale in ("10x", "5x")
+    ]
     assert set(found.judged.ablation["row"]) == {ROWS[1], ROWS[4]}
     assert not (found.folder / f"runs/{ROWS[0]}/0/ablation.csv").exists()
 
@@ -147,7 +149,7 @@ def test_the_files_say_what_the_result_says(found):
     assert "| combine features | 5x/10x | n + 1 | " in text
     assert "no parent at 5x: " in text
     assert "Best single scale in validation: single-10x-one." in text
-    assert "pooled-10x-5x-one: share of the contexts that fine patches cover: 5x 100%." in text
+    assert "pooled-10x-5x-n+1: share of the contexts that fine patches cover: 5x 100%." in text
     latex = (found.folder / "table.tex").read_text(encoding="utf-8")
     assert latex.count(r"\begin{tabular}") == 2
     assert r"$\pm$" in latex
@@ -261,13 +263,13 @@ def test_images_are_learnt_from_as_well(store, tmp_path):
     config["recipe"] = {"epochs": 1, "accelerator": "cpu"}
     with pytest.warns(UserWarning, match="one split: whether models differ beyond chance cannot be tested"):
         result = ms.experiment(config)
-    assert result.table["row"].tolist() == ["features-10x-5x-n+1", "pooled-10x-5x-one"]
-    model, about = load_model(tmp_path / "runs/pooled-10x-5x-one/0")
+    assert result.table["row"].tolist() == ["features-10x-5x-n+1", "pooled-10x-5x-n+1"]
+    model, about = load_model(tmp_path / "runs/pooled-10x-5x-n+1/0")
     assert model.config["backbone"] == "scalenet"
     assert about["initial_weights"] == "none"
     assert result.comparisons["verdict"].tolist() == ["not tested: one split"]
     tested = TupleDataset(LinkedSet([store[f"grid-{m}x-32"] for m in (10, 5)]), slides=["d.png", "e.png"])
-    assert json.loads((tmp_path / "runs/pooled-10x-5x-one/0/done.json").read_text())["test_tuples"] == len(tested)
+    assert json.loads((tmp_path / "runs/pooled-10x-5x-n+1/0/done.json").read_text())["test_tuples"] == len(tested)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +345,7 @@ def test_contexts_that_nothing_fine_covers_are_refused_and_a_set_that_does_is_na
     with pytest.raises(SpecError, match="several grids at one magnification"):
         ms.experiment(config)
     plan = ExperimentPlan(ExperimentConfig.read({**config, "pooled_set": "fine"}))
-    assert [row.name for row in plan.rows] == ["features-20x-5x-n+1", "pooled-20x-5x-one"]
+    assert [row.name for row in plan.rows] == ["features-20x-5x-n+1", "pooled-20x-5x-n+1"]
     assert plan.data.areas(plan.rows[1]).covered == {5.0: 1.0}
     assert {job.set_name for job in plan.encodings()} == {"fine", "grid-20x-64", "grid-5x-64"}
 

@@ -43,7 +43,7 @@ def test_the_paper_s_grid_is_a_few_lines(tmp_path):
         "predictions-20x-10x-5x-n+1",
         *("matched-5x-2-branches-one", "matched-10x-2-branches-one"),
         *("matched-5x-3-branches-one", "matched-10x-3-branches-one", "matched-20x-3-branches-one"),
-        *("pooled-10x-5x-one", "pooled-20x-10x-5x-one"),
+        *("pooled-10x-5x-one", "pooled-10x-5x-n+1", "pooled-20x-10x-5x-one", "pooled-20x-10x-5x-n+1"),
     ]
 
 

@@ -140,7 +140,7 @@ class ExperimentData:
             finest = self.config.scales[:1] if is_judged else ()
             return self.source.dataset(slides, magnifications=(*finest, *row.magnifications))
         if row.kind == "pooled":
-            return TupleDataset(self.areas(row), slides=slides)
+            return TupleDataset(self.areas(row), slides=slides, labels_of_each=row.losses == "n+1")
         return TupleDataset(
             self.source.patches,
             slides=slides,

@@ -127,7 +127,8 @@ def _pairs(row: Row, rows: Sequence[Row], best: Row | None, valid: Mapping[str, 
         matched = [
             r for r in rows if r.kind == "matched" and r.copies == size and r.magnifications[0] in row.magnifications
         ]
-        pooled = [r for r in rows if r.kind == "pooled" and r.magnifications == row.magnifications]
+        same = (row.magnifications, row.losses)  # so that they differ in nothing but magnification
+        pooled = [r for r in rows if r.kind == "pooled" and (r.magnifications, r.losses) == same]
         for kind, candidates in (("matched", matched), ("pooled", pooled)):
             chosen = _best(candidates, valid)
             pairs += [] if chosen is None else [(row, kind, chosen)]

@@ -145,7 +145,8 @@ def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None)
 
     The baseline with a fusion's parameters has a branch of one magnification for each branch of the fusion. It has the
     head of the largest fusion of these magnifications, so that it is never smaller than one of them; there is one for
-    each magnification.
+    each magnification. Pooled contexts are there with each of the losses: with n + 1 each branch learns the class of
+    the coarse patch whose area it pools, as the fusion's branches do.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def rows_of(config: ExperimentConfig, classes: int, *, width: int | None = None)
             largest = max(fusions, key=lambda kind: Row(kind, s).parameters(config, classes, width=width))  # type: ignore[arg-type]
             rows += [Row("matched", (m,), copies=len(s), head=largest) for m in reversed(s)]
     if fusions and "pooled" in config.baselines:
-        rows += [Row("pooled", s) for s in fused]
+        rows += [Row("pooled", s, losses) for s in fused for losses in config.losses]
     return list(dict.fromkeys(rows))
 
 
