@@ -91,7 +91,7 @@ def remove(store: str, *, patch_set: Annotated[str, Parameter(name="--set")], sl
         ids of slides to remove; without it the whole set is removed
     """
     open_store(store).remove(patch_set, slides=slides)
-    what = "" if slides is None else f", {len(slides)} slides"
+    what = "" if slides is None else f", {len(slides)} slide{'s' if len(slides) > 1 else ''}"
     out.print(f"removed: {patch_set}{what}", markup=False)
     return 0
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from msdask.errors import MaskError
 from msdask.masks.formats import MaskContent, mask_formats, read_content
 from msdask.masks.formats.histoqc import HISTOQC_SUFFIX
+from msdask.masks.shown import Mask
 from msdask.scale import check_proportions
 from msdask.storage.slide_names import names_of
 
@@ -176,7 +177,7 @@ def as_tissue(content: MaskContent, file: str, slide: SlideShape | None) -> xr.D
     mask = content.values != 0
     if not mask.any():
         warnings.warn(f"mask '{file}': empty, no pixel is tissue; no patch will be selected", UserWarning, stacklevel=3)
-    return xr.DataArray(mask, dims=("y", "x"), name="tissue", attrs=mask_attrs(file, slide))
+    return Mask(mask, dims=("y", "x"), name="tissue", attrs=mask_attrs(file, slide))
 
 
 def mask_attrs(file: str, slide: SlideShape | None) -> dict[str, object]:

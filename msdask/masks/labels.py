@@ -15,6 +15,7 @@ from msdask.masks.files import SlideShape, distinct_values, format_values, mask_
 from msdask.masks.formats import MaskContent
 from msdask.masks.label_plane import MAX_LABEL
 from msdask.masks.outline_plane import OutlinePlane
+from msdask.masks.shown import Mask
 
 __all__ = ["Values", "as_labels", "as_plane", "read_label_mask"]
 
@@ -120,7 +121,7 @@ def _as_labels(
         by_value = {_whole(value, k): k for value, k in table.items()}
     _check_known(file, found, by_value, content.classes)
     labels = _remap(content.values, found, {0: -1} | by_value, dtype=np.uint8 if len(names) <= 254 else np.uint16)
-    return xr.DataArray(labels, dims=("y", "x"), name="labels", attrs={"classes": names} | mask_attrs(file, slide))
+    return Mask(labels, dims=("y", "x"), name="labels", attrs={"classes": names} | mask_attrs(file, slide))
 
 
 def _by_value(

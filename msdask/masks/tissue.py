@@ -16,6 +16,7 @@ from msdask.computing import in_process
 from msdask.errors import MaskError, SpecError
 from msdask.masks.canvas import find_canvas
 from msdask.masks.glass import classify_pixels, estimate_glass
+from msdask.masks.shown import Mask
 from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
 __all__ = ["tissue_from_rgb", "tissue_mask"]
@@ -59,7 +60,7 @@ def tissue_mask(
 ) -> xr.DataArray:
     """Find the tissue of a slide; reads its pixels at `mpp` and computes, in this process.
 
-    ``msdask.plots.mask(slide, mask)`` shows it.
+    A notebook shows it as a picture, ``msdask.plots.mask(slide, mask)`` over its slide.
 
     Works on H&E and IHC on white, gray or slightly yellowish glass (see `tissue_from_rgb`).
 
@@ -105,7 +106,7 @@ def tissue_mask(
         )
     image = np.ascontiguousarray(slide.at(mpp=mask_mpp).compute(scheduler=in_process()).to_numpy(), dtype=np.uint8)
     tissue = tissue_from_rgb(image, mpp=mask_mpp, min_area_um2=min_area_um2, max_hole_um2=max_hole_um2)
-    return xr.DataArray(
+    return Mask(
         tissue,
         dims=("y", "x"),
         name="tissue",

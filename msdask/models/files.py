@@ -99,7 +99,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
             known = ", ".join(dict.fromkeys(r.name for r in released()))
             raise MsdaskError(
                 f"model '{os.fspath(path)}': no file '{file.name}' there; expected a run folder, or a .safetensors "
-                f"file with its .json beside it, or one of {known}"
+                f"file with its .json beside it, or, for scales, one of {known}"
             )
     content = _described(described)
     try:

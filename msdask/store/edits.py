@@ -225,8 +225,10 @@ class StoreEdits(Mapping[str, PatchSet]):
         return self[name]
 
     def _check_writable(self, name: str) -> None:
-        if self.frozen is not None or name not in self:
-            raise StoreError(f"'{self.path}' has no patch set {name!r} that can be changed; it has {list(self)}")
+        if self.frozen is not None:
+            raise StoreError(f"'{self.path}' was opened as it was frozen, and cannot be changed so: open it without at=")
+        if name not in self:
+            raise StoreError(f"'{self.path}' has no patch set {name!r}; it has {list(self)}")
 
     def _check_slides(self, name: str, slides: Collection[str]) -> None:
         known = self[name].states()
