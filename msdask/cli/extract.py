@@ -75,6 +75,8 @@ def extract(
 
     specs = cut.specs()
     rows = read_slides(given_slides(slides))
+    if not dry_run:
+        where.fork()
     if explain:
         out.print(_explained(rows, specs, where), markup=False)
         return 0

@@ -194,14 +194,17 @@ class Where(Elsewhere):
     """seconds that one block may take on a worker before that counts as lost"""
     quiet: Quiet = False
 
-    @contextmanager
-    def started(self) -> Iterator[dict[str, Any]]:
-        """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
+    def fork(self) -> None:
+        """Have worker processes at hand, should the job have some."""
         if self.scheduler is None and (self.threads is None or self.workers is not None):
             from msdask.engines.origin import fork_from_here
             from msdask.extraction.cohort_work import setup_of_workers
 
-            fork_from_here(setup_of_workers())  # should the run have worker processes, they are there at once
+            fork_from_here(setup_of_workers())
+
+    @contextmanager
+    def started(self) -> Iterator[dict[str, Any]]:
+        """The arguments of `extract` and `repair` that say it; a cluster that they name is there meanwhile."""
         with self.opened() as where:
             yield {
                 **where,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msdask.engines.engine import Engine
 from msdask.engines.machine import this_machine
+from msdask.engines.origin import is_at_hand
 from msdask.engines.plain import PlainEngine
 from msdask.engines.plan import Plan, Work, choose_plan
 from msdask.engines.processes import ProcessEngine
@@ -125,4 +126,5 @@ def default_plan(work: Work, *, timeout: float | None = None) -> Plan:
     refusal = work.refusal or why_none()
     if refusal and timeout is not None:
         raise SpecError(f"timeout={timeout:g} needs worker processes, and {refusal}: leave it out, or give a client")
-    return choose_plan(this_machine(refusal), work, must_end=timeout is not None)
+    at_hand = is_at_hand(work.prepare)
+    return choose_plan(this_machine(refusal), work, must_end=timeout is not None, at_hand=at_hand)

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from msdask.engines.worker_main import FORK, Answer, fork_on_request, has_one_thread
 
-__all__ = ["Origin", "OriginGone", "Spawned", "fork_from_here", "have_one_thread", "kept_origin", "kill"]
+__all__ = ["Origin", "OriginGone", "Spawned", "fork_from_here", "have_one_thread", "is_at_hand", "kept_origin", "kill"]
 
 _MAIN = "import sys; sys.path[:] = sys.argv[2:]; from msdask.engines.worker_main import {0}; {0}(int(sys.argv[1]))"
 _ONE_THREAD = {
@@ -197,6 +197,12 @@ def kept_origin(prepare: Callable[[], object]) -> Origin | None:
                     return origin
                 origin.end()
     return None
+
+
+def is_at_hand(prepare: Callable[[], object]) -> bool:
+    """Whether `kept_origin` would give one."""
+    with _kept_lock:
+        return any(owner == os.getpid() and origin.is_for(prepare) for owner, origin in _kept)
 
 
 def have_one_thread() -> None:

@@ -26,7 +26,7 @@ FEW_SMALL = Work(slides=3, seconds=0.6)
         # what is done for a small slide holds the lock
         (2, 64, MANY_SMALL, ("processes", 2, 2)),
         (1, 64, MANY_SMALL, ("threads", 1, 1)),
-        (2, 64, FEW_SMALL, ("threads", 1, 2)),
+        (2, 64, FEW_SMALL, ("threads", 1, 1)),
         (4, 16, HUGE, ("processes", 4, 4)),
         (4, 16, COHORT, ("processes", 4, 4)),
         (16, 64, HUGE, ("processes", 16, 4)),
@@ -37,7 +37,7 @@ FEW_SMALL = Work(slides=3, seconds=0.6)
         # a process for each 2 s of work is enough, each with more threads
         (64, 256, MANY_SMALL, ("processes", 38, 4)),
         # less than starting them would cost
-        (64, 256, FEW_SMALL, ("threads", 1, 4)),
+        (64, 256, FEW_SMALL, ("threads", 1, 1)),
         # memory for fewer than there are cores
         (16, 8, HUGE, ("processes", 7, 4)),
         (64, 8, COHORT, ("processes", 7, 4)),
@@ -48,6 +48,16 @@ def test_the_plan_of_a_machine(cores: int, gib: int, work: Work, expected: tuple
     plan = choose_plan(Machine(cores, gib * GIB), work)
     assert (plan.kind, plan.workers, plan.threads) == expected
     assert f"{cores} cores, {gib}.0 GiB of memory free, {work.slides} slides" in str(plan)
+
+
+def test_processes_that_are_at_hand_are_worth_less_work() -> None:
+    tiny = Work(slides=100, seconds=7)
+    first, later = (choose_plan(Machine(2, 16 * GIB), tiny, at_hand=at_hand) for at_hand in (False, True))
+    assert (first.kind, first.threads) == ("threads", 1), "of small slides, two threads take longer than one"
+    assert (later.kind, later.workers) == ("processes", 2)
+    assert choose_plan(Machine(64, 256 * GIB), MANY_SMALL, at_hand=True).workers == 64
+    assert choose_plan(Machine(64, 256 * GIB), Work(8, 1.5), at_hand=True).kind == "threads"
+    assert choose_plan(Machine(2, 16 * GIB), COHORT, at_hand=True).kind == "threads"
 
 
 @pytest.mark.parametrize("cores", [2, 4, 16, 64])
