@@ -18,8 +18,8 @@ FEW_CORES = 4
 SMALL_SLIDE = 0.2
 """Seconds of work a slide, on average, below which most of it holds the interpreter's lock.
 
-Two threads then take longer than one (71 and 60 ms a slide of 1,500 x 2,000 px), and two processes less (47 ms);
-benchmarks/results/scaling.md.
+Two threads then take longer than one (53 and 40 ms a slide of 1,500 x 2,000 px), and two processes less (20 ms);
+docs/cluster.md.
 """
 SMALL_SECONDS = 10.0
 """Work that one thread does in less is done before processes are worth their start."""
