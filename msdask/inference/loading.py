@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from msdask.computing import large_blocks_kept
 from msdask.errors import MsdaskError, SpecError
 from msdask.extras import require
 
@@ -88,7 +89,8 @@ def evaluating(network: N) -> Iterator[N]:
     was_training = network.training
     network.eval()
     try:
-        yield network
+        with large_blocks_kept():
+            yield network
     finally:
         network.train(was_training)
 
