@@ -184,7 +184,7 @@ def test_the_demo_leaves_a_report_and_a_store_of_both_kinds(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "threads of this process: "),
+        ((), "of this process: "),
         (("--threads", 3), "3 threads of this process, as said by --threads"),
         (("--workers", 2), "2 worker processes, as said by --workers; threads of each: as many as cores are free"),
         (("--timeout", 60), "worker processes of 1 to "),

@@ -199,7 +199,7 @@ def test_the_shell_lists_and_tidies(store, tmp_path, capsys):
     assert lines[0].split() == ["set", "slides", "unfinished", "patches", "kept", "bytes"]
     assert [line.split()[:3] for line in lines[1:]] == [[FINE, "1", "1"], [COARSE, "2", "0"]]
     assert [line.split()[0] for line in run("ls", path, "--set", COARSE).splitlines()[1:]] == ["a.svs", "b.svs"]
-    assert run("remove", path, "--set", FINE, "--slides", "a.svs") == f"removed: {FINE}, 1 slides\n"
+    assert run("remove", path, "--set", FINE, "--slides", "a.svs") == f"removed: {FINE}, 1 slide\n"
     assert run("rename", path, "--set", FINE, "--to", "fine") == f"{FINE} is fine now\n"
     assert run("rename", path, "--slide", "b.svs", "--to", "B") == "b.svs is B now\n"
     assert run("merge", tmp_path / "new.zarr", path) == f"{path}: 3 copied, 0 present\n"
