@@ -226,7 +226,7 @@ class StoreEdits(Mapping[str, PatchSet]):
 
     def _check_writable(self, name: str) -> None:
         if self.frozen is not None:
-            raise StoreError(f"'{self.path}' was opened at a frozen state, which stays as it is: open the store as it is now")
+            raise StoreError(f"'{self.path}' was opened at a frozen state, which stays as it is: open it as it is now")
         if name not in self:
             raise StoreError(f"'{self.path}' has no patch set {name!r}; it has {list(self)}")
 
