@@ -238,8 +238,11 @@ def test_the_share_of_the_lock_is_measured_whatever_else_runs() -> None:
         for i in range(20_000):
             i * i
 
-    assert one_core.lock_share(in_python, cycle=1e-3, looks=100) > 0.75
-    assert one_core.lock_share(lambda: zlib.decompress(data), cycle=1e-3, looks=100) < 0.25
+    # A hundred looks are few: beside other tests a single share has missed its bound.
+    held = [one_core.lock_share(in_python, cycle=1e-3, looks=100) for _ in range(3)]
+    free = [one_core.lock_share(lambda: zlib.decompress(data), cycle=1e-3, looks=100) for _ in range(3)]
+    assert np.median(held) > 0.75
+    assert np.median(free) < 0.25
 
 
 def test_decoders_are_compared(tmp_path: Path) -> None:
