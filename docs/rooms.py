@@ -35,7 +35,7 @@ STOREYS = {
     "learning": ["inference", "training", "models", "data", "plots"],
     "extraction": ["exports", "extraction", "store", "engines", "selection", "cutting", "progress"],
     "input": ["slides", "masks", "readers", "storage"],
-    "ground": ["spec", "scale", "computing", "extras", "upper", "errors", "_version"],
+    "ground": ["spec", "scale", "computing", "extras", "upper", "html", "colors", "errors", "_version"],
 }
 """The house from the top down. Arrows between storeys point down, and everyone may stand on the ground."""
 

@@ -15,9 +15,8 @@ from msdask.extraction.slide_table import SlideRow, Slides, read_slides
 from msdask.inference.class_map import prediction_table
 from msdask.inference.classifier import Classifier, Model, load_classifier
 from msdask.inference.classify import THREADS, classify_slide
-from msdask.inference.cohort import Hooks, do_slides, model_for, opened_with_mask
+from msdask.inference.cohort import Hooks, IntoFolder, do_slides, model_for
 from msdask.masks.choice import MaskChoice
-from msdask.plots.maps import class_map
 from msdask.progress.events import Listener
 from msdask.slides.region import OnBadTile
 from msdask.storage import places
@@ -106,7 +105,7 @@ def classify_slides(
     return do_slides(
         rows,
         loaded.travels,
-        _Classify(place, choice, table, options),
+        _Classify(place, choice, options, table),
         place,
         action="classify",
         kind="map",
@@ -119,30 +118,23 @@ def classify_slides(
 
 
 @dataclass(frozen=True)
-class _Classify:
+class _Classify(IntoFolder):
     """Does one slide into the folder, wherever it is called."""
 
-    folder: Path
-    choice: MaskChoice
     table: Table
-    options: dict[str, Any]
 
     def __call__(self, row: SlideRow, classifier: Classifier, hooks: Hooks) -> dict[str, Any]:
         """One slide; gives what is said of it in the table of slides."""
-        scales = classifier.network.magnifications
-        slide, mask = opened_with_mask(row, self.choice, scales, self.options["on_bad_tile"])
+        slide, options = self.opened(row, classifier.network.magnifications, hooks)
         name, folder = row.slide_id, self.folder
-        output = folder / "maps" / f"{name}.ome.zarr"
-        options = {**self.options, "wrote": hooks.wrote, "warn": hooks.warn}
-        made = classify_slide(slide, classifier, output, mask=mask, slide_id=name, **options)
+        made = classify_slide(slide, classifier, folder / "maps" / f"{name}.ome.zarr", **options)
         rows = prediction_table(made)
         with replacing(folder / "predictions" / f"{name}.{self.table}", what="predictions") as part:
             if self.table == "csv":
                 rows.to_csv(part, index=False)
             else:
                 rows.to_parquet(part, index=False)
-        with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
-            class_map(slide, made).savefig(part, format="png", bbox_inches="tight")
+        self.draw(slide, name, made)
         shares = rows["predicted"].value_counts(normalize=True)
         counted = {f"share_{c}": float(shares.get(c, 0.0)) for c in classifier.classes}
         outside = {f"outside_{scale}": share for scale, share in made.attrs["outside_share"].items()}

@@ -20,15 +20,14 @@ from msdask.extraction.slide_work import SlideWork, reason, slide_work
 from msdask.inference.loading import Loaded, ModelFile
 from msdask.masks.choice import MaskChoice, masks_of_slide
 from msdask.progress.events import BlockWritten, Listener, Listeners, Outcome, RunBegun, RunDone
-from msdask.slides.region import OnBadTile
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
-from msdask.storage.files import write_file
+from msdask.storage.files import replacing, write_file
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
 
-__all__ = ["Hooks", "SlideFunction", "Wrote", "do_slides", "model_for", "opened_with_mask"]
+__all__ = ["Hooks", "IntoFolder", "SlideFunction", "Wrote", "do_slides", "model_for"]
 
 M = TypeVar("M")
 Wrote: TypeAlias = Callable[[int, int, int], object]
@@ -230,13 +229,36 @@ def _tell_shard(
     tell(BlockWritten(slide_id, kind, shard, count, magnifications))
 
 
-def opened_with_mask(
-    row: SlideRow, choice: MaskChoice, magnifications: Sequence[float], on_bad_tile: OnBadTile
-) -> tuple[Slide, xr.DataArray | None]:
-    """A slide of a table, and its mask, where the table or a folder has one."""
-    slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)
-    slide = slide.with_bad_tiles(on_bad_tile)
-    if row.mask is None and choice.folder is None:
-        return slide, None
-    found = masks_of_slide(slide, row.mask, choice, spec=ExtractionSpec("centroids", tuple(magnifications)))
-    return slide, found.tissue if found.tissue is not None else found.labels
+@dataclass(frozen=True)
+class IntoFolder:
+    """What every function has that does one slide of a table into a folder.
+
+    Attributes
+    ----------
+    folder : gets a file a slide in folders of its own
+    choice : of masks
+    options : of the function that does an open slide, the same for every slide
+    """
+
+    folder: Path
+    choice: MaskChoice
+    options: dict[str, Any]
+
+    def opened(self, row: SlideRow, magnifications: Sequence[float], hooks: Hooks) -> tuple[Slide, dict[str, Any]]:
+        """A slide of the table, and the options for it: its mask, where the table or a folder has one, its name."""
+        slide = Slide(row.path, mpp=row.mpp, magnification=row.magnification, region=row.slide_region)
+        slide = slide.with_bad_tiles(self.options["on_bad_tile"])
+        mask = None
+        if row.mask is not None or self.choice.folder is not None:
+            spec = ExtractionSpec("centroids", tuple(magnifications))
+            found = masks_of_slide(slide, row.mask, self.choice, spec=spec)
+            mask = found.tissue if found.tissue is not None else found.labels
+        told = {"wrote": hooks.wrote, "warn": hooks.warn}
+        return slide, {**self.options, "mask": mask, "slide_id": row.slide_id, **told}
+
+    def draw(self, slide: Slide, slide_id: str, found: xr.Dataset, **options: Any) -> None:
+        """The classes of a slide over it, as `msdask.plots.class_map` draws them, into ``overlays/<slide>.png``."""
+        from msdask.plots.maps import class_map  # matplotlib takes a second, which a single map need not wait for
+
+        with replacing(self.folder / "overlays" / f"{slide_id}.png", what="figure") as part:
+            class_map(slide, found, **options).savefig(part, format="png", bbox_inches="tight")

@@ -18,11 +18,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.colors import class_colors
 from msdask.errors import SpecError
 from msdask.inference import ome_zarr
 from msdask.inference.planned_group import PlannedGroup, stored_complete
 from msdask.inference.segment_plan import SegmentPlan, segmentation
-from msdask.plots.drawing import LABEL_COLORS
 from msdask.storage import places
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class LabelFile(PlannedGroup):
                 if level == 0:
                     counts += np.bincount(labels.reshape(-1), minlength=len(counts))
         names = list(plan.classes)
-        colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
+        colors = class_colors(len(names))
         label = {"multiscales": self._multiscales("class", has_channels=False)}
         shown = {**label, "image-label": ome_zarr.image_label(names, colors)}
         ome_zarr.write_document(self.at(*_LABELS), ome_zarr.group_document(shown))

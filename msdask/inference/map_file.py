@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.colors import class_colors
 from msdask.inference import ome_zarr
 from msdask.inference.class_map import MapPlan, class_map
 from msdask.inference.planned_group import PlannedGroup, stored_complete
-from msdask.plots.drawing import LABEL_COLORS
 from msdask.spec import format_magnification
 from msdask.storage import places
 
@@ -71,7 +71,7 @@ class MapFile(PlannedGroup):
     ) -> None:
         """Write coarser levels, classes, and the documents in which viewers find them."""
         names = list(self.plan.classes)
-        colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
+        colors = class_colors(len(names))
         levels = ome_zarr.pyramid(probability)
         for number, level in enumerate(levels):
             if number:

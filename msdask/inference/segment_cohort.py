@@ -10,25 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
+from msdask.colors import class_colors, rgb_of
 from msdask.errors import SpecError
 from msdask.exports.label_outlines import write_label_outlines
 from msdask.extraction.slide_table import SlideRow, Slides, read_slides
-from msdask.inference.cohort import Hooks, do_slides, model_for, opened_with_mask
+from msdask.inference.cohort import Hooks, IntoFolder, do_slides, model_for
 from msdask.inference.label_file import label_level, open_segmentation
 from msdask.inference.segment import THREADS, segment_slide
 from msdask.inference.segment_plan import Precision, Probabilities
 from msdask.inference.segmenter import Model, Segmenter, load_segmenter
 from msdask.masks.choice import MaskChoice
-from msdask.plots.drawing import LABEL_COLORS
-from msdask.plots.maps import class_map
 from msdask.progress.events import Listener
 from msdask.slides.region import OnBadTile
-from msdask.slides.slide import Slide
 from msdask.storage import places
-from msdask.storage.files import replacing
 
 if TYPE_CHECKING:
     from msdask.engines.open_engine import Client
@@ -107,7 +102,7 @@ def segment_slides(
     return do_slides(
         rows,
         loaded.travels,
-        _Segment(place, choice, outline_mpp, options),
+        _Segment(place, choice, options, outline_mpp),
         place,
         action="segment",
         kind="segmentation",
@@ -119,29 +114,22 @@ def segment_slides(
 
 
 @dataclass(frozen=True)
-class _Segment:
+class _Segment(IntoFolder):
     """Does one slide into the folder, wherever it is called."""
 
-    folder: Path
-    choice: MaskChoice
     outline_mpp: float | None
-    options: dict[str, Any]
 
     def __call__(self, row: SlideRow, segmenter: Segmenter, hooks: Hooks) -> dict[str, Any]:
         """One slide; gives what is said of it in the table of slides."""
-        scales = segmenter.network.magnifications
-        slide, mask = opened_with_mask(row, self.choice, scales, self.options["on_bad_tile"])
+        slide, options = self.opened(row, segmenter.network.magnifications, hooks)
         name, folder = row.slide_id, self.folder
-        output = folder / "segmentations" / f"{name}.ome.zarr"
-        options = {**self.options, "wrote": hooks.wrote, "warn": hooks.warn}
-        found = segment_slide(slide, segmenter, output, mask=mask, slide_id=name, **options)
+        found = segment_slide(slide, segmenter, folder / "segmentations" / f"{name}.ome.zarr", **options)
         said = {"px": sum(found.attrs["px"].values())}
         said |= {f"area_mm2_{one}": area for one, area in found.attrs["area_mm2"].items()}
         said |= {f"unread_{what}": number for what, number in found.attrs["unread"].items()}
         if self.outline_mpp is not None:
             said["polygons"] = write_outlines(found, folder / "outlines" / f"{name}.geojson.gz", mpp=self.outline_mpp)
-        with replacing(folder / "overlays" / f"{name}.png", what="figure") as part:
-            _overlay(slide, found).savefig(part, format="png", bbox_inches="tight")
+        self.draw(slide, name, _small_enough(found), max_size=_SHOWN)
         return said
 
 
@@ -167,10 +155,7 @@ def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: floa
     px_um = attrs["step"] * attrs["mpp_used"]
     level = max((k for k in range(attrs["levels"]) if px_um * 2**k <= mpp * (1 + 1e-9)), default=0)
     classes = tuple(attrs["classes"])
-    colors = {
-        name: tuple(round(255 * part) for part in to_rgb(LABEL_COLORS[k % len(LABEL_COLORS)]))
-        for k, name in enumerate(classes)
-    }
+    colors = {name: rgb_of(color) for name, color in zip(classes, class_colors(len(classes)), strict=True)}
     scale = attrs["step"] * 2**level
     return write_label_outlines(
         path,
@@ -178,13 +163,13 @@ def write_outlines(found: xr.Dataset, path: str | os.PathLike[str], *, mpp: floa
         classes=classes,
         scale=(scale, scale),
         shard=attrs["shard"],
-        colors=colors,  # type: ignore[arg-type]
+        colors=colors,
     )
 
 
-def _overlay(slide: Slide, found: xr.Dataset) -> Figure:
-    """A segmentation over its slide, drawn from a level that is small enough."""
+def _small_enough(found: xr.Dataset) -> xr.Dataset:
+    """A segmentation's finest level that is small enough for a figure."""
     attrs = found.attrs
     sizes = [max(attrs["grid"]) / 2**k for k in range(attrs["levels"])]
     level = next((k for k, size in enumerate(sizes) if size <= _SHOWN), attrs["levels"] - 1)
-    return class_map(slide, open_segmentation(attrs["path"], level=level), max_size=_SHOWN)
+    return open_segmentation(attrs["path"], level=level)

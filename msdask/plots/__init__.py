@@ -1,9 +1,10 @@
 """Plots: figures of slides, selections, patches and trainings."""
 
+from msdask.colors import LABEL_COLORS
 from msdask.plots.architecture import architecture
 from msdask.plots.by_mpp import scores_by_mpp
 from msdask.plots.confusion import confusion_matrix
-from msdask.plots.drawing import LABEL_COLORS, SCALE_COLORS, scale_bar
+from msdask.plots.drawing import SCALE_COLORS, scale_bar
 from msdask.plots.experiment import experiment_scores
 from msdask.plots.figures import mask, pyramid, selection
 from msdask.plots.maps import class_map, heat_map

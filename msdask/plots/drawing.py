@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 __all__ = [
     "DPI",
     "FOREGROUND",
-    "LABEL_COLORS",
     "MASK",
     "REJECTED",
     "SCALE_COLORS",
@@ -45,8 +44,6 @@ UNLABELED = "#555555"
 MASK = "#000000"
 SCALE_COLORS = (SELECTED, "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 """One colour per magnification, the highest first, from the colour-blind-safe palette of Okabe and Ito."""
-LABEL_COLORS = ("#F0E442", "#3F2B96", "#00C2C7", "#9B1B30", "#8FD14F", "#8A5A2B", "#C6A5FF")
-"""One colour per class, none of them near one of `SCALE_COLORS`; more classes than colours start again."""
 
 DPI = 120
 FOREGROUND = "#1A1A1A"

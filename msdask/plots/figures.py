@@ -15,12 +15,12 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from msdask.colors import LABEL_COLORS
 from msdask.computing import in_process
 from msdask.errors import SpecError
 from msdask.plots.drawing import (
     DPI,
     FOREGROUND,
-    LABEL_COLORS,
     MASK,
     REJECTED,
     SCALE_COLORS,

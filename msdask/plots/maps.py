@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from msdask.colors import class_colors
 from msdask.errors import SpecError
-from msdask.plots.drawing import FOREGROUND, LABEL_COLORS, fitted, legend_below, scale_bar, slide_figure
+from msdask.plots.drawing import FOREGROUND, fitted, legend_below, scale_bar, slide_figure
 
 if TYPE_CHECKING:
     from msdask.slides.slide import Slide
@@ -38,7 +39,7 @@ def class_map(slide: Slide, found: xr.Dataset, *, max_size: int = 1200, opacity:
     is_segmented = "label" in found
     predicted = found["label"].values.astype(np.int16) - 1 if is_segmented else found["predicted"].values
     names = [str(name) for name in found["class"].values]
-    colors = [LABEL_COLORS[k % len(LABEL_COLORS)] for k in range(len(names))]
+    colors = class_colors(len(names))
     table = np.array([(*to_rgb(color), opacity) for color in colors] + [(0.0, 0.0, 0.0, 0.0)])
     _overlay(axes, table[predicted], found)
     counts = np.bincount(predicted[predicted >= 0], minlength=len(names))

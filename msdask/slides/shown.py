@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.errors import SlideError, UnreachableError
+from msdask.html import facts_html
 from msdask.readers.base import LevelInfo, Reader
-from msdask.slides.html import facts_html
 from msdask.slides.region import read_region
 from msdask.slides.stated_scale import SlideScale
 

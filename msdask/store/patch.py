@@ -45,7 +45,7 @@ class Patch:
         return f"<Patch {self.row} of '{self.slide_id}' at ({self.x0}, {self.y0}): {size} px at {scales}>"
 
     def _repr_html_(self) -> str:
-        from msdask.slides.html import facts_html  # pictures are encoded only where they are shown
+        from msdask.html import facts_html  # pictures are encoded only where they are shown
 
         facts = [
             ("slide", f"{self.slide_id}, row {self.row}"),

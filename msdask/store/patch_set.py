@@ -300,7 +300,7 @@ class PatchSet:
         return f"<PatchSet '{self.name}': {len(self.slides)} slides, {self.codec}>"
 
     def _repr_html_(self) -> str:
-        from msdask.slides.html import facts_html
+        from msdask.html import facts_html
 
         return facts_html(f"PatchSet {self.name}", self.facts())
 

@@ -364,7 +364,7 @@ class PatchStore(StoreEdits):
         return f"<PatchStore '{self.path}', {self.codec}: {sets}>"
 
     def _repr_html_(self) -> str:
-        from msdask.slides.html import facts_html
+        from msdask.html import facts_html
 
         sets = [
             (name, "; ".join(f"{what}: {text}" for what, text in patch_set.facts())) for name, patch_set in self.items()
