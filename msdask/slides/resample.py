@@ -11,6 +11,8 @@ __all__ = ["area_mean", "read_span"]
 _EXACT = 1e-9
 _HALF_UP = 0.5 + 1e-6
 """Exact halves go up whatever the last bits of the running sums, which differ from block to block, say."""
+_BAND_BYTES = 2**20
+"""Of what is averaged at once."""
 
 
 def read_span(first: int, last: int, *, ratio: float, size: int) -> tuple[int, int]:
@@ -43,13 +45,40 @@ def area_mean(
     is_aligned = abs(ratio - steps) < _EXACT and (first[0] * steps, first[1] * steps) == origin
     # Px with a whole square under them always go through cv2, whatever block they stand in: its halves round otherwise.
     height, width = (min(n, s // steps) if is_aligned else 0 for n, s in zip(shape, read.shape[:2], strict=True))
+    if not (height and width):
+        return _in_bands(read, origin, first, shape, ratio)
+    whole = _whole_means(read[: height * steps, : width * steps], steps)
     if (height, width) == shape:
-        return _whole_means(read[: height * steps, : width * steps], steps)
-    rows = _mean_along(read.astype(np.float64), origin[0], first[0], shape[0], ratio)
-    both = _mean_along(rows.swapaxes(0, 1), origin[1], first[1], shape[1], ratio).swapaxes(0, 1)
-    mean = np.ascontiguousarray(np.floor(both + _HALF_UP).astype(np.uint8))
-    if height and width:
-        mean[:height, :width] = _whole_means(read[: height * steps, : width * steps], steps)
+        return whole
+    mean = np.empty((*shape, 3), np.uint8)
+    mean[:height, :width] = whole
+    # What is left at the lower and the right edge, and what lies under it: the last px where there is none.
+    top, left = (min(n * steps, size - 1) for n, size in zip((height, width), read.shape[:2], strict=True))
+    if height < shape[0]:
+        begin, size = (first[0] + height, first[1]), (shape[0] - height, shape[1])
+        mean[height:] = _in_bands(read[top:], (origin[0] + top, origin[1]), begin, size, ratio)
+    if width < shape[1]:
+        begin, size = (first[0], first[1] + width), (height, shape[1] - width)
+        mean[:height, width:] = _in_bands(
+            read[: height * steps, left:], (origin[0], origin[1] + left), begin, size, ratio
+        )
+    return mean
+
+
+def _in_bands(
+    read: NDArray[np.uint8], origin: tuple[int, int], first: tuple[int, int], shape: tuple[int, int], ratio: float
+) -> NDArray[np.uint8]:
+    """`area_mean` by running sums, some rows at once: the sums are float64, and fit a processor's cache."""
+    mean = np.empty((*shape, 3), np.uint8)
+    band = max(1, int(_BAND_BYTES / (read.shape[1] * 3 * 8 * max(1.0, ratio))))
+    end = origin[0] + len(read)
+    for top in range(0, shape[0], band):
+        stop = min(top + band, shape[0])
+        begin, last = read_span(first[0] + top, first[0] + stop, ratio=ratio, size=end)
+        under = read[max(begin, origin[0]) - origin[0] : last - origin[0]].astype(np.float64)
+        rows = _mean_along(under, max(begin, origin[0]), first[0] + top, stop - top, ratio)
+        both = _mean_along(rows.swapaxes(0, 1), origin[1], first[1], shape[1], ratio).swapaxes(0, 1)
+        mean[top:stop] = np.floor(both + _HALF_UP)
     return mean
 
 
