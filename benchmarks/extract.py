@@ -41,6 +41,7 @@ from msdask.cutting.lazy_patches import read_plans
 from msdask.engines.engine import JobTrace
 from msdask.engines.threads import ThreadEngine
 from msdask.extraction.slide_job import Target, begin_set, commit_slide, run_block
+from msdask.slides.overview import Overview
 from msdask.slides.slide import Slide
 from msdask.spec import ExtractionSpec
 from msdask.store.slide_place import SlidePlace
@@ -77,11 +78,12 @@ class Case:
 
     name: str
     slide: Slide
+    overview: Overview
     selection: xr.Dataset
     cut: peers.Cut
 
     @classmethod
-    def of(cls, name: str, slide: Slide, selection: xr.Dataset) -> Case:
+    def of(cls, name: str, slide: Slide, overview: Overview, selection: xr.Dataset) -> Case:
         """The case of a selection on its slide."""
         spec = ExtractionSpec.from_dict(selection.attrs["spec"])
         cut = peers.Cut(
@@ -91,7 +93,7 @@ class Case:
             read_plans(slide, spec),
             spec.patch_size,
         )
-        return cls(name, slide, selection, cut)
+        return cls(name, slide, overview, selection, cut)
 
     @property
     def count(self) -> int:
@@ -104,7 +106,7 @@ class Case:
         scale = float(selection["magnification"].values[0])
         spec = {**self.selection.attrs["spec"], "magnifications": [scale]}
         selection = selection.assign_attrs(spec=spec, footprint=[self.cut.footprints[index]])
-        return Case.of(f"{self.name} {scale:g}x", self.slide, selection)
+        return Case.of(f"{self.name} {scale:g}x", self.slide, self.overview, selection)
 
 
 def benchmark_slide(folder: Path, side: int) -> str:
@@ -127,13 +129,16 @@ def warm_engine(threads: int) -> ThreadEngine:
 
 
 def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -> dict[str, float]:
-    """Seconds that msdask needs for "all", from planning to the commit, and for its "blocks": read, measure, write."""
+    """Seconds that msdask needs for "all", from planning to the commit, and for its "blocks": read, measure, write.
+
+    As in a run, the picture that the mask was found in is at hand.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     store = ms.PatchStore(folder)
     name = store.open_set(ExtractionSpec.from_dict(case.selection.attrs["spec"]))
     place = SlidePlace(str(folder), name, case.slide.name)
-    job = begin_set(case.slide, case.selection, Target(place, place.path))
+    job = begin_set(case.slide, case.selection, Target(place, place.path), overview=case.overview)
     engine = warm_engine(threads)
     begun = time.perf_counter()
     engine.run(case.name, JobTrace(), run_block, job, job.todo, lambda block, count: None)
@@ -143,6 +148,17 @@ def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -
     if not keep:
         shutil.rmtree(folder)
     return {"all": seconds, "blocks": blocks}
+
+
+def whole_run(case: Case, folder: Path, threads: int) -> float:
+    """Seconds of the whole run from the file on: open, find the mask, select, and everything that `write_store` does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    spec = ExtractionSpec.from_dict(case.selection.attrs["spec"])
+    started = time.perf_counter()
+    ms.extract([case.slide.path], folder, spec, threads=threads, progress=False)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(folder)
+    return seconds
 
 
 def stored_images(folder: Path) -> zarr.Array[Any]:
@@ -210,6 +226,9 @@ def contestants(case: Case, settings: Settings, file: peers.TileFile, shard: int
             f"msdask with commit {threads}": case.count / seconds["all"],
         }
 
+    def whole(threads: int) -> dict[str, float]:
+        return {f"msdask from the file {threads}": case.count / whole_run(case, folder / "whole.zarr", threads)}
+
     def floor(threads: int) -> dict[str, float]:
         decode = peers.floor_decode(file, keys, threads=threads)
         write = peers.floor_write(folder / "floor.zarr", cut, shard=shard, threads=threads)
@@ -240,7 +259,7 @@ def contestants(case: Case, settings: Settings, file: peers.TileFile, shard: int
 
     teams: dict[int, list[Measure]] = {}
     for threads in settings.thread_counts:
-        team: list[Measure] = [partial(msdask, threads), partial(floor, threads)]
+        team: list[Measure] = [partial(msdask, threads), partial(floor, threads), partial(whole, threads)]
         if case.name == TUPLES:
             team.append(partial(separate, threads))
         else:
@@ -337,7 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = machine()
     path = benchmark_slide(given.folder, side)
     slide = ms.open_slide(path)
-    mask = ms.tissue_mask(slide)
+    overview = Overview(slide)
+    mask = ms.tissue_mask(overview)
     selections = {
         f"{m:g}x": ms.grid(slide, mask, magnification=m, patch_size=PATCH_SIZE, min_tissue=MIN_TISSUE)
         for m in MAGNIFICATIONS
@@ -360,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, selection in selections.items():
         if given.only and name not in given.only:
             continue
-        case = Case.of(name, slide, selection)
+        case = Case.of(name, slide, overview, selection)
         counts[name] = case.count
         kept = settings.scratch / "kept.zarr"
         write_store(case, kept, settings.threads, keep=True)  # also the warm-up

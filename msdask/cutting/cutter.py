@@ -53,10 +53,11 @@ class Cutter:
     Attributes
     ----------
     plans : how each magnification is read
-    footprints : level-0 px of a patch's side, for each magnification
-    patch_size : px
+    footprints : level-0 px of a patch's side, for each magnification: the larger one
+    patch_size : px a side, or the height where there is a `width`
     pad : value outside the slide
     on_bad_tile : "raise" a TileError, or "fill" the tile, or its bad part, white and count its pixels
+    width : px; None: patches are square
     """
 
     plans: tuple[ReadPlan, ...]
@@ -64,6 +65,12 @@ class Cutter:
     patch_size: int
     pad: int = WHITE
     on_bad_tile: OnBadTile = "raise"
+    width: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of a patch, px."""
+        return self.patch_size, self.width or self.patch_size
 
     def cut(
         self,
@@ -96,8 +103,8 @@ class Cutter:
             Fraction of a patch's read pixels that were filled because their tile is bad; 0 unless `on_bad_tile` is
             "fill".
         """
-        count, size = len(x0), self.patch_size
-        image = np.empty((count, len(self.plans), size, size, 3), np.uint8) if out is None else out
+        count = len(x0)
+        image = np.empty((count, len(self.plans), *self.shape, 3), np.uint8) if out is None else out
         filled = np.zeros((count, len(self.plans)), np.float32)
         levels, cuts = self._cuts(reader, x0, y0)
         for number, level in enumerate(levels):
@@ -261,10 +268,10 @@ class _Cut:
     """One magnification of one block: where its patches lie in what is read, and how they become patches."""
 
     def __init__(self, cutter: Cutter, level: _Level, magnification: int, x0: Origins, y0: Origins) -> None:
-        self.level, self.plan, self.size, self.pad = level, cutter.plans[magnification], cutter.patch_size, cutter.pad
+        self.level, self.plan, self.shape, self.pad = level, cutter.plans[magnification], cutter.shape, cutter.pad
         # One px more than the patch needs, so that the last patch px is an average over real neighbours at every ratio.
         ratio = self.plan.ratio
-        self.extent = self.size if ratio == 1.0 else math.ceil(self.size * ratio - 1e-9) + 1
+        self.height, self.width = (n if ratio == 1.0 else math.ceil(n * ratio - 1e-9) + 1 for n in self.shape)
         self.xs, self.ys = self._starts(x0), self._starts(y0)
         slide_height, slide_width = level.reader.levels[0].shape
         footprint = cutter.footprints[magnification]
@@ -275,18 +282,18 @@ class _Cut:
     @cached_property
     def columns(self) -> list[list[_Segment]]:
         """Tiles under each patch along x."""
-        return [self._segments(x, self.level.width, self.level.tile_width) for x in self.xs.tolist()]
+        return [_segments(x, self.width, self.level.width, self.level.tile_width) for x in self.xs.tolist()]
 
     @cached_property
     def rows(self) -> list[list[_Segment]]:
         """Tiles under each patch along y."""
-        return [self._segments(y, self.level.height, self.level.tile_height) for y in self.ys.tolist()]
+        return [_segments(y, self.height, self.level.height, self.level.tile_height) for y in self.ys.tolist()]
 
     @cached_property
     def whole(self) -> list[bool]:
         """Whether all that is read for a patch lies in the level."""
-        xs, ys, extent = self.xs, self.ys, self.extent
-        whole = (xs >= 0) & (ys >= 0) & (xs + extent <= self.level.width) & (ys + extent <= self.level.height)
+        xs, ys = self.xs, self.ys
+        whole = (xs >= 0) & (ys >= 0) & (xs + self.width <= self.level.width) & (ys + self.height <= self.level.height)
         return [bool(w) for w in whole]
 
     def read(self, i: int, patch: NDArray[np.uint8]) -> None:
@@ -295,7 +302,7 @@ class _Cut:
         canvas = patch
         if ratio != 1.0:
             if self._canvas is None:
-                self._canvas = np.empty((self.extent, self.extent, 3), np.uint8)
+                self._canvas = np.empty((self.height, self.width, 3), np.uint8)
             canvas = self._canvas
         if not self.whole[i]:
             canvas[:] = self.pad
@@ -312,7 +319,7 @@ class _Cut:
         if ratio != 1.0:
             method = cv2.INTER_AREA if ratio > 1.0 else cv2.INTER_CUBIC
             reduced = cv2.resize(canvas, None, fx=1 / ratio, fy=1 / ratio, interpolation=method)
-            patch[:] = reduced[: self.size, : self.size]
+            patch[:] = reduced[: self.shape[0], : self.shape[1]]
 
     def bad_px(self, i: int) -> NDArray[np.bool_] | None:
         """Which px of what is read for patch `i` stand for a bad tile, or the bad part of one: None, or (y, x) bool."""
@@ -320,7 +327,7 @@ class _Cut:
         under = [(r, c) for r in self.rows[i] for c in self.columns[i] if (r[0], c[0]) in bad]
         if not under:
             return None
-        is_bad = np.zeros((self.extent, self.extent), np.bool_)
+        is_bad = np.zeros((self.height, self.width), np.bool_)
         for r, c in under:
             is_bad[r[1] : r[2], c[1] : c[2]] = bad[r[0], c[0]][r[3] : r[4], c[3] : c[4]]
         return is_bad if is_bad.any() else None
@@ -328,12 +335,12 @@ class _Cut:
     def tile_spans(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """(first, last) tile row and column of each patch."""
         axes = (
-            (self.ys, self.level.height, self.level.tile_height),
-            (self.xs, self.level.width, self.level.tile_width),
+            (self.ys, self.height, self.level.height, self.level.tile_height),
+            (self.xs, self.width, self.level.width, self.level.tile_width),
         )
         return [
-            (np.clip(start, 0, size - 1) // tile, np.clip(start + self.extent - 1, 0, size - 1) // tile)
-            for start, size, tile in axes
+            (np.clip(start, 0, size - 1) // tile, np.clip(start + extent - 1, 0, size - 1) // tile)
+            for start, extent, size, tile in axes
         ]
 
     def _starts(self, origin: Origins) -> NDArray[np.int64]:
@@ -350,17 +357,18 @@ class _Cut:
         is_inside = (origin >= 0) & (origin + footprint <= slide_size + 1.0)
         return np.where(is_inside, -1, math.ceil(slide_size / self.plan.step - 1e-6))
 
-    def _segments(self, start: int, size: int, tile: int) -> list[_Segment]:
-        """Tiles under a patch along one axis."""
-        low, high = max(start, 0), min(start + self.extent, size)
-        segments: list[_Segment] = []
-        if low >= high:
-            return segments
-        for index in range(low // tile, -(-high // tile)):
-            begin = index * tile
-            first, last = max(low, begin), min(high, begin + tile)
-            segments.append((index, first - start, last - start, first - begin, last - begin))
+
+def _segments(start: int, extent: int, size: int, tile: int) -> list[_Segment]:
+    """Tiles under a patch of `extent` px along one axis of a level of `size` px."""
+    low, high = max(start, 0), min(start + extent, size)
+    segments: list[_Segment] = []
+    if low >= high:
         return segments
+    for index in range(low // tile, -(-high // tile)):
+        begin = index * tile
+        first, last = max(low, begin), min(high, begin + tile)
+        segments.append((index, first - start, last - start, first - begin, last - begin))
+    return segments
 
 
 def _scaled_shape(info: LevelInfo, scale: int) -> tuple[int, int]:

@@ -142,14 +142,11 @@ class LabelFile(PlannedGroup):
         )
 
 
-def _fours(values: NDArray[Any]) -> NDArray[Any]:
-    """(..., y, x, 4): the px of `values` under each px of the next level; 0 beyond the edge."""
-    *lead, height, width = values.shape
-    rows, columns = -(-height // 2), -(-width // 2)
-    padded = np.zeros((*lead, 2 * rows, 2 * columns), values.dtype)
-    padded[..., :height, :width] = values
-    fours = padded.reshape(*lead, rows, 2, columns, 2)
-    return np.moveaxis(fours, -3, -2).reshape(*lead, rows, columns, 4)
+def _quarters(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """The four px of `values` (y, x) under each px of the next level: each (y / 2, x / 2); 0 beyond the edge."""
+    if values.shape[0] % 2 or values.shape[1] % 2:
+        values = np.pad(values, [(0, n % 2) for n in values.shape])
+    return [values[i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
 def halved_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -158,19 +155,15 @@ def halved_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     >>> halved_labels(np.array([[2, 1, 0, 0, 3], [1, 2, 0, 3, 0]], np.uint8)).tolist()
     [[1, 3, 3]]
     """
-    fours = np.sort(_fours(labels), axis=-1)
-    # Sorted, equal ones stand beside each other: the best is where most of those before it are the same.
-    best = np.zeros(fours.shape[:-1], np.uint8)
-    most = np.zeros(fours.shape[:-1], np.uint8)
-    run = np.zeros(fours.shape[:-1], np.uint8)
-    before = np.zeros(fours.shape[:-1], np.uint8)
-    for k in range(4):
-        here = fours[..., k]
-        run = np.where(here == before, run + 1, 1).astype(np.uint8)
-        is_better = (here > 0) & (run > most)
-        best[is_better], most[is_better] = here[is_better], run[is_better]
-        before = here
-    return best
+    a, b, c, d = _quarters(labels)
+    # A network that sorts: what is the same then stands beside each other, 0 first.
+    a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
+    a, c, b, d = np.minimum(a, c), np.maximum(a, c), np.minimum(b, d), np.maximum(b, d)
+    b, c = np.minimum(b, c), np.maximum(b, c)
+    least = np.where(a > 0, a, np.where(b > 0, b, np.where(c > 0, c, d)))
+    # Two in the middle are most, or as many as others that are no less; the last two are most where the first differ.
+    last = np.where((c == d) & ((a != b) | (a == 0)), c, least)
+    return np.where((b == c) & (b > 0), b, last)
 
 
 def halved_means(values: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any]:
@@ -185,9 +178,12 @@ def halved_means(values: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any
     -------
     means : (class, y, x) of the same type; 0 of uint8 and NaN of float16 where there is nothing
     """
-    known = _fours(labels > 0)
-    count = known.sum(-1)
-    total = np.stack([np.where(known, _fours(one), 0).sum(-1, dtype=np.float32) for one in values])
+    known = _quarters(labels > 0)
+    count = np.sum(known, axis=0)
+    total = np.zeros((len(values), *count.shape), np.float32)
+    for k, one in enumerate(values):
+        for quarter, is_known in zip(_quarters(one), known, strict=True):
+            np.add(total[k], quarter, out=total[k], where=is_known)
     mean = total / np.maximum(count, 1)
     if values.dtype == np.uint8:
         return np.floor(mean + np.float32(0.5)).astype(np.uint8)

@@ -19,7 +19,7 @@ from msdask.inference.loading import evaluating
 from msdask.inference.planned_group import Tile, Warn, warn_of_unread
 from msdask.inference.segment_plan import Precision, Probabilities, SegmentPlan
 from msdask.inference.segmenter import Model, Segmenter, load_segmenter
-from msdask.inference.tiles import Tissue, cheapest_tiling, tiling
+from msdask.inference.tiles import Boxes, Tiling, Tissue, cheapest_tiling, tiling
 from msdask.inference.views import Views, read_views
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
@@ -73,7 +73,8 @@ def segment_slide(
     """Classify every px of a slide's tissue at the scale of the model's target.
 
     Tiles lie side by side on a lattice that is fixed to the slide, so that each px is what the network says of it
-    whatever the size of the tiles (spec section 10); only the last bits of logits differ. Threads read the views of
+    whatever the size of the tiles (spec section 10); only the last bits of logits differ. Of each tile the network sees
+    the part that has tissue. Threads read the views of
     tiles, white outside of the slide, while the network looks at those before. What is written does not depend on the
     number of threads, and a run that was stopped goes on with the same call and leaves the same bytes.
 
@@ -219,23 +220,23 @@ class _Work:
     def run(self, threads: int, wrote: Wrote | None) -> None:
         """Write every shard that is not there."""
         plan = self.plan
-        tiles = self.tissue.tiles(plan.grid, plan.tiling.tile)
-        if not len(tiles):
+        boxes = self.tissue.boxes(plan.grid, plan.tiling.tile, plan.tiling.unit)
+        if not len(boxes.tile):
             return
-        at = tiles // (plan.shard // plan.tiling.tile)
+        at = boxes.tile // (plan.shard // plan.tiling.tile)
         by_shard = np.lexsort((at[:, 1], at[:, 0]))
-        tiles, at = tiles[by_shard], at[by_shard]
+        at, boxes = at[by_shard], Boxes(boxes.tile[by_shard], boxes.first[by_shard], boxes.side[by_shard])
         shard = np.cumsum(np.any(np.diff(at, axis=0, prepend=-1), axis=1)) - 1
         first = np.flatnonzero(np.diff(shard, prepend=-1))
         wanted = np.array([not self.file.is_written(row, column) for row, column in at[first].tolist()])
-        last = np.append(first[1:], len(tiles)) - 1
+        last = np.append(first[1:], len(at)) - 1
         open_shards: dict[int, _Shard] = {}
-        for i, labels, probability in self._segmented(tiles, wanted[shard], threads):
+        for i, labels, probability in self._segmented(boxes, wanted[shard], threads):
             number = int(shard[i])
             one = open_shards.get(number)
             if one is None:
                 one = open_shards[number] = _Shard.empty(plan, *at[i].tolist())
-            top, left = (tiles[i] * plan.tiling.tile - at[i] * plan.shard).tolist()
+            top, left = (boxes.first[i] - at[i] * plan.shard).tolist()
             one.put(top, left, labels, probability)
             if i == last[number]:
                 del open_shards[number]
@@ -245,63 +246,70 @@ class _Work:
                     wrote(number, len(first), int(np.count_nonzero(one.labels)))
 
     def _segmented(
-        self, tiles: NDArray[np.int64], is_wanted: NDArray[np.bool_], threads: int
+        self, boxes: Boxes, is_wanted: NDArray[np.bool_], threads: int
     ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any] | None]]:
-        """Number, labels and probabilities of each tile that is wanted.
+        """Number, labels and probabilities of each box that is wanted.
 
-        Batches are cut from all tiles, whatever is there already: a tile goes through the network beside the same
-        neighbours in every run, so that its logits have the same last bits.
+        Batches are cut from all boxes, whatever is there already: a box goes through the network beside the same
+        neighbours in every run, and with views as large as theirs, so that its logits have the same last bits.
         """
-        plan, size = self.plan, self.plan.batch_size
-        batches = [slice(i, min(i + size, len(tiles))) for i in range(0, len(tiles), size)]
+        plan, size, count = self.plan, self.plan.batch_size, len(boxes.tile)
+        batches = [slice(i, min(i + size, count)) for i in range(0, count, size)]
         batches = [rows for rows in batches if is_wanted[rows].any()]
-        steps = [plan.step * ratio for ratio in plan.tiling.ratios]
-        views = [
-            Views.at(self.slide, step, side, self.on_bad_tile)
-            for step, side in zip(steps, plan.tiling.sizes, strict=True)
+        of_side = {side: tiling(self.network, side) for side in np.unique(boxes.side).tolist()}
+        cut = [tuple(of_side[side] for side in boxes.side[rows].max(0).tolist()) for rows in batches]
+        origins = [
+            np.stack([axis.origins(boxes.first[rows, k]) for k, axis in enumerate(axes)], axis=-1)
+            for rows, axes in zip(batches, cut, strict=True)
         ]
-        origins = np.stack([plan.tiling.origins(tiles[:, axis]) for axis in (0, 1)], axis=-1)
-        coming = read_views(views, origins, batches, threads=threads)
+        shapes = [np.stack([axis.sizes for axis in axes], axis=-1) for axes in cut]
+        steps = [plan.step * ratio for ratio in plan.tiling.ratios]
+        views = [Views.at(self.slide, step, self.on_bad_tile) for step in steps]
+        coming = read_views(views, origins, shapes, batches, threads=threads)
         with evaluating(self.network) as network, closing(coming):  # type: ignore[type-var]
-            for rows, pixels, unread in coming:
-                labels, probability = _predicted(network, pixels, plan)
+            for number, (rows, pixels, unread) in enumerate(coming):
+                labels, probability = _predicted(network, pixels, cut[number], plan)
                 self.unread.update(unread.tiles)
                 for i in range(rows.start, rows.stop):
                     if is_wanted[i]:
                         k = i - rows.start
                         bad = [
-                            self._of_tile(is_bad, tiles[i], origins[i, m], plan.tiling.ratios[m])
+                            self._under(is_bad, boxes.first[i], boxes.side[i], origins[number][k, m], m)
                             for (patch, m), is_bad in unread.px.items()
                             if patch == k
                         ]
-                        yield (
-                            i,
-                            *self._in_tissue(tiles[i], labels[k], None if probability is None else probability[k], bad),
-                        )
+                        found = None if probability is None else probability[k]
+                        yield (i, *self._in_tissue(boxes.first[i], boxes.side[i], labels[k], found, bad))
 
-    def _of_tile(
-        self, is_bad: NDArray[np.bool_], tile: NDArray[np.int64], origin: NDArray[np.int64], ratio: int
+    def _under(
+        self,
+        is_bad: NDArray[np.bool_],
+        first: NDArray[np.int64],
+        side: NDArray[np.int64],
+        origin: NDArray[np.int64],
+        magnification: int,
     ) -> NDArray[np.bool_]:
-        """Which px of a tile lie under bad px of one of its views: (tile, tile) bool."""
-        side = self.plan.tiling.tile
+        """Which px of a box lie under bad px of one of its views: (height, width) bool."""
+        ratio = self.plan.tiling.ratios[magnification]
         rows, columns = (
-            np.arange(index * side, (index + 1) * side) // ratio - first
-            for index, first in zip(tile.tolist(), origin.tolist(), strict=True)
+            np.arange(begin, begin + length) // ratio - start
+            for begin, length, start in zip(first.tolist(), side.tolist(), origin.tolist(), strict=True)
         )
         return is_bad[np.ix_(rows, columns)]
 
     def _in_tissue(
         self,
-        tile: NDArray[np.int64],
+        first: NDArray[np.int64],
+        side: NDArray[np.int64],
         labels: NDArray[np.uint8],
         probability: NDArray[Any] | None,
         bad: Sequence[NDArray[np.bool_]],
     ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-        """A tile's px that lie in the map, and nothing where there is no tissue or something could not be read."""
-        side, grid = self.plan.tiling.tile, self.plan.grid
+        """A box's px that lie in the map, and nothing where there is no tissue or something could not be read."""
+        grid = self.plan.grid
         rows, columns = (
-            range(begin * side, min((begin + 1) * side, length))
-            for begin, length in zip(tile.tolist(), grid, strict=True)
+            range(begin, min(begin + length, end))
+            for begin, length, end in zip(first.tolist(), side.tolist(), grid, strict=True)
         )
         inside = self.tissue.under(grid, rows, columns)
         here = tuple(slice(0, n) for n in inside.shape)
@@ -341,18 +349,18 @@ class _Shard:
 
 
 def _predicted(
-    network: SegmentationModel, pixels: Sequence[NDArray[np.uint8]], plan: SegmentPlan
+    network: SegmentationModel, pixels: Sequence[NDArray[np.uint8]], axes: Sequence[Tiling], plan: SegmentPlan
 ) -> tuple[NDArray[np.uint8], NDArray[Any] | None]:
-    """Labels (B, T, T) and probabilities (B, C, T, T) of views (B, S_i, S_i, 3)."""
+    """Labels (B, h, w) and probabilities (B, C, h, w) of views (B, H_i, W_i, 3), whose height and width `axes` give."""
     import torch
 
     device = next(network.parameters()).device
-    tiles = plan.tiling
-    begin = tiles.crop if network.is_valid else tiles.crop + tiles.margin
+    begins = [axis.crop if network.is_valid else axis.crop + axis.margin for axis in axes]
+    rows, columns = (slice(begin, begin + axis.tile) for begin, axis in zip(begins, axes, strict=True))
     with torch.inference_mode(), _precision(device.type, plan.precision):
         views = [torch.from_numpy(view).to(device).permute(0, 3, 1, 2) for view in pixels]
         logits: Tensor = network.forward_views(views, contexts=False).logits
-        kept = logits[..., begin : begin + tiles.tile, begin : begin + tiles.tile].float()
+        kept = logits[..., rows, columns].float()
         labels = (kept.argmax(1) + 1).to(torch.uint8).cpu().numpy()
         if plan.probabilities is None:
             return labels, None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msdask.errors import SpecError
 
-__all__ = ["Tiling", "Tissue", "cheapest_tiling", "mask_index", "tiling"]
+__all__ = ["Boxes", "Tiling", "Tissue", "cheapest_tiling", "mask_index", "tiling"]
 
 
 class TiledModel(Protocol):
@@ -35,7 +35,9 @@ class TiledModel(Protocol):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Square tiles side by side, each read as one view a magnification.
+    """Square tiles side by side, of each of which the part that has tissue is read as one view a magnification.
+
+    Along one axis all of it is the same for a part of so many px; a rectangle has one of these for each axis.
 
     Attributes
     ----------
@@ -44,6 +46,7 @@ class Tiling:
     ratios : px of the target on a px of each magnification; 1 for the target itself
     crop : px of the output before the first that is kept
     margin : px of the target's view before the first of the output that does not feel the view's edge
+    unit : px to a multiple of which a tile is cut to its tissue; 0: it is not cut
     """
 
     tile: int
@@ -51,22 +54,39 @@ class Tiling:
     ratios: tuple[int, ...]
     crop: int
     margin: int
+    unit: int = 0
 
-    def origins(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    def origins(self, first: NDArray[np.int64]) -> NDArray[np.int64]:
         """First px of the views of tiles along one axis.
 
         Parameters
         ----------
-        index : (n,) numbers of the tiles along the axis
+        first : (n,) px of the map that is kept first of each
 
         Returns
         -------
         first : (n, magnifications) int64, px of each magnification
         """
-        begin = np.asarray(index, np.int64)[:, None] * self.tile - self.crop - self.margin
+        begin = np.asarray(first, np.int64)[:, None] - self.crop - self.margin
         center = begin + self.sizes[0] // 2
         sizes, ratios = np.asarray(self.sizes), np.asarray(self.ratios)
         return np.where(ratios == 1, begin, center // ratios - sizes // 2)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The parts of tiles that have tissue, tile by tile, row by row.
+
+    Attributes
+    ----------
+    tile : (n, 2) int64, row and column of each one's tile
+    first : (n, 2) int64, px of the map: its upper left corner
+    side : (n, 2) int64, px: height and width
+    """
+
+    tile: NDArray[np.int64]
+    first: NDArray[np.int64]
+    side: NDArray[np.int64]
 
 
 def tiling(model: TiledModel, tile: int) -> Tiling:
@@ -102,7 +122,17 @@ def tiling(model: TiledModel, tile: int) -> Tiling:
     if not model.is_valid:
         contexts = tuple(model.legal_size(context + border) for context in contexts)
     crop = _crop(size - border, lattice, model.ratios)
-    return Tiling(tile, (size, *contexts), (1, *model.ratios), crop, border // 2)
+    return Tiling(tile, (size, *contexts), (1, *model.ratios), crop, border // 2, _unit_of(model, tile))
+
+
+def _unit_of(model: TiledModel, tile: int) -> int:
+    """Px to a multiple of which tiles of so many px are cut to their tissue: 64, or a multiple of the lattice near."""
+    step = _step(model)
+    return step if tile % step == 0 else model.lattice
+
+
+def _step(model: TiledModel) -> int:
+    return model.lattice * max(1, 64 // model.lattice)
 
 
 def _crop(output: int, lattice: int, ratios: tuple[int, ...]) -> int:
@@ -127,15 +157,20 @@ def cheapest_tiling(
     -------
     tiling : the smallest where none fits
     """
-    lattice = model.lattice
-    sides = range(lattice, max(lattice, largest) + 1, lattice * max(1, 64 // lattice))
-    found = [tiling(model, side) for side in sides]
+    step = _step(model)
+    found = [tiling(model, side) for side in range(step, max(step, largest) + 1, step)]
+    sizes = np.array([one.sizes for one in found], np.float64)  # of a side of k steps: row k - 1
     # Every second size wastes half a cell of the lattice, where contexts lie around the view's middle.
     waste = min(one.sizes[0] - one.tile for one in found)
     found = [one for one in found if one.sizes[0] - one.tile == waste]
     # In its widest place a U-Net holds a block's input, its output and what waits for it: 6 times the filters.
     fitting = [one for one in found if 6 * model.filters * one.sizes[0] ** 2 <= values] or found[:1]
-    return min(fitting, key=lambda one: len(tissue.tiles(shape, one.tile)) * sum(size**2 for size in one.sizes))
+
+    def px(one: Tiling) -> float:
+        steps = tissue.boxes(shape, one.tile, step).side // step - 1
+        return float((sizes[steps[:, 0]] * sizes[steps[:, 1]]).sum())
+
+    return min(fitting, key=px)
 
 
 class Tissue:
@@ -168,6 +203,29 @@ class Tissue:
         counts = self._counts
         inside = counts[bottom][:, right] - counts[top][:, right] - counts[bottom][:, left] + counts[top][:, left]
         return np.stack(np.nonzero(inside), 1).astype(np.int64)
+
+    def boxes(self, shape: tuple[int, int], tile: int, unit: int) -> Boxes:
+        """The part of each tile of a map in which there is tissue, in whole units.
+
+        Parameters
+        ----------
+        shape : (height, width) of the map, px
+        tile : px a side
+        unit : px that divide a tile; 0: tiles are not cut
+        """
+        unit = unit or tile
+        n = tile // unit
+        rows, columns = (-(-length // tile) for length in shape)
+        cells = np.zeros((rows * n, columns * n), np.bool_)
+        cells[tuple(self.tiles(shape, unit).T)] = True
+        of_tiles = cells.reshape(rows, n, columns, n)
+        # (rows, columns, n) each: which units of a tile's height, and of its width, have tissue.
+        along = np.any(of_tiles, axis=3).swapaxes(1, 2), np.any(of_tiles, axis=1)
+        at = np.stack(np.nonzero(np.any(along[0], axis=2)), 1).astype(np.int64)
+        units = [axis[at[:, 0], at[:, 1]] for axis in along]
+        begin = np.stack([axis.argmax(1) for axis in units], 1)
+        end = np.stack([n - axis[:, ::-1].argmax(1) for axis in units], 1)
+        return Boxes(at, at * tile + begin * unit, (end - begin) * unit)
 
     def px(self, shape: tuple[int, int]) -> int:
         """How many px of a map of some (height, width) lie over tissue."""

@@ -36,8 +36,8 @@ class Hook(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
-    def forward(self, context: Tensor, size: int) -> Tensor:
-        """(B, wanted, size, size) of (B, given, s, s)."""
+    def forward(self, context: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, wanted, *size) of (B, given, h, w)."""
         found: Tensor = self.project(center_crop(context, size))
         return found
 
@@ -111,9 +111,10 @@ class HookNet(SegmentationModel):
 
     def forward_views(self, views: Sequence[Tensor], *, contexts: bool = True) -> SegmentOutput:
         """See `SegmentationModel.forward_views`."""
-        self._check_views([view.shape[-1] for view in views])
+        for axis in (-2, -1):
+            self._check_views([view.shape[axis] for view in views])
         *skips, merged = self.target.encode(views[0])
-        size, beside, said = merged.shape[-1], [merged], []
+        size, beside, said = merged.shape[-2:], [merged], []
         for view, branch, hook, (f, _) in zip(views[1:], self.contexts, self.hooks, self.hook_depths, strict=True):
             assert isinstance(branch, UNetBranch)
             *own, deepest = branch.encode(view)

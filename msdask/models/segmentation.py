@@ -227,16 +227,24 @@ class SegmentationModel(nn.Module):
 
         Parameters
         ----------
-        views : of each magnification (B, 3, S_i, S_i) uint8, or float from 0 to 1; concentric
+        views : of each magnification (B, 3, H_i, W_i) uint8, or float from 0 to 1; concentric. Height and width are
+            legal sizes each
         contexts : as in `forward`
         """
         raise NotImplementedError
 
 
-def center_crop(values: Tensor, size: int) -> Tensor:
-    """The middle (..., size, size) of (..., S, S): a view."""
-    start = (values.shape[-1] - size) // 2
-    return values[..., start : start + size, start : start + size]
+def center_crop(values: Tensor, size: int | Sequence[int]) -> Tensor:
+    """The middle (..., h, w) of (..., H, W): a view.
+
+    Parameters
+    ----------
+    values : (..., H, W)
+    size : px a side, or (h, w)
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    top, left = (values.shape[-2] - height) // 2, (values.shape[-1] - width) // 2
+    return values[..., top : top + height, left : left + width]
 
 
 def _ratios(magnifications: tuple[float, ...], depth: int) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ class UNetBranch(nn.Module):
         """
         for level in range(start, stop - 1, -1):
             x = self.up[level](nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-            x = self.join[level](torch.cat([x, center_crop(skips[level], x.shape[-1])], dim=1))
+            x = self.join[level](torch.cat([x, center_crop(skips[level], x.shape[-2:])], dim=1))
         return x
 
     def classify(self, x: Tensor) -> Tensor:
@@ -109,7 +109,8 @@ class UNet(SegmentationModel):
         """See `SegmentationModel.forward_views`; one view."""
         if len(views) != 1:
             raise SpecError(f"{len(views)} views: expected one for UNet")
-        self.check_size(views[0].shape[-1])
+        for size in views[0].shape[-2:]:
+            self.check_size(size)
         *skips, deepest = self.target.encode(views[0])
         return SegmentOutput(self.target.classify(self.target.decode(deepest, skips, self.depth - 1, 0)))
 

@@ -22,7 +22,7 @@ from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.exports import label_outlines
 from msdask.inference import segment
 from msdask.inference.label_file import halved_labels, halved_means
-from msdask.inference.tiles import Tissue, cheapest_tiling, mask_index, tiling
+from msdask.inference.tiles import Tiling, Tissue, cheapest_tiling, mask_index, tiling
 from msdask.inference.views import Views
 from msdask.models import HookNet, UNet, save_model
 from msdask.sample.svs import SvsLayout, write_svs
@@ -76,7 +76,7 @@ def _logits(network, path: Path, on_bad_tile="raise") -> torch.Tensor:
     for m, (size, ratio) in enumerate(zip(tiles.sizes, tiles.ratios, strict=True)):
         first = int(tiles.origins(np.zeros(1, np.int64))[0, m])
         view = np.empty((size, size, 3), np.uint8)
-        Views.at(slide, float(ratio), size, on_bad_tile).read(first, first, view)
+        Views.at(slide, float(ratio), on_bad_tile).read(first, first, view)
         views.append(torch.from_numpy(view).permute(2, 0, 1)[None])
     begin = tiles.crop + (0 if network.is_valid else tiles.margin)
     with torch.inference_mode():
@@ -107,6 +107,14 @@ def test_tiles_of_any_size_and_any_number_of_workers_say_the_same(path, mask, tm
     tissue = mask.repeat(10, 0).repeat(10, 1)
     for one in labels:
         assert np.array_equal(one > 0, tissue), "nothing outside of tissue"
+        assert not ((one != logits.argmax(0).numpy() + 1) & tissue & ~ties).any()
+    islands = np.zeros_like(mask)
+    islands[2:5, 1:20] = islands[11:17, 30:33] = islands[25:, 12] = True  # of tiles a part goes through the network
+    tissue = islands.repeat(10, 0).repeat(10, 1)
+    for tile, batch_size in ((sizes[-1], 1), (sizes[1], 3)):
+        options = {"model": network, "mask": islands, "tile": tile, "batch_size": batch_size}
+        one = _segment(path, tmp_path / "islands.ome.zarr", **options)["label"].values
+        assert np.array_equal(one > 0, tissue)
         assert not ((one != logits.argmax(0).numpy() + 1) & tissue & ~ties).any()
 
 
@@ -140,10 +148,10 @@ def test_views_show_the_same_px_wherever_they_begin_and_white_outside(tmp_path, 
     slide = ms.open_slide(path)
     ratio = step if slide.mpp_used == mpp else step * mpp / slide.mpp_used
     whole = np.empty((500, 500, 3), np.uint8)
-    Views.at(slide, ratio, 500).read(-32, -32, whole)
+    Views.at(slide, ratio).read(-32, -32, whole)
     for row, column in ((-7, 13), (20, -20), (3, 60)):
         part = np.empty((96, 96, 3), np.uint8)
-        Views.at(slide, ratio, 96).read(row, column, part)
+        Views.at(slide, ratio).read(row, column, part)
         assert np.array_equal(part, whole[32 + row : 128 + row, 32 + column : 128 + column])
     there = slide.at(mpp=ratio * slide.mpp_used).values
     height, width = (int(n / ratio) for n in slide.shape)  # px that lie in the slide whole
@@ -364,7 +372,7 @@ def test_px_that_cannot_be_read_get_no_class_and_are_counted(path, damaged, mask
 @pytest.mark.parametrize("step", [1.0, 1.25, 2.2095])
 def test_px_of_a_view_are_bad_where_any_that_they_are_averaged_from_is(damaged, step):
     view = np.empty((96, 96, 3), np.uint8)
-    unread = Views.at(ms.open_slide(damaged), step, 96, "fill").read(10, 70, view)
+    unread = Views.at(ms.open_slide(damaged), step, "fill").read(10, 70, view)
     assert unread.tiles == {(0, 1, 2)}
     covered = [
         [begin * step < first + 64 - 1e-6 and (begin + 1) * step > first + 1e-6 for begin in range(start, start + 96)]
@@ -405,7 +413,7 @@ def test_views_have_the_specifications_sizes_and_lie_on_one_lattice():
         phases = set()
         for k in range(1, 9):
             tiles = tiling(network, k * network.lattice)
-            first = tiles.origins(np.arange(-3, 4))
+            first = tiles.origins(np.arange(-3, 4) * tiles.tile)
             phases |= {tuple(row) for row in (first % 2**network.depth).tolist()}
             assert tiles.sizes[0] - network.border - tiles.crop >= tiles.tile
             ends = first * tiles.ratios + np.array(tiles.sizes) * tiles.ratios
@@ -425,10 +433,37 @@ def test_the_chosen_tiles_cost_the_fewest_px_within_the_memory():
     assert chosen.sizes[0] <= 1100
     for tile in (64, 192, 448, 832):
         other = tiling(network, tile)
-        cost = [
-            len(Tissue(mask).tiles((8000, 8000), one.tile)) * sum(s**2 for s in one.sizes) for one in (chosen, other)
-        ]
-        assert cost[0] <= cost[1]
+        assert _px(network, Tissue(mask), chosen) <= _px(network, Tissue(mask), other)
+
+
+def _px(network, tissue: Tissue, tiles: Tiling) -> int:
+    """Px that go through the network, box by box."""
+    boxes = tissue.boxes((8000, 8000), tiles.tile, tiles.unit)
+    return sum(
+        height * width
+        for sides in boxes.side.tolist()
+        for height, width in zip(*(tiling(network, side).sizes for side in sides), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("tile", "unit"), [(16, 16), (48, 16), (96, 24), (128, 0)])
+def test_boxes_are_the_smallest_around_the_tissue_of_their_tile(tile, unit):
+    rng = np.random.default_rng(2)
+    mask = rng.random((13, 31)) < 0.03
+    shape = (260, 577)
+    found = Tissue(mask).boxes(shape, tile, unit)
+    rows, columns = (mask_index(np.arange(n), n, size) for n, size in zip(shape, mask.shape, strict=True))
+    px = mask[np.ix_(rows, columns)]
+    expected = []
+    for i, j in Tissue(mask).tiles(shape, tile).tolist():
+        y, x = np.nonzero(px[i * tile : (i + 1) * tile, j * tile : (j + 1) * tile])
+        step = unit or tile
+        (top, left), (bottom, right) = (
+            [int(end) // step * step for end in ends] for ends in ((y.min(), x.min()), (y.max() + step, x.max() + step))
+        )
+        expected.append(([i, j], [i * tile + top, j * tile + left], [bottom - top, right - left]))
+    assert list(zip(found.tile.tolist(), found.first.tolist(), found.side.tolist(), strict=True)) == expected
+    assert not expected or len(expected) > 1
 
 
 @pytest.mark.parametrize("tile", [16, 48, 100])
