@@ -151,7 +151,7 @@ def write_store(case: Case, folder: Path, threads: int, *, keep: bool = False) -
 
 
 def whole_run(case: Case, folder: Path, threads: int) -> float:
-    """Seconds of the whole run from the file on: open, find the mask, select, and everything that `write_store` does."""
+    """Seconds of the whole run from the file on: opening, mask and selection, and all that `write_store` does."""
     shutil.rmtree(folder, ignore_errors=True)
     spec = ExtractionSpec.from_dict(case.selection.attrs["spec"])
     started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from itertools import product
 
@@ -47,6 +48,7 @@ _AT_ONCE_BYTES = 4 * 2**20
 """Pixels looked at in one go: each call lets go of the interpreter's lock, and threads wait for each other there."""
 _MOST_AT_ONCE = 255
 """Images that a byte can number."""
+_LOW_BYTE = 0 if sys.byteorder == "little" else 1
 _QUANTILES = np.array([0.01, 0.99, 0.03, 0.97])
 """What contrast is made of, and the bounds of it that half the px give."""
 
@@ -202,9 +204,12 @@ def _histograms(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         rows = np.ascontiguousarray(images[:, ::2]).reshape(count * half, width, channels)
     else:
         rows = images.reshape(count * height, width, channels)[::2]
-    gray, numbers = _scratch_of(count, half, width)
+    gray, numbered = _scratch_of(count, half, width)
     cv2.transform(rows, _GRAY_OF_BYTES, dst=gray)
-    counts = cv2.calcHist([numbers, gray], [0, 1], None, [count, 256], [0, count, 0, 256])
+    # One axis of 16 bits, whose high byte is the number of the image: a third of the time of two axes of 8.
+    cv2.mixChannels([gray], [numbered], [0, _LOW_BYTE])
+    keys = numbered.view(np.uint16)[..., 0]
+    counts = cv2.calcHist([keys], [0], None, [count * 256], [0, count * 256])
     return np.asarray(counts, np.float32).reshape(count, 256)
 
 
@@ -235,15 +240,17 @@ _scratch = threading.local()
 
 
 def _scratch_of(count: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Memory of this thread for gray (count * height, width, 3), used again, and the number of each px's image.
+    """Memory of this thread for gray (count * height, width, 3), used again, and for numbered gray (..., 2).
 
-    Fresh memory costs more than what is written to it.
+    The one byte of a numbered px is that of its image, the other is left to be filled in. Fresh memory costs more than
+    what is written to it.
     """
     shape = (height, width)
     held: tuple[tuple[int, int], NDArray[np.uint8], NDArray[np.uint8]] | None = getattr(_scratch, "held", None)
     if held is None or held[0] != shape or len(held[2]) < count * height:
-        numbers = np.repeat(np.arange(count, dtype=np.uint8), height * width).reshape(count * height, width)
-        held = _scratch.held = (shape, np.empty((count * height, width, 3), np.uint8), numbers)
+        numbered = np.empty((count * height, width, 2), np.uint8)
+        numbered[..., 1 - _LOW_BYTE] = np.repeat(np.arange(count, dtype=np.uint8), height)[:, None]
+        held = _scratch.held = (shape, np.empty((count * height, width, 3), np.uint8), numbered)
     return held[1][: count * height], held[2][: count * height]
 
 
