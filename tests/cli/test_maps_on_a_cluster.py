@@ -49,7 +49,7 @@ def test_a_cluster_of_processes_writes_the_same_bytes(slides, tmp_path, capsys, 
 
     def run(folder: str, *more: object) -> pd.DataFrame:
         with pytest.raises(SystemExit) as left:
-            main([str(a) for a in (*command, slides, "-p", model, "-o", tmp_path / folder, *own, *more)])
+            main([str(a) for a in (*command, "-i", slides, "-p", model, "-o", tmp_path / folder, *own, *more)])
         said = capsys.readouterr().err
         assert left.value.code == 1, said  # one of the slides is none
         assert "c.svs" in said
