@@ -1,13 +1,14 @@
 """Segmentation of whole slides: tissue a minute, FLOPs a px that is kept, memory, and the network's share of the time.
 
     python benchmarks/segment_slides.py
-    python benchmarks/segment_slides.py --filters 8 --side 100000 --threads 4
+    python benchmarks/segment_slides.py --side 100000 --mpp 0.25 --most 30
     python benchmarks/segment_slides.py --quick
 
 HookNet (20x + 5x) and a U-Net (20x) with random weights go over CMU-1-Small-Region, where it is there, and over a
 generated slide, each in a fresh process: what a network has learnt changes nothing of its speed. FLOPs are those of
 the convolutions, a multiplication and an addition being two, counted from the sizes of the layers on tensors without
-memory; a px is kept where it is part of a tile, whether there is tissue under it or not.
+memory; a px is kept where it is part of a tile, whether there is tissue under it or not. Generated slides of more than
+8,192 px repeat the encoded tiles of one of 4,096 px; `--most` looks at so many mm2 of tissue only, from the top.
 
 Compared with aims: FLOPs at most 1.10 of the target's U-Net alone, and at least 8 times fewer than with patches of 284
 px of which 64 are kept; peak memory below 2 GB; the network's share of the time at least 0.9; and with 8 filters 15 mm2
@@ -31,7 +32,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
 from fresh import peak_mib
+from scaling_cohorts import UNIT, repeat_slide
 from verdict import machine
 
 import msdask as ms
@@ -69,7 +72,17 @@ def network_of(kind: str, filters: int) -> Any:
     return model(3, scales, filters=filters).eval()
 
 
-def segmented(path: str, kind: str, filters: int, threads: int, cores: int, tile: int | None) -> dict[str, Any]:
+def upper_part(mask: Any, most: float | None) -> Any:
+    """A mask with at most so many mm2 of tissue: its upper rows."""
+    if most is None:
+        return mask
+    mm2 = np.cumsum(mask.values.sum(1)) * (mask.attrs["mpp"] / 1000) ** 2
+    return mask.values & (mm2 <= most)[:, None]
+
+
+def segmented(
+    path: str, kind: str, filters: int, threads: int, cores: int, tile: int | None, most: float | None = None
+) -> dict[str, Any]:
     """Segment a slide in this process, and measure it."""
     import torch
 
@@ -88,7 +101,7 @@ def segmented(path: str, kind: str, filters: int, threads: int, cores: int, tile
 
     network.forward_views = timed
     slide = ms.open_slide(path)
-    mask = ms.tissue_mask(slide)
+    mask = upper_part(ms.tissue_mask(slide), most)
     with tempfile.TemporaryDirectory() as folder:
         begun, begun_cpu = time.perf_counter(), time.process_time()
         output = Path(folder) / "a.ome.zarr"
@@ -129,13 +142,17 @@ def counted(filters: int, tile: int) -> dict[str, float]:
     }
 
 
-def slides_of(folder: Path, side: int) -> list[str]:
-    """CMU-1-Small-Region where it is there, and a generated slide at 20x."""
+def slides_of(folder: Path, side: int, mpp: float) -> list[str]:
+    """CMU-1-Small-Region where it is there, and a generated slide."""
     data = Path(os.environ.get("MSDASK_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
     found = [str(path) for path in [data / "CMU-1-Small-Region.svs"] if path.is_file()]
-    path = folder / f"generated-{side}.svs"
-    if not path.is_file():
-        ms.sample.make_slide(path, size=(side, side), mpp=0.5, seed=1, levels=(1, 4, 16))
+    path = folder / f"generated-{side}-{mpp:g}.svs"
+    if not path.is_file() and side <= 2 * UNIT:
+        ms.sample.make_slide(path, size=(side, side), mpp=mpp, seed=1, levels=(1, 4, 16))
+    elif not path.is_file():
+        unit = folder / f"unit-{mpp:g}.svs"
+        ms.sample.make_slide(unit, size=(UNIT, UNIT), mpp=mpp, seed=1, levels=(1, 4, 16), tile=256)
+        repeat_slide(unit, path, -(-side // UNIT))
     return [*found, str(path)]
 
 
@@ -185,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="small: a slide of 1,000 px, one filter (FLOPs as without it)"
     )
     parser.add_argument("--side", type=int, default=20_000, help="px of the generated slide")
+    parser.add_argument("--mpp", type=float, default=0.5, help="of the generated slide, um/px")
+    parser.add_argument("--most", type=float, help="mm2 of tissue that are looked at; default all")
     parser.add_argument("--filters", type=int, default=8)
     parser.add_argument("--threads", type=int, default=4, help="that read")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="that the network computes on")
@@ -197,10 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     side, filters = (1000, 1) if options.quick else (options.side, options.filters)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        slides = slides_of(options.folder or Path(temporary), side)
+        slides = slides_of(options.folder or Path(temporary), side, options.mpp)
         for path in slides[-1:] if options.quick else [s for s in slides if (options.only or "") in s]:
             for kind in options.networks:
-                given = (path, kind, filters, options.threads, options.cores, options.tile)
+                given = (path, kind, filters, options.threads, options.cores, options.tile, options.most)
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
                     rows.append(fresh.submit(segmented, *given).result())
                 print(json.dumps(rows[-1]), flush=True)
