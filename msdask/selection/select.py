@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import xarray as xr
@@ -221,31 +221,36 @@ def select(
     column, row, fraction = _tissue_positions(lattice, tissue, sides[0], shape, spec.min_tissue)
     order = morton_order(column, row)
     x, y = (_origins(axis[order], sides) for axis in (lattice.x[column], lattice.y[row]))
-    selected = xr.Dataset(
-        {
-            "x0": (_TUPLE, round_coordinates(x)),
-            "y0": (_TUPLE, round_coordinates(y)),
-            "tissue": ("patch", fraction[order].astype(np.float32)),
-        },
-        coords={"magnification": np.array(spec.magnifications, dtype=np.float64)},
-        attrs={
-            "slide_id": slide.name,
-            "spec": spec.to_dict(),
-            "shape": list(shape),
-            "mpp_used": mpp_used,
-            "start": list(lattice.start),
-            "step": step,
-            "footprint": sides,
-            "candidates": lattice.size,
-            "grid_shape": list(lattice.shape),
-            "region": list(region),
-        },
-    )
-    selected = _labelled(selected, spec, classes, x, y)
+    label, share = _labels_of(spec, classes, x, y, sides, shape)
+    variables: dict[str, Any] = {
+        "x0": (_TUPLE, round_coordinates(x)),
+        "y0": (_TUPLE, round_coordinates(y)),
+        "tissue": ("patch", fraction[order].astype(np.float32)),
+        "label": (_TUPLE, label),
+        "label_fraction": (_TUPLE, share),
+    }
+    attrs = {
+        "slide_id": slide.name,
+        "spec": spec.to_dict(),
+        "shape": list(shape),
+        "mpp_used": mpp_used,
+        "start": list(lattice.start),
+        "step": step,
+        "footprint": sides,
+        "candidates": lattice.size,
+        "grid_shape": list(lattice.shape),
+        "region": list(region),
+    }
     if is_masked:
-        selected["mask"] = _stored_mask(labels if labels is not None else mask, tissue if classes is None else classes)
-        if "classes" in selected["mask"].attrs:
-            selected.attrs["classes"] = selected["mask"].attrs["classes"]
+        kept, known = _stored_mask(labels if labels is not None else mask, tissue if classes is None else classes)
+        variables["mask"] = (("mask_y", "mask_x"), kept, known)
+        if "classes" in known:
+            attrs["classes"] = known["classes"]
+    # All at once: each variable that is added later costs xarray as much as all of them.
+    magnifications = np.array(spec.magnifications, dtype=np.float64)
+    selected = xr.Dataset(variables, coords={"magnification": magnifications}, attrs=attrs)
+    if classes is not None and spec.unlabeled == "drop":
+        selected = selected.isel(patch=np.flatnonzero(label[:, 0] != NO_LABEL))
     return selected
 
 
@@ -260,32 +265,28 @@ def _decide(
     return np.ones((1, 1), dtype=np.bool_) if classes is None else classes != 0, classes
 
 
-def _labelled(
-    selected: xr.Dataset,
+def _labels_of(
     spec: ExtractionSpec,
     classes: NDArray[np.generic] | None,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
-) -> xr.Dataset:
-    """The table with the label of each patch, by its unrounded origins (n, m); without patches that must have one."""
-    label, fraction = np.full(x.shape, NO_LABEL, dtype=np.int16), np.zeros(x.shape, dtype=np.float32)
-    if classes is not None:
-        sides, shape = selected.attrs["footprint"], tuple(selected.attrs["shape"])
-        label, fraction = majority_labels(classes, x, y, sides, shape, min_label=spec.min_label)
-    selected = selected.assign(label=(_TUPLE, label), label_fraction=(_TUPLE, fraction))
-    if classes is not None and spec.unlabeled == "drop":
-        selected = selected.isel(patch=np.flatnonzero(label[:, 0] != NO_LABEL))
-    return selected
+    sides: Sequence[float],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """(label, label_fraction) of each patch, by its unrounded origins (n, m)."""
+    if classes is None:
+        return np.full(x.shape, NO_LABEL, dtype=np.int16), np.zeros(x.shape, dtype=np.float32)
+    return majority_labels(classes, x, y, sides, shape, min_label=spec.min_label)
 
 
-def _stored_mask(given: Mask | None, values: NDArray[np.generic]) -> xr.DataArray:
-    """The mask that decided, as it is kept with the patches: unsigned integers, with what is known of it."""
+def _stored_mask(given: Mask | None, values: NDArray[np.generic]) -> tuple[NDArray[np.generic], dict[str, Any]]:
+    """The mask that decided, as it is kept with the patches: unsigned integers, and what is known of it."""
     known = given.attrs if isinstance(given, xr.DataArray) else {}
     attrs = {key: known[key] for key in ("source", "mpp") if key in known}
     if "classes" in known:
         attrs["classes"] = [str(name) for name in known["classes"]]
     kept = values.astype(np.uint8) if values.max(initial=0) <= np.iinfo(np.uint8).max else values.astype(np.uint16)
-    return xr.DataArray(kept, dims=("mask_y", "mask_x"), attrs=attrs)
+    return kept, attrs
 
 
 def _slide_shape(slide: HasGeometry) -> tuple[int, int]:

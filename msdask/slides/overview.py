@@ -44,7 +44,7 @@ class Overview:
         return self._slide.mpp_used
 
     def at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray:
-        """What `Slide.at` gives, computed in this process; parameters and errors are its."""
+        """The px that `Slide.at` gives, computed, without coordinates; parameters and errors are its."""
         scale = max(mpp, self.mpp_used) if allow_upsampling else mpp
         if scale not in self._images:
             self._images[scale] = self._slide.read_at(mpp=mpp, allow_upsampling=allow_upsampling)

@@ -236,14 +236,16 @@ class Slide(ReadsParts):
         return self._wrap(image, ratio, {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale})
 
     def read_at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray:
-        """What `at` gives, computed in this process; parameters and errors are its."""
+        """The px that `at` gives, computed in this process, without coordinates; parameters and errors are its."""
         ratio, target = self._ratio(mpp, allow_upsampling=allow_upsampling)
         height, width = self._shape_at(ratio)
         plan = self._plan_at(ratio)
         if max(height, width) > _READ_CHUNK / plan.ratio:
-            return self.at(mpp=mpp, allow_upsampling=allow_upsampling).compute(scheduler=in_process())
+            computed = self.at(mpp=mpp, allow_upsampling=allow_upsampling).compute(scheduler=in_process())
+            return computed.drop_vars(["y", "x"])
         image = _read_at(self, plan, (0, height), (0, width))  # of one part: a graph would take ten times as long
-        return self._wrap(image, ratio, {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale})
+        attrs = {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale}
+        return xr.DataArray(image, dims=("y", "x", "channel"), attrs=attrs, name="image")
 
     def _ratio(self, mpp: float, *, allow_upsampling: bool) -> tuple[float, float]:
         """Level-0 px per px at a scale, and that scale, or level 0's where it is the coarser one and may stand in."""
