@@ -9,12 +9,12 @@ the chunks that lie together come in one request, and a whole shard in one.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from dask.system import CPU_COUNT
@@ -25,7 +25,7 @@ from msdask.storage import places
 from msdask.storage.places import OpenFile
 from msdask.store import layout, shards
 from msdask.store.codecs import decoder
-from msdask.store.integrity import REPAIR_HINT, checked_body, checksum, index_table, unreadable
+from msdask.store.integrity import REPAIR_HINT, checked_body, crc32c, index_table, unreadable
 from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
 
 __all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
@@ -71,16 +71,16 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """One chunk that is wanted: where it lies in its shard, where its pixels go, and the checksum that it must have."""
 
+    # A tuple, since one is made for every patch: a frozen dataclass takes four times as long.
     offset: int
     length: int
     row: int
     column: int
     out: NDArray[Any]
-    crc: bytes | None = None
+    crc: int | None = None
 
 
 class ShardArray:
@@ -95,6 +95,7 @@ class ShardArray:
     def __init__(self, arrays: SlideArrays, name: str) -> None:
         self.arrays, self.name = arrays, name
         self._tables: dict[int, NDArray[np.int64]] = {}
+        self._paths: dict[int, str] = {}
         self._checksums: NDArray[np.uint32] | None = None
 
     def check_sizes(self) -> None:
@@ -208,9 +209,12 @@ class ShardArray:
         try:
             with self._opened(block, whole=True) as file:
                 table = self._judged_index(file, block)[1][: rows.stop - rows.start].tolist()
-                cells = ((row, m, *cell) for row, cells in enumerate(table, rows.start) for m, cell in enumerate(cells))
+                cells = ((row, m, *cell) for row, cells in enumerate(table) for m, cell in enumerate(cells))
                 crcs = self._block_checksums(block)
-                chunks = [_Chunk(a, n, row, m, _NOTHING, _crc_at(crcs, row - rows.start, m)) for row, m, a, n in cells]
+                chunks = [
+                    _Chunk(offset, length, rows.start + row, m, _NOTHING, None if crcs is None else crcs.item(row, m))
+                    for row, m, offset, length in cells
+                ]
                 judge = _fill_by(None)
                 return [self._named(chunk) for run in _runs(chunks) for chunk in judge(file, run)]
         except CorruptChunkError as error:
@@ -250,18 +254,29 @@ class ShardArray:
         fill = _fill_raw if codec == "raw" and decode is None else _fill_by(decode or decoder(codec))
         crcs = self._known_checksums()
         for block, group in groupby(pairs, key=lambda pair: pair[0] // self.arrays.rows):
-            first = block * self.arrays.rows
-            with self._opened(block, whole=whole) as file:
-                table = self._tables.get(block)
-                if table is None:
-                    table = self._tables[block] = self._judged_index(file, block)[1].astype(np.int64)
-                chunks = [
-                    _Chunk(offset, length, row, column, out[place, j], _crc_at(crcs, row, column))
-                    for row, place in group
-                    for j, column in enumerate(columns)
-                    for offset, length in [table[row - first, column].tolist()]
-                ]
-                bad = [chunk for run in _runs(chunks) for chunk in fill(file, run)]
+            first, path = block * self.arrays.rows, self._path(block)
+            try:
+                with places.at(path).opened(path, whole=whole) as file:
+                    table = self._tables.get(block)
+                    if table is None:
+                        table = self._tables[block] = self._judged_index(file, block)[1].astype(np.int64)
+                    cell, crc = table.item, None if crcs is None else crcs.item
+                    # One number at a time by `item`: for a handful of patches anything else of NumPy takes longer.
+                    chunks = [
+                        _Chunk(
+                            cell(row - first, column, 0),
+                            cell(row - first, column, 1),
+                            row,
+                            column,
+                            out[place, j],
+                            None if crc is None else crc(row, column),
+                        )
+                        for row, place in group
+                        for j, column in enumerate(columns)
+                    ]
+                    bad = [chunk for run in _runs(chunks) for chunk in fill(file, run)]
+            except OSError as error:
+                raise unreadable(f"shard '{path}'", error) from error
             if bad:
                 raise CorruptChunkError(f"{'; '.join(map(self._named, bad[:3]))}: {REPAIR_HINT}")
 
@@ -283,12 +298,18 @@ class ShardArray:
 
     @contextmanager
     def _opened(self, block: int, *, whole: bool = False) -> Iterator[OpenFile]:
-        path = self.arrays.shard_path(self.name, block)
+        path = self._path(block)
         try:
             with places.at(path).opened(path, whole=whole) as file:
                 yield file
         except OSError as error:
             raise unreadable(f"shard '{path}'", error) from error
+
+    def _path(self, block: int) -> str:
+        path = self._paths.get(block)
+        if path is None:
+            path = self._paths[block] = self.arrays.shard_path(self.name, block)
+        return path
 
     def _named(self, chunk: _Chunk) -> str:
         where = f"array '{self.arrays.array_path(self.name)}' chunk {chunk.row, chunk.column}"
@@ -298,30 +319,32 @@ class ShardArray:
         return np.empty((count, self.arrays.shape[1], *self.arrays.chunk_shape(self.name)[2:]), np.uint8)
 
 
-def _crc_at(crcs: NDArray[np.uint32] | None, row: int, column: int) -> bytes | None:
-    return None if crcs is None else crcs[row, column].tobytes()
-
-
 def _runs(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
     """Chunks that lie one behind the other, together."""
     run: list[_Chunk] = []
+    end = -1
     for chunk in chunks:
-        if run and (chunk.offset != run[-1].offset + run[-1].length or len(run) == _MAX_RUN):
+        if run and (chunk.offset != end or len(run) == _MAX_RUN):
             yield run
             run = []
         run.append(chunk)
+        end = chunk.offset + chunk.length
     if run:
         yield run
 
 
 def _fill_raw(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
     """Read a run straight to where its pixels go; gives the chunks whose checksum is wrong or that are cut short."""
-    checksums = memoryview(bytearray(CRC_BYTES * len(run)))
-    tails = [checksums[i : i + CRC_BYTES] for i in range(0, len(checksums), CRC_BYTES)]
-    parts = [part for chunk, tail in zip(run, tails, strict=True) for part in (chunk.out.data, tail)]
-    if file.read_into(run[0].offset, parts) != sum(chunk.length for chunk in run):
+    stored = bytearray(CRC_BYTES * len(run))
+    tails = memoryview(stored)
+    parts, length = [], 0
+    for i, chunk in enumerate(run):
+        parts += (chunk.out.data, tails[CRC_BYTES * i : CRC_BYTES * (i + 1)])
+        length += chunk.length
+    if file.read_into(run[0].offset, parts) != length:
         return run
-    return [c for c, tail in zip(run, tails, strict=True) if checksum(c.out) != tail or (c.crc or tail) != tail]
+    found = struct.unpack(f"<{len(run)}I", stored)
+    return [c for c, tail in zip(run, found, strict=True) if crc32c(c.out) != tail or c.crc not in (None, tail)]
 
 
 def _as_stored(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
@@ -340,7 +363,7 @@ def _fill_by(
         for chunk in run:
             stored = data[chunk.offset - start : chunk.offset - start + chunk.length]
             body = checked_body(stored)
-            if body is None or (chunk.crc is not None and stored[-CRC_BYTES:] != chunk.crc):
+            if body is None or chunk.crc not in (None, int.from_bytes(stored[-CRC_BYTES:], "little")):
                 bad.append(chunk)
             elif decode is not None:
                 chunk.out[...] = decode(body, chunk.out.shape)
