@@ -8,16 +8,15 @@ the chunks that lie together come in one request, and a whole shard in one.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
-from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from msdask.errors import CorruptChunkError, StoreError
@@ -26,17 +25,11 @@ from msdask.storage.places import OpenFile
 from msdask.store import layout, shards
 from msdask.store.codecs import decoder
 from msdask.store.integrity import REPAIR_HINT, checked_body, crc32c, index_table, unreadable
+from msdask.store.reading_threads import PATCHES_A_TASK, Part, start
 from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
 
-__all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
+__all__ = ["ShardArray"]
 
-FORK_REASON = (
-    "a process that is forked inherits locks and queues of threads that do not exist in it, so that reads abort or "
-    "hang; use num_workers=0 (reads run on threads anyway), or start workers by 'forkserver' or 'spawn'"
-)
-
-_PATCHES_A_TASK = 8
-"""Large enough that threads are not woken for nothing, small enough that a batch spreads over them."""
 _MAX_RUN = 64
 """Chunks that lie one behind the other are read at once, up to this many."""
 
@@ -44,31 +37,6 @@ _NOTHING = np.empty(0, np.uint8)
 
 Decoder = Callable[[bytes | memoryview, tuple[int, ...]], Any]
 """Bytes of a chunk and the shape of its place -> what is put there."""
-
-_state: dict[str, Any] = {"pool": None, "is_forked": False}
-
-
-def reading_pool() -> ThreadPoolExecutor:
-    """The threads of this process that read and decode patches.
-
-    Raises
-    ------
-    StoreError
-        This process was forked from one that had begun to read.
-    """
-    if _state["is_forked"]:
-        raise StoreError(f"this process was forked from one that had begun to read patches: {FORK_REASON}")
-    if _state["pool"] is None:
-        # More threads than cores, so that a disk has several requests to work on.
-        _state["pool"] = ThreadPoolExecutor(min(16, max(4, CPU_COUNT)), thread_name_prefix="msdask-read")
-    return _state["pool"]
-
-
-def _after_fork() -> None:
-    _state["is_forked"] = _state["is_forked"] or _state["pool"] is not None
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Chunk(NamedTuple):
@@ -94,6 +62,7 @@ class ShardArray:
 
     def __init__(self, arrays: SlideArrays, name: str) -> None:
         self.arrays, self.name = arrays, name
+        self._waits = places.is_remote(arrays.path)
         self._tables: dict[int, NDArray[np.int64]] = {}
         self._paths: dict[int, str] = {}
         self._checksums: NDArray[np.uint32] | None = None
@@ -122,7 +91,7 @@ class ShardArray:
                 f"shard '{path}' has {size} bytes, its {chunks} chunks need {expected}: {REPAIR_HINT}"
             )
 
-    def submit(
+    def parts(
         self,
         rows: NDArray[np.integer[Any]],
         out: NDArray[Any],
@@ -130,34 +99,36 @@ class ShardArray:
         places: NDArray[np.integer[Any]] | None = None,
         columns: Sequence[int] | None = None,
         decode: Decoder | None = None,
-    ) -> list[Future[None]]:
-        """Begin to read patches into `out`, on the process's threads; they are there when every future is done.
+    ) -> list[Part]:
+        """Patches that are to be read into `out`, in pieces for one thread each; `reading_threads.start` begins them.
 
         Parameters
         ----------
         rows : of the slide's patches, in any order
-        out : (n, magnification, y, x[, channel]) uint8, C-contiguous
+        out : (n, magnification, y, x[, channel]) uint8, each image C-contiguous
         places : first index of `out` for each row; None means in the order of `rows`
         columns : which magnifications, as positions; None means all
         decode : what becomes of a chunk's bytes, instead of the pixels that its codec gives
 
         Returns
         -------
-        futures : each raises CorruptChunkError where a chunk's checksum is wrong; names array and chunk
+        parts : each raises CorruptChunkError where a chunk's checksum is wrong; names array and chunk
         """
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.arrays.shape[0]):
+        where = range(len(rows)) if places is None else places.tolist()
+        pairs = sorted(zip(rows.tolist(), where, strict=True))
+        if pairs and (pairs[0][0] < 0 or pairs[-1][0] >= self.arrays.shape[0]):
             raise StoreError(
                 f"'{self.arrays.path}': rows {rows.min()}..{rows.max()} asked for, it has 0..{self.arrays.shape[0] - 1}"
             )
         wanted = range(self.arrays.shape[1]) if columns is None else columns
-        where = np.arange(len(rows)) if places is None else places
-        order = np.argsort(rows, kind="stable")
-        pairs = list(zip(rows[order].tolist(), where[order].tolist(), strict=True))
-        pool = reading_pool()
-        return [
-            pool.submit(self._read, pairs[i : i + _PATCHES_A_TASK], wanted, out, decode=decode)
-            for i in range(0, len(pairs), _PATCHES_A_TASK)
-        ]
+        cut = [pairs[i : i + PATCHES_A_TASK] for i in range(0, len(pairs), PATCHES_A_TASK)]
+        return [Part(len(some), self._waits, partial(self._read, some, wanted, out, decode=decode)) for some in cut]
+
+    def submit(
+        self, rows: NDArray[np.integer[Any]], out: NDArray[Any], *, decode: Decoder | None = None
+    ) -> list[Future[None]]:
+        """Begin to read patches into `out`; they are there when every future is done. Parameters as for `parts`."""
+        return start(self.parts(rows, out, decode=decode))
 
     def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Any rows, in the order given: (len(rows), magnification, y, x[, channel]) uint8.
@@ -337,7 +308,8 @@ def _fill_raw(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
     """Read a run straight to where its pixels go; gives the chunks whose checksum is wrong or that are cut short."""
     stored = bytearray(CRC_BYTES * len(run))
     tails = memoryview(stored)
-    parts, length = [], 0
+    parts: list[memoryview] = []
+    length = 0
     for i, chunk in enumerate(run):
         parts += (chunk.out.data, tails[CRC_BYTES * i : CRC_BYTES * (i + 1)])
         length += chunk.length
