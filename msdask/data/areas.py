@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from msdask.errors import SpecError
 from msdask.selection.covering import covering_patches
 from msdask.spec import format_magnification
 from msdask.store.patch_set import PatchSet
+from msdask.store.reading_threads import Begun
 
 __all__ = ["AreaSet"]
 
@@ -192,19 +192,19 @@ class AreaSet:
         *,
         places: NDArray[np.int64],
         columns: Sequence[int],
-    ) -> list[Future[None]]:
+    ) -> list[Begun]:
         """See `Patches.begin`."""
-        futures: list[Future[None]] = []
+        begun: list[Begun] = []
         covering = self.covering(slide_id)[rows]
         for j, k in enumerate(columns):
             image = out[:, j : j + 1]
             if k == 0:
-                futures += self._tuples.begin(slide_id, name, rows, image, places=places, columns=(self._column,))
+                begun += self._tuples.begin(slide_id, name, rows, image, places=places, columns=(self._column,))
                 continue
             there = covering[:, k - 1] >= 0
             image[places[~there]] = 255
             if there.any():
-                futures += self._fine.begin(
+                begun += self._fine.begin(
                     slide_id,
                     name,
                     covering[there, k - 1],
@@ -212,7 +212,7 @@ class AreaSet:
                     places=places[there],
                     columns=(self.fine_column,),
                 )
-        return futures
+        return begun
 
 
 def _origins(patch_set: PatchSet, slide_id: str, column: int) -> tuple[NDArray[np.int64], float]:

@@ -24,6 +24,7 @@ from msdask.data.virtual import VirtualSet
 from msdask.errors import SpecError
 from msdask.store.keep_rule import Keep
 from msdask.store.patch_set import PatchSet
+from msdask.store.reading_threads import Begun, start
 
 __all__ = ["Batch", "PatchDataset", "Reading", "Target", "as_images"]
 
@@ -290,25 +291,26 @@ class PatchDataset(Dataset[Batch]):
         magnification = self._magnification[group]
         out = np.empty((count, images, self.patch_size, self.patch_size, 3), np.uint8)
         maps = np.empty(out.shape[:-1], np.uint8) if self._label_maps else None
-        futures: list[Future[None]] = []
+        begun: list[Begun] = []
         if self.scale is not None:
-            begun, magnification = self._begin_scaled(index, index if seeds is None else seeds, out)
-            futures += begun
-        for g in np.unique(group).tolist():
-            places = np.flatnonzero(group == g)
-            key, rows = self._groups[g], self._row[index[places]].astype(np.int64)
+            cuts, magnification = self._begin_scaled(index, index if seeds is None else seeds, out)
+            begun += cuts
+        row, order = self._row[index].astype(np.int64), np.argsort(group, kind="stable")
+        first = np.flatnonzero(np.diff(group[order], prepend=-1))
+        for places in np.split(order, first[1:]) if count else ():
+            key, rows = self._groups[group[places[0]]], row[places]
             one = self._sets[key.number]
             if self.scale is None:
-                futures += one.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
+                begun += one.begin(key.slide_id, "image", rows, out, places=places, columns=key.columns)
             if maps is not None:
-                futures += one.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
+                begun += one.begin(key.slide_id, "label_map", rows, maps, places=places, columns=key.columns)
         batch = {
             "image": as_images(out),
             "label": torch.from_numpy(self._label[index].astype(np.int64)),
             "magnification": torch.from_numpy(magnification),
             "index": torch.from_numpy(index),
             "slide": torch.from_numpy(self._group_slide[group]),
-            "row": torch.from_numpy(self._row[index].astype(np.int64)),
+            "row": torch.from_numpy(row),
             "x0": torch.from_numpy(self._x0[index].astype(np.int64)),
             "y0": torch.from_numpy(self._y0[index].astype(np.int64)),
         }
@@ -318,7 +320,7 @@ class PatchDataset(Dataset[Batch]):
             batch["label_map"] = torch.from_numpy(maps)
         if seeds is not None:
             batch["seed"] = torch.from_numpy(np.asarray(seeds, np.int64))
-        return Reading(futures, batch)
+        return Reading(start(begun), batch)
 
     def _begin_scaled(
         self, index: NDArray[np.int64], seeds: NDArray[np.int64], out: NDArray[np.uint8]

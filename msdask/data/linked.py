@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from msdask.selection.parents import CONTAINMENT_TOLERANCE
 from msdask.spec import format_magnification
 from msdask.storage import places
 from msdask.store.patch_set import PatchSet
+from msdask.store.reading_threads import Begun
 
 __all__ = ["LinkedSet"]
 
@@ -210,13 +210,13 @@ class LinkedSet:
         *,
         places: NDArray[np.int64],
         columns: Sequence[int],
-    ) -> list[Future[None]]:
+    ) -> list[Begun]:
         """See `Patches.begin`: each magnification is read from its own set, straight into its place in the batch."""
         linked = self._rows[slide_id][rows]
         return [
-            future
+            part
             for j, m in enumerate(columns)
-            for future in self._stored[m].begin(
+            for part in self._stored[m].begin(
                 slide_id, name, linked[:, m], out[:, j : j + 1], places=places, columns=(0,)
             )
         ]

@@ -23,7 +23,7 @@ from msdask.data.given import Given, as_dataset
 from msdask.data.order import EpochOrder, Shuffle
 from msdask.errors import SpecError
 from msdask.store.keep_rule import Keep
-from msdask.store.reading import FORK_REASON
+from msdask.store.reading_threads import FORK_REASON
 
 __all__ = ["PatchLoader", "loader"]
 

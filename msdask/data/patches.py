@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,8 @@ from msdask.errors import SpecError
 from msdask.masks.label_plane import MAX_LABEL
 from msdask.store import documents
 from msdask.store.patch_set import PatchSet
-from msdask.store.reading import ShardArray, reading_pool
+from msdask.store.reading import ShardArray
+from msdask.store.reading_threads import Begun, reading_pool
 
 __all__ = ["Patches", "StoredPatches"]
 
@@ -68,8 +68,8 @@ class Patches(Protocol):
         *,
         places: NDArray[np.int64],
         columns: Sequence[int],
-    ) -> list[Future[None]]:
-        """Begin to read rows of an array into ``out[places]``; they are there when every future is done."""
+    ) -> Sequence[Begun]:
+        """Begin to read rows of an array into ``out[places]``, or say what `reading_threads.start` begins to read."""
         ...
 
 
@@ -132,9 +132,9 @@ class StoredPatches:
         *,
         places: NDArray[np.int64],
         columns: Sequence[int],
-    ) -> list[Future[None]]:
+    ) -> Sequence[Begun]:
         """See `Patches.begin`."""
-        return self._arrays[slide_id, name].submit(rows, out, places=places, columns=columns)
+        return self._arrays[slide_id, name].parts(rows, out, places=places, columns=columns)
 
 
 def _count_block(maps: ShardArray, block: int, column: int) -> NDArray[np.uint32]:

@@ -31,7 +31,7 @@ from msdask.storage import places
 from msdask.store import layout
 from msdask.store.integrity import check_same_file
 from msdask.store.patch_set import PatchSet
-from msdask.store.reading import reading_pool
+from msdask.store.reading_threads import reading_pool
 
 __all__ = ["VirtualSet"]
 

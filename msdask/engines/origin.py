@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -95,16 +96,21 @@ class _Forked:
         self.number = os.fork()
         if self.number == 0:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            code = 1
             try:
                 here.close()
                 os.setpgid(0, 0)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 fork_on_request(there.detach())
+                code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
-                os._exit(0)
+                os._exit(code)
         there.close()
         self.connection = Connection(here.detach())
-        self.connection.send(prepare)
+        with suppress(BrokenPipeError):  # it has failed already, which whoever waits for its answer sees
+            self.connection.send(prepare)
 
     def kill(self) -> None:
         kill(self.number)

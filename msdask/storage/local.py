@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Self
 
 __all__ = ["LocalFolders", "PutAt", "local"]
 
@@ -39,6 +40,13 @@ class _LocalFile:
 
     handle: int
 
+    # The file closes itself: a generator for that takes as long as opening it.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        os.close(self.handle)
+
     def read_end(self, length: int) -> tuple[bytes, int]:
         """See `OpenFile.read_end`."""
         size = os.fstat(self.handle).st_size
@@ -59,14 +67,9 @@ class LocalFolders:
         with open(path, "rb") as stream:
             return stream.read()
 
-    @contextmanager
-    def opened(self, path: str, *, whole: bool = False) -> Iterator[_LocalFile]:
+    def opened(self, path: str, *, whole: bool = False) -> _LocalFile:
         """See `Storage.opened`."""
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            yield _LocalFile(handle)
-        finally:
-            os.close(handle)
+        return _LocalFile(os.open(path, os.O_RDONLY))
 
     def size(self, path: str) -> int:
         """See `Storage.size`."""

@@ -28,6 +28,7 @@ __all__ = [
     "checked_shape",
     "checksum",
     "committed_documents",
+    "crc32c",
     "digest_of",
     "index_table",
     "sealed",
@@ -142,11 +143,15 @@ def checked_shape(path: str, shape: Any) -> tuple[int, int, int]:
     return first[0], first[1], first[2]
 
 
+def crc32c(data: bytes | NDArray[np.uint8]) -> int:
+    """CRC32C of bytes as a number; without a copy of `data`."""
+    return google_crc32c.value(cast("bytes", data))
+
+
 def checksum(data: bytes | memoryview | NDArray[np.uint8]) -> bytes:
     """CRC32C as Zarr stores it, 4 bytes; without a copy of `data`."""
     # The C function takes an array, but no memoryview, whose buffer must be released.
-    whole = np.frombuffer(data, np.uint8) if isinstance(data, memoryview) else data
-    return _CRC.pack(google_crc32c.value(cast("bytes", whole)))
+    return _CRC.pack(crc32c(np.frombuffer(data, np.uint8) if isinstance(data, memoryview) else data))
 
 
 def checked_body(data: bytes | memoryview, length: int | None = None) -> memoryview | None:

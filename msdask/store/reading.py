@@ -8,16 +8,15 @@ the chunks that lie together come in one request, and a whole shard in one.
 
 from __future__ import annotations
 
-import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from dask.system import CPU_COUNT
 from numpy.typing import NDArray
 
 from msdask.errors import CorruptChunkError, StoreError
@@ -25,18 +24,12 @@ from msdask.storage import places
 from msdask.storage.places import OpenFile
 from msdask.store import layout, shards
 from msdask.store.codecs import decoder
-from msdask.store.integrity import REPAIR_HINT, checked_body, checksum, index_table, unreadable
+from msdask.store.integrity import REPAIR_HINT, checked_body, crc32c, index_table, unreadable
+from msdask.store.reading_threads import PATCHES_A_TASK, Part, start
 from msdask.store.slide_arrays import CRC_BYTES, SCHEMA, SlideArrays, checksums_of
 
-__all__ = ["FORK_REASON", "ShardArray", "reading_pool"]
+__all__ = ["ShardArray"]
 
-FORK_REASON = (
-    "a process that is forked inherits locks and queues of threads that do not exist in it, so that reads abort or "
-    "hang; use num_workers=0 (reads run on threads anyway), or start workers by 'forkserver' or 'spawn'"
-)
-
-_PATCHES_A_TASK = 8
-"""Large enough that threads are not woken for nothing, small enough that a batch spreads over them."""
 _MAX_RUN = 64
 """Chunks that lie one behind the other are read at once, up to this many."""
 
@@ -45,42 +38,17 @@ _NOTHING = np.empty(0, np.uint8)
 Decoder = Callable[[bytes | memoryview, tuple[int, ...]], Any]
 """Bytes of a chunk and the shape of its place -> what is put there."""
 
-_state: dict[str, Any] = {"pool": None, "is_forked": False}
 
-
-def reading_pool() -> ThreadPoolExecutor:
-    """The threads of this process that read and decode patches.
-
-    Raises
-    ------
-    StoreError
-        This process was forked from one that had begun to read.
-    """
-    if _state["is_forked"]:
-        raise StoreError(f"this process was forked from one that had begun to read patches: {FORK_REASON}")
-    if _state["pool"] is None:
-        # More threads than cores, so that a disk has several requests to work on.
-        _state["pool"] = ThreadPoolExecutor(min(16, max(4, CPU_COUNT)), thread_name_prefix="msdask-read")
-    return _state["pool"]
-
-
-def _after_fork() -> None:
-    _state["is_forked"] = _state["is_forked"] or _state["pool"] is not None
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """One chunk that is wanted: where it lies in its shard, where its pixels go, and the checksum that it must have."""
 
+    # A tuple, since one is made for every patch: a frozen dataclass takes four times as long.
     offset: int
     length: int
     row: int
     column: int
     out: NDArray[Any]
-    crc: bytes | None = None
+    crc: int | None = None
 
 
 class ShardArray:
@@ -94,7 +62,9 @@ class ShardArray:
 
     def __init__(self, arrays: SlideArrays, name: str) -> None:
         self.arrays, self.name = arrays, name
+        self._waits = places.is_remote(arrays.path)
         self._tables: dict[int, NDArray[np.int64]] = {}
+        self._paths: dict[int, str] = {}
         self._checksums: NDArray[np.uint32] | None = None
 
     def check_sizes(self) -> None:
@@ -121,7 +91,7 @@ class ShardArray:
                 f"shard '{path}' has {size} bytes, its {chunks} chunks need {expected}: {REPAIR_HINT}"
             )
 
-    def submit(
+    def parts(
         self,
         rows: NDArray[np.integer[Any]],
         out: NDArray[Any],
@@ -129,34 +99,36 @@ class ShardArray:
         places: NDArray[np.integer[Any]] | None = None,
         columns: Sequence[int] | None = None,
         decode: Decoder | None = None,
-    ) -> list[Future[None]]:
-        """Begin to read patches into `out`, on the process's threads; they are there when every future is done.
+    ) -> list[Part]:
+        """Patches that are to be read into `out`, in pieces for one thread each; `reading_threads.start` begins them.
 
         Parameters
         ----------
         rows : of the slide's patches, in any order
-        out : (n, magnification, y, x[, channel]) uint8, C-contiguous
+        out : (n, magnification, y, x[, channel]) uint8, each image C-contiguous
         places : first index of `out` for each row; None means in the order of `rows`
         columns : which magnifications, as positions; None means all
         decode : what becomes of a chunk's bytes, instead of the pixels that its codec gives
 
         Returns
         -------
-        futures : each raises CorruptChunkError where a chunk's checksum is wrong; names array and chunk
+        parts : each raises CorruptChunkError where a chunk's checksum is wrong; names array and chunk
         """
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.arrays.shape[0]):
+        where = range(len(rows)) if places is None else places.tolist()
+        pairs = sorted(zip(rows.tolist(), where, strict=True))
+        if pairs and (pairs[0][0] < 0 or pairs[-1][0] >= self.arrays.shape[0]):
             raise StoreError(
                 f"'{self.arrays.path}': rows {rows.min()}..{rows.max()} asked for, it has 0..{self.arrays.shape[0] - 1}"
             )
         wanted = range(self.arrays.shape[1]) if columns is None else columns
-        where = np.arange(len(rows)) if places is None else places
-        order = np.argsort(rows, kind="stable")
-        pairs = list(zip(rows[order].tolist(), where[order].tolist(), strict=True))
-        pool = reading_pool()
-        return [
-            pool.submit(self._read, pairs[i : i + _PATCHES_A_TASK], wanted, out, decode=decode)
-            for i in range(0, len(pairs), _PATCHES_A_TASK)
-        ]
+        cut = [pairs[i : i + PATCHES_A_TASK] for i in range(0, len(pairs), PATCHES_A_TASK)]
+        return [Part(len(some), self._waits, partial(self._read, some, wanted, out, decode=decode)) for some in cut]
+
+    def submit(
+        self, rows: NDArray[np.integer[Any]], out: NDArray[Any], *, decode: Decoder | None = None
+    ) -> list[Future[None]]:
+        """Begin to read patches into `out`; they are there when every future is done. Parameters as for `parts`."""
+        return start(self.parts(rows, out, decode=decode))
 
     def read(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Any rows, in the order given: (len(rows), magnification, y, x[, channel]) uint8.
@@ -208,9 +180,12 @@ class ShardArray:
         try:
             with self._opened(block, whole=True) as file:
                 table = self._judged_index(file, block)[1][: rows.stop - rows.start].tolist()
-                cells = ((row, m, *cell) for row, cells in enumerate(table, rows.start) for m, cell in enumerate(cells))
+                cells = ((row, m, *cell) for row, cells in enumerate(table) for m, cell in enumerate(cells))
                 crcs = self._block_checksums(block)
-                chunks = [_Chunk(a, n, row, m, _NOTHING, _crc_at(crcs, row - rows.start, m)) for row, m, a, n in cells]
+                chunks = [
+                    _Chunk(offset, length, rows.start + row, m, _NOTHING, None if crcs is None else crcs.item(row, m))
+                    for row, m, offset, length in cells
+                ]
                 judge = _fill_by(None)
                 return [self._named(chunk) for run in _runs(chunks) for chunk in judge(file, run)]
         except CorruptChunkError as error:
@@ -250,18 +225,29 @@ class ShardArray:
         fill = _fill_raw if codec == "raw" and decode is None else _fill_by(decode or decoder(codec))
         crcs = self._known_checksums()
         for block, group in groupby(pairs, key=lambda pair: pair[0] // self.arrays.rows):
-            first = block * self.arrays.rows
-            with self._opened(block, whole=whole) as file:
-                table = self._tables.get(block)
-                if table is None:
-                    table = self._tables[block] = self._judged_index(file, block)[1].astype(np.int64)
-                chunks = [
-                    _Chunk(offset, length, row, column, out[place, j], _crc_at(crcs, row, column))
-                    for row, place in group
-                    for j, column in enumerate(columns)
-                    for offset, length in [table[row - first, column].tolist()]
-                ]
-                bad = [chunk for run in _runs(chunks) for chunk in fill(file, run)]
+            first, path = block * self.arrays.rows, self._path(block)
+            try:
+                with places.at(path).opened(path, whole=whole) as file:
+                    table = self._tables.get(block)
+                    if table is None:
+                        table = self._tables[block] = self._judged_index(file, block)[1].astype(np.int64)
+                    cell, crc = table.item, None if crcs is None else crcs.item
+                    # One number at a time by `item`: for a handful of patches anything else of NumPy takes longer.
+                    chunks = [
+                        _Chunk(
+                            cell(row - first, column, 0),
+                            cell(row - first, column, 1),
+                            row,
+                            column,
+                            out[place, j],
+                            None if crc is None else crc(row, column),
+                        )
+                        for row, place in group
+                        for j, column in enumerate(columns)
+                    ]
+                    bad = [chunk for run in _runs(chunks) for chunk in fill(file, run)]
+            except OSError as error:
+                raise unreadable(f"shard '{path}'", error) from error
             if bad:
                 raise CorruptChunkError(f"{'; '.join(map(self._named, bad[:3]))}: {REPAIR_HINT}")
 
@@ -283,12 +269,18 @@ class ShardArray:
 
     @contextmanager
     def _opened(self, block: int, *, whole: bool = False) -> Iterator[OpenFile]:
-        path = self.arrays.shard_path(self.name, block)
+        path = self._path(block)
         try:
             with places.at(path).opened(path, whole=whole) as file:
                 yield file
         except OSError as error:
             raise unreadable(f"shard '{path}'", error) from error
+
+    def _path(self, block: int) -> str:
+        path = self._paths.get(block)
+        if path is None:
+            path = self._paths[block] = self.arrays.shard_path(self.name, block)
+        return path
 
     def _named(self, chunk: _Chunk) -> str:
         where = f"array '{self.arrays.array_path(self.name)}' chunk {chunk.row, chunk.column}"
@@ -298,30 +290,33 @@ class ShardArray:
         return np.empty((count, self.arrays.shape[1], *self.arrays.chunk_shape(self.name)[2:]), np.uint8)
 
 
-def _crc_at(crcs: NDArray[np.uint32] | None, row: int, column: int) -> bytes | None:
-    return None if crcs is None else crcs[row, column].tobytes()
-
-
 def _runs(chunks: list[_Chunk]) -> Iterator[list[_Chunk]]:
     """Chunks that lie one behind the other, together."""
     run: list[_Chunk] = []
+    end = -1
     for chunk in chunks:
-        if run and (chunk.offset != run[-1].offset + run[-1].length or len(run) == _MAX_RUN):
+        if run and (chunk.offset != end or len(run) == _MAX_RUN):
             yield run
             run = []
         run.append(chunk)
+        end = chunk.offset + chunk.length
     if run:
         yield run
 
 
 def _fill_raw(file: OpenFile, run: list[_Chunk]) -> list[_Chunk]:
     """Read a run straight to where its pixels go; gives the chunks whose checksum is wrong or that are cut short."""
-    checksums = memoryview(bytearray(CRC_BYTES * len(run)))
-    tails = [checksums[i : i + CRC_BYTES] for i in range(0, len(checksums), CRC_BYTES)]
-    parts = [part for chunk, tail in zip(run, tails, strict=True) for part in (chunk.out.data, tail)]
-    if file.read_into(run[0].offset, parts) != sum(chunk.length for chunk in run):
+    stored = bytearray(CRC_BYTES * len(run))
+    tails = memoryview(stored)
+    parts: list[memoryview] = []
+    length = 0
+    for i, chunk in enumerate(run):
+        parts += (chunk.out.data, tails[CRC_BYTES * i : CRC_BYTES * (i + 1)])
+        length += chunk.length
+    if file.read_into(run[0].offset, parts) != length:
         return run
-    return [c for c, tail in zip(run, tails, strict=True) if checksum(c.out) != tail or (c.crc or tail) != tail]
+    found = struct.unpack(f"<{len(run)}I", stored)
+    return [c for c, tail in zip(run, found, strict=True) if crc32c(c.out) != tail or c.crc not in (None, tail)]
 
 
 def _as_stored(data: bytes | memoryview, shape: tuple[int, ...]) -> bytes:
@@ -340,7 +335,7 @@ def _fill_by(
         for chunk in run:
             stored = data[chunk.offset - start : chunk.offset - start + chunk.length]
             body = checked_body(stored)
-            if body is None or (chunk.crc is not None and stored[-CRC_BYTES:] != chunk.crc):
+            if body is None or chunk.crc not in (None, int.from_bytes(stored[-CRC_BYTES:], "little")):
                 bad.append(chunk)
             elif decode is not None:
                 chunk.out[...] = decode(body, chunk.out.shape)

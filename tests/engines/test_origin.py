@@ -115,6 +115,31 @@ def test_a_program_of_one_thread_may_fork_it_from_itself(word: str, is_forked: b
     assert ran.stdout == f"not written twice {is_forked} {is_forked}\n", ran.stderr
 
 
+FAILS = """
+import os
+from msdask.engines import origin
+from msdask.engines.plan import nothing
+from msdask.engines.processes import ProcessEngine
+def broken(handle):
+    raise ValueError("what went wrong")
+origin.have_one_thread()
+origin.fork_on_request = broken
+print(origin._Forked(nothing).ended(), origin.fork_from_here(nothing))
+engine = ProcessEngine(1, prepare=nothing)
+with engine.job(0) as trace:
+    print(engine.call("step: x", trace, abs, -7))
+engine.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_one_that_fails_says_why_and_another_is_started_instead() -> None:
+    ran = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "1 False\n7\n", ran.stderr
+    assert ran.stderr.count("ValueError: what went wrong") == 2
+    assert "in broken" in ran.stderr
+
+
 def test_processes_are_not_made_before_the_run_and_end_with_it() -> None:
     before = children()
     with closing(ProcessEngine(3)) as engine:

@@ -16,7 +16,8 @@ from msdask.errors import CorruptChunkError, StoreError
 from msdask.spec import Codec
 from msdask.store.codecs import Jpeg, PredictedZstd
 from msdask.store.patch_set import PatchSet
-from msdask.store.reading import ShardArray, reading_pool
+from msdask.store.reading import ShardArray
+from msdask.store.reading_threads import reading_pool, start
 from msdask.store.slide_arrays import SlideArrays
 from tests.tools.stream_tools import GRID, SIZE, TUPLES, Cohort, write_cohort
 
@@ -36,7 +37,7 @@ def read(array: ShardArray, rows: list[int], **options: object) -> np.ndarray:
     columns = options.get("columns") or range(array.arrays.shape[1])
     shape = array.arrays.chunk_shape(array.name)[2:]
     out = np.zeros((len(rows), len(list(columns)), *shape), np.uint8)  # type: ignore[call-overload]
-    for future in array.submit(np.asarray(rows), out, **options):  # type: ignore[arg-type]
+    for future in start(array.parts(np.asarray(rows), out, **options)):  # type: ignore[arg-type]
         future.result()
     return out
 
@@ -56,7 +57,7 @@ def test_some_magnifications(cohort: Cohort) -> None:
 def test_patches_go_to_their_places(cohort: Cohort) -> None:
     array = ShardArray(cohort[GRID].arrays("a.svs"), "image")
     out = np.full((5, 1, SIZE, SIZE, 3), 9, np.uint8)
-    for future in array.submit(np.array([7, 1]), out, places=np.array([4, 2])):
+    for future in start(array.parts(np.array([7, 1]), out, places=np.array([4, 2]))):
         future.result()
     images = cohort.images(GRID)["a.svs"]
     np.testing.assert_array_equal(out[[4, 2]], images[[7, 1]])

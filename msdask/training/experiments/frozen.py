@@ -22,6 +22,7 @@ from msdask.models.encoder import Encoder, encoder_of
 from msdask.storage.files import replacing
 from msdask.store.patch_set import PatchSet
 from msdask.store.patch_store import PatchStore
+from msdask.store.reading_threads import start
 from msdask.training.experiments.config import ExperimentConfig
 from msdask.training.experiments.data import ExperimentData, data_of
 from msdask.training.experiments.rows import Row
@@ -189,7 +190,7 @@ def _encoded(encoder: Encoder, patch_set: PatchSet, job: EncodeJob) -> NDArray[n
         if len(rows):
             out = np.empty((len(rows), 1, stored.patch_size, stored.patch_size, 3), np.uint8)
             places = np.arange(len(rows))
-            begun = stored.begin(job.slide_id, "image", rows, out, places=places, columns=(job.column,))
+            begun = start(stored.begin(job.slide_id, "image", rows, out, places=places, columns=(job.column,)))
             following = rows, out, begun
         if ahead is not None:
             taken, pixels, futures = ahead
