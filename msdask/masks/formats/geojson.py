@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.computing import Beside
 from msdask.errors import MaskError
 from msdask.masks.formats.json_features import feature_lists
 from msdask.masks.formats.outline_format import UNCLASSIFIED, OutlineFormat, warn_of_left_out
@@ -46,14 +47,14 @@ class GeoJson(OutlineFormat):
         left_out: Counter[str] = Counter()
         classes: dict[str, int] = {}
         features = count = 0
-        with _no_search_for_circles():
+        with _no_search_for_circles(), Beside() as thread:
             for members in feature_lists(source, PlainFeatures(_name_of)):
                 if isinstance(members, RingsOfPolygons):
                     found, more = members, len(members.names)
                 else:
                     found, more = _of_any(members, features, left_out, source.path), len(members)
                 part = _outlines(found, features, more, classes, source.path)
-                check_outlines(part, source.path, first=count)
+                thread.call(check_outlines, part, source.path, first=count)
                 features += more
                 count += len(part)
                 parts.append(part)

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from msdask.computing import ahead
 from msdask.errors import MaskError
 from msdask.storage.source import ByteSource
 
@@ -48,7 +49,7 @@ def feature_lists(
     MaskError
         The file is too large, damaged, or holds something else than features.
     """
-    blocks = _unpacked(source)
+    blocks = ahead(_unpacked(source))
     buffer, begin = b"", None
     for block in blocks:
         buffer = (buffer + block).removeprefix(b"\xef\xbb\xbf").lstrip()

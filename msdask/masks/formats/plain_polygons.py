@@ -107,7 +107,8 @@ class PlainFeatures:
         shells[-1] += b","
         known = self._known
         names = [known.get(shell) or self._name(shell, begin) for shell in shells]
-        return None if None in names else names
+        found = [name for name in names if name is not None]
+        return found if len(found) == len(names) else None
 
     def _name(self, shell: bytes, begin: bytes) -> str | None:
         """Class of a feature from what is behind its id or type, if that is the rest of a feature and a comma."""
