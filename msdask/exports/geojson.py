@@ -208,10 +208,11 @@ def _check(outlines: Outlines, first: int, path: str | os.PathLike[str]) -> None
             f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a ring of {corners} corners; expected three or "
             "more: leave it out"
         )
-    odd = np.flatnonzero(~np.isfinite(outlines.xy).all(axis=1))
-    if odd.size:
-        number = int(np.searchsorted(outlines.corners, odd[0], side="right")) - 1
+    is_finite = np.isfinite(outlines.xy)
+    if not is_finite.all():
+        odd = int(np.argmin(is_finite.all(axis=1)))
+        number = int(np.searchsorted(outlines.corners, odd, side="right")) - 1
         raise SpecError(
-            f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a corner at {outlines.xy[odd[0]].tolist()}; "
+            f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a corner at {outlines.xy[odd].tolist()}; "
             "expected finite numbers"
         )

@@ -98,7 +98,7 @@ class PlainFeatures:
         before, *shells = text.split(begin)
         if before.strip():
             return None
-        if begin.endswith(b'"'):
+        if b'"id"' in begin:
             with_id = [shell.partition(b'"') for shell in shells]
             shells = [shell for _, _, shell in with_id]
             # No backslash: the quote behind an id ends it.
@@ -115,7 +115,7 @@ class PlainFeatures:
         head, _, tail = shell.rstrip().partition(_CUT)
         if not tail.endswith(b","):
             return None
-        quote = b'"' if begin.endswith(b'"') else b""
+        quote = b'"' if b'"id"' in begin else b""
         try:
             (feature,) = orjson.loads(b"[%b%b%b%d%b]" % (begin, quote, head, STAND_IN, tail[:-1]))
         except ValueError:
