@@ -58,6 +58,8 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 class Beside:
     """Calls that another thread makes, one after the other, while this one goes on; their results are dropped.
 
+    Where dask is set to one thread, this thread makes them.
+
     For what lets go of the interpreter's lock. The first error of a call is raised here by a later call or at the
     end; there it goes before an error of the block, which came after it.
 
@@ -81,6 +83,9 @@ class Beside:
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Have ``function(*arguments, **options)`` called."""
+        if in_process() == "synchronous":
+            function(*arguments, **options)
+            return
         while len(self._waiting) >= self._most:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(function, *arguments, **options))
@@ -104,13 +109,17 @@ _NO_MORE: Final = object()
 def ahead(items: Iterable[T], *, count: int = 2) -> Iterator[T]:
     """The same items, made on another thread, some of them before they are asked for; an error comes in its place.
 
-    For what lets go of the interpreter's lock while it makes an item.
+    For what lets go of the interpreter's lock while it makes an item. Where dask is set to one thread, none is made
+    before.
 
     Examples
     --------
     >>> list(ahead(range(3)))
     [0, 1, 2]
     """
+    if in_process() == "synchronous":
+        yield from items
+        return
     iterator: Iterator[Any] = iter(items)
     item: Any
     with ThreadPoolExecutor(1, thread_name_prefix="msdask-ahead") as pool:
