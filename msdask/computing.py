@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 import dask
 from dask.system import CPU_COUNT
 
-__all__ = ["in_process", "large_blocks_kept", "side_by_side"]
+__all__ = ["Beside", "ahead", "in_process", "large_blocks_kept", "side_by_side"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,6 +53,80 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items)), thread_name_prefix="msdask-compute") as pool:
         return list(pool.map(function, items))
+
+
+class Beside:
+    """Calls that another thread makes, one after the other, while this one goes on; their results are dropped.
+
+    Where dask is set to one thread, this thread makes them.
+
+    For what lets go of the interpreter's lock. The first error of a call is raised here by a later call or at the
+    end; there it goes before an error of the block, which came after it.
+
+    Parameters
+    ----------
+    most : how many calls may wait or run; a further one waits for the first of them
+
+    Examples
+    --------
+    >>> found = []
+    >>> with Beside() as thread:
+    ...     thread.call(found.append, 1)
+    >>> found
+    [1]
+    """
+
+    def __init__(self, most: int = 2) -> None:
+        self._most = most
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="msdask-beside")
+        self._waiting: deque[Future[Any]] = deque()
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Have ``function(*arguments, **options)`` called."""
+        if in_process() == "synchronous":
+            function(*arguments, **options)
+            return
+        while len(self._waiting) >= self._most:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(function, *arguments, **options))
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for all calls."""
+        with self._pool:
+            while self._waiting:
+                self._waiting.popleft().result()
+
+
+_NO_MORE: Final = object()
+
+
+def ahead(items: Iterable[T], *, count: int = 2) -> Iterator[T]:
+    """The same items, made on another thread, some of them before they are asked for; an error comes in its place.
+
+    For what lets go of the interpreter's lock while it makes an item. Where dask is set to one thread, none is made
+    before.
+
+    Examples
+    --------
+    >>> list(ahead(range(3)))
+    [0, 1, 2]
+    """
+    if in_process() == "synchronous":
+        yield from items
+        return
+    iterator: Iterator[Any] = iter(items)
+    item: Any
+    with ThreadPoolExecutor(1, thread_name_prefix="msdask-ahead") as pool:
+        waiting = deque(pool.submit(next, iterator, _NO_MORE) for _ in range(count))
+        while (item := waiting.popleft().result()) is not _NO_MORE:
+            waiting.append(pool.submit(next, iterator, _NO_MORE))
+            yield item
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -13,7 +13,9 @@ from uuid import UUID
 import imagecodecs
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from msdask.computing import Beside
 from msdask.errors import SpecError
 from msdask.masks.outlines import Outlines
 from msdask.storage.files import replacing
@@ -66,13 +68,13 @@ def write_geojson(
         raise SpecError(f"object_type={object_type!r}: expected 'annotation' or 'detection'")
     parts = (outlines,) if isinstance(outlines, Outlines) else outlines
     count = 0
-    with replacing(path, what="GeoJSON") as part, _opened(part) as stream:
-        stream.write(b'{"type":"FeatureCollection","features":[')
+    with replacing(path, what="GeoJSON") as part, _opened(part) as stream, Beside() as thread:
+        thread.call(stream.write, b'{"type":"FeatureCollection","features":[')
         for polygons in _pieces(parts):
             features = _features(polygons, count, colors or {}, object_type, path)
-            stream.write((b",\n" if count else b"\n") + b",\n".join(features))
+            thread.call(stream.write, (b",\n" if count else b"\n") + b",\n".join(features))
             count += len(polygons)
-        stream.write(b"\n]}\n")
+        thread.call(stream.write, b"\n]}\n")
     return count
 
 
@@ -114,7 +116,7 @@ def _opened(path: os.PathLike[str]) -> Iterator[IO[bytes] | _Gzip]:
 
 def _pieces(parts: Iterable[Outlines]) -> Iterator[Outlines]:
     for outlines in parts:
-        if len(outlines) <= _AT_ONCE:
+        if 0 < len(outlines) <= _AT_ONCE:
             yield outlines
         else:
             for first in range(0, len(outlines), _AT_ONCE):
@@ -148,22 +150,33 @@ def _features(
 def _coordinates(outlines: Outlines) -> list[bytes]:
     """The rings of each polygon as text, closed, without the brackets around them.
 
-    All corners become one text, which is then cut where a corner ends: tens of times faster than ring by ring.
+    All numbers become one text, brackets come between them, and it is cut where a ring ends: tens of times faster than
+    ring by ring.
     """
     xy = np.round(outlines.xy, _DECIMALS) + 0.0  # -0.0 is 0.0
     starts, ends = outlines.rings[:-1], outlines.rings[1:]
     closed = np.insert(np.arange(len(xy)), ends, starts)
-    text = orjson.dumps(xy[closed], option=orjson.OPT_SERIALIZE_NUMPY).replace(b".0,", b",").replace(b".0]", b"]")
-    # "[[1,2],[3,4]]": after the first bracket each corner ends with one, and a comma.
-    after = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("]"))[:-1] + 1
-    last = ends + np.arange(len(ends))
-    ring_ends = after[last].tolist()
-    ring_starts = [1, *(end + 1 for end in ring_ends[:-1])]
-    rings = [text[start:end] for start, end in zip(ring_starts, ring_ends, strict=True)]
+    # One list of numbers takes half the time of a list of corners.
+    text = _without_zeros(orjson.dumps(xy[closed].reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY))
+    commas = np.flatnonzero(text == ord(","))[1::2]
+    text[commas] = ord(";")
+    text[commas[(ends + np.arange(len(ends)))[:-1]]] = ord("|")
+    within = text[1:-1].tobytes().replace(b";", b"],[").replace(b"|", b"]|[")
+    rings = (b"[" + within + b"]").split(b"|")
     if len(rings) == len(outlines):
         return rings
     polygons = outlines.polygons.tolist()
     return [b"],[".join(rings[start:end]) for start, end in pairwise(polygons)]
+
+
+def _without_zeros(text: bytes) -> NDArray[np.uint8]:
+    """Numbers of a JSON list, whole ones without a point: "[1.0,2.5]" is "[1,2.5]"."""
+    characters = np.frombuffer(text, np.uint8)
+    is_end = (characters[2:] == ord(",")) | (characters[2:] == ord("]"))
+    point = np.flatnonzero((characters[:-2] == ord(".")) & (characters[1:-1] == ord("0")) & is_end)
+    keep = np.ones(len(characters), np.bool_)
+    keep[point] = keep[point + 1] = False
+    return characters[keep]
 
 
 def _tail(name: str, color: tuple[int, int, int] | None, object_type: str) -> bytes:
@@ -195,10 +208,11 @@ def _check(outlines: Outlines, first: int, path: str | os.PathLike[str]) -> None
             f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a ring of {corners} corners; expected three or "
             "more: leave it out"
         )
-    odd = np.flatnonzero(~np.isfinite(outlines.xy).all(axis=1))
-    if odd.size:
-        number = int(np.searchsorted(outlines.corners, odd[0], side="right")) - 1
+    is_finite = np.isfinite(outlines.xy)
+    if not is_finite.all():
+        odd = int(np.argmin(is_finite.all(axis=1)))
+        number = int(np.searchsorted(outlines.corners, odd, side="right")) - 1
         raise SpecError(
-            f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a corner at {outlines.xy[odd[0]].tolist()}; "
+            f"GeoJSON '{os.fspath(path)}': polygon {first + number} has a corner at {outlines.xy[odd].tolist()}; "
             "expected finite numbers"
         )

@@ -32,9 +32,9 @@ def check_outlines(outlines: Outlines, path: str, *, first: int = 0) -> None:
     MaskError
         A corner is no finite number, a ring has fewer than three corners, or crosses itself; says which, and where.
     """
-    odd = np.flatnonzero(~np.isfinite(outlines.xy).all(axis=1))
-    if odd.size:
-        ring = _ring_of(outlines, odd)
+    is_finite = np.isfinite(outlines.xy)
+    if not is_finite.all():
+        ring = _ring_of(outlines, np.flatnonzero(~is_finite.all(axis=1)))
         raise MaskError(
             f"mask {path!r}: corners that are no finite numbers in {_named(outlines, ring, first)}; expected level-0 px"
         )

@@ -107,3 +107,19 @@ def test_what_is_no_polygon_is_refused_and_what_was_there_stays(tmp_path: Path) 
         write_geojson(path, OUTLINES, object_type="cell")  # type: ignore[arg-type]
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_whole_numbers_have_no_point_and_no_others_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    corners = [(0.0, 100.0), (10.05, 20.0), (1e16, 5e17), (1.005e15, 0.001), (30.0, 10.01)]
+    holes = outlines(corners, [(1.0, 1.0), (2.0, 1.0), (2.0, 2.5)])
+    both = Outlines(holes.xy, holes.rings, np.array([0, 2]), holes.class_of[:1], holes.classes)
+    write_geojson(path, [both.take(slice(0, 0)), both, both.take(slice(0, 0)), both])
+    text = path.read_text()
+    first, second = json.loads(text)["features"]
+    rings = first["geometry"]["coordinates"]
+    assert second["geometry"]["coordinates"] == rings
+    assert sorted(map(tuple, rings[0][1:])) == sorted(corners)
+    assert [rings[0][0], rings[1][0]] == [rings[0][-1], rings[1][-1]] == [[0, 100], [1, 1]]
+    assert ".0," not in text
+    assert ".0]" not in text

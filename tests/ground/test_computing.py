@@ -12,7 +12,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from msdask import plots
-from msdask.computing import in_process, side_by_side
+from msdask.computing import Beside, ahead, in_process, side_by_side
 from msdask.cutting.lazy_patches import mean_of_tissue, patches
 from msdask.extraction.cohort import extract
 from msdask.masks.tissue import tissue_mask
@@ -118,3 +118,43 @@ def test_side_by_side_raises_the_first_error() -> None:
 
     with dask.config.set(num_workers=2), pytest.raises(ValueError, match="0"):
         side_by_side(fail, range(4))
+
+
+def test_calls_beside_are_made_in_order_and_their_first_error_goes_before_one_of_the_block() -> None:
+    made: list[int] = []
+    seen: set[int] = set()
+
+    def call(item: int) -> None:
+        seen.add(threading.get_ident())
+        if item == 3:
+            raise ValueError(item)
+        made.append(item)
+
+    def run(items: range, most: int = 2) -> None:
+        with Beside(most) as thread:
+            for item in items:
+                thread.call(call, item)
+            raise KeyError("later")
+
+    with pytest.raises(ValueError, match="3"):
+        run(range(6), most=9)
+    assert made == [0, 1, 2, 4, 5]
+    with dask.config.set(scheduler="sync"), Beside() as thread:
+        thread.call(call, 6)
+    assert made[-1] == 6
+    assert len(seen) == 2
+    with pytest.raises(KeyError, match="later"):
+        run(range(7, 8))
+    assert made[-1] == 7
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "sync"])
+def test_items_made_ahead_keep_their_order_and_an_error_its_place(scheduler: str) -> None:
+    def items() -> Iterator[int]:
+        yield from range(5)
+        raise ValueError("sixth")
+
+    found: list[int] = []
+    with dask.config.set(scheduler=scheduler), pytest.raises(ValueError, match="sixth"):
+        found.extend(ahead(items()))
+    assert found == list(range(5))

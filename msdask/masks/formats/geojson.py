@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from msdask.computing import Beside
 from msdask.errors import MaskError
 from msdask.masks.formats.json_features import feature_lists
 from msdask.masks.formats.outline_format import UNCLASSIFIED, OutlineFormat, warn_of_left_out
+from msdask.masks.formats.plain_polygons import STAND_IN, PlainFeatures, RingsOfPolygons
 from msdask.masks.outline_checks import check_inside, check_outlines
 from msdask.masks.outlines import Outlines, join_outlines
 from msdask.storage.source import ByteSource
@@ -45,11 +47,15 @@ class GeoJson(OutlineFormat):
         left_out: Counter[str] = Counter()
         classes: dict[str, int] = {}
         features = count = 0
-        with _no_search_for_circles():
-            for members in feature_lists(source):
-                part = _outlines(members, features, classes, left_out, source.path)
-                check_outlines(part, source.path, first=count)
-                features += len(members)
+        with _no_search_for_circles(), Beside() as thread:
+            for members in feature_lists(source, PlainFeatures(_name_of)):
+                if isinstance(members, RingsOfPolygons):
+                    found, more = members, len(members.names)
+                else:
+                    found, more = _of_any(members, features, left_out, source.path), len(members)
+                part = _outlines(found, features, more, classes, source.path)
+                thread.call(check_outlines, part, source.path, first=count)
+                features += more
                 count += len(part)
                 parts.append(part)
         warn_of_left_out(left_out, source.path)
@@ -73,33 +79,45 @@ def _no_search_for_circles() -> Iterator[None]:
             gc.enable()
 
 
-def _outlines(features: list[Any], first: int, classes: dict[str, int], left_out: Counter[str], path: str) -> Outlines:
-    """The polygons of some features; `classes` grows by the names that are new, `left_out` by what has no area."""
-    found = _plain(features)
-    if found is None:
-        found = _any(features, first, left_out, path)
-    polygons, named = found
-    class_of = [classes.setdefault(name, len(classes)) for name in named]
+def _name_of(feature: Any) -> str | None:
+    """Class of a feature that is a polygon with the coordinates `STAND_IN`; None for any other, and what is wrong."""
+    left_out: Counter[str] = Counter()
     try:
-        rings = list(chain.from_iterable(polygons))
-        xy, lengths = _corners(rings)
+        polygons, names = _any([feature], 0, left_out, "")
+    except MaskError:
+        return None
+    return names[0] if polygons == [STAND_IN] else None
+
+
+def _of_any(features: list[Any], first: int, left_out: Counter[str], path: str) -> RingsOfPolygons:
+    """The polygons of features, whatever they are; `left_out` grows by what has no area."""
+    polygons, names = _plain(features) or _any(features, first, left_out, path)
+    try:
+        xy, lengths = _corners(list(chain.from_iterable(polygons)))
+        counts = np.fromiter(map(len, polygons), np.int64, len(polygons))
     except _MALFORMED as why:
         raise _malformed(path, first + 1, why, last=first + len(features)) from why
+    return RingsOfPolygons(names, xy, lengths, counts)
+
+
+def _outlines(found: RingsOfPolygons, first: int, features: int, classes: dict[str, int], path: str) -> Outlines:
+    """Polygons of some features, of rings that are closed; `classes` grows by the names that are new."""
+    names, xy, lengths, counts = found
+    for name in dict.fromkeys(names):
+        classes.setdefault(name, len(classes))
+    class_of = [classes[name] for name in names]
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    counts = np.fromiter(map(len, polygons), np.int64, len(polygons))
-    names = tuple(classes)
     if (counts == 0).any() or (lengths == 0).any():
-        raise MaskError(
-            f"mask {path!r}: a polygon without corners among features {first + 1} to {first + len(features)}"
-        )
+        raise MaskError(f"mask {path!r}: a polygon without corners among features {first + 1} to {first + features}")
     is_open = (xy[starts] != xy[ends - 1]).any(axis=1)
     if is_open.any():
         x, y = xy[starts[is_open][0]].tolist()
+        ring = np.flatnonzero(is_open)[0]
+        name = tuple(classes)[class_of[int(np.searchsorted(np.cumsum(counts), ring, side="right"))]]
         raise MaskError(
-            f"mask {path!r}: {int(is_open.sum())} open outlines, the first of class "
-            f"{names[class_of[int(np.searchsorted(np.cumsum(counts), np.flatnonzero(is_open)[0], side='right'))]]!r} "
-            f"at x {x:.0f}, y {y:.0f}; expected rings that end where they begin: close them"
+            f"mask {path!r}: {int(is_open.sum())} open outlines, the first of class {name!r} at x {x:.0f}, y {y:.0f}; "
+            "expected rings that end where they begin: close them"
         )
     kept = np.ones(len(xy), np.bool_)
     kept[ends - 1] = False
@@ -108,7 +126,7 @@ def _outlines(features: list[Any], first: int, classes: dict[str, int], left_out
         np.concatenate([[0], ends - np.arange(1, len(ends) + 1)]).astype(np.int64),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.array(class_of, np.int32),
-        names,
+        tuple(classes),
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from msdask.computing import ahead
 from msdask.errors import MaskError
 from msdask.storage.source import ByteSource
 
 __all__ = ["MAX_TEXT_BYTES", "feature_lists"]
+
+T = TypeVar("T")
 
 MAX_TEXT_BYTES: Final = 8 << 30
 """Of JSON, unpacked: some thirty million outlines of nuclei."""
@@ -30,15 +33,23 @@ _KINDS: Final = bytes(
 """What each byte is to the structure of JSON; 0 for most."""
 
 
-def feature_lists(source: ByteSource) -> Iterator[list[Any]]:
+def feature_lists(
+    source: ByteSource, quick: Callable[[bytes], T | None] = lambda _text: None
+) -> Iterator[list[Any] | T]:
     """The members of a FeatureCollection or of a list, as parsed JSON, many at a time; anything else as one member.
+
+    Parameters
+    ----------
+    source : the open file
+    quick : tried before: what it makes of the text of whole members is given instead of them. None where that is no
+        JSON, or nothing that it knows
 
     Raises
     ------
     MaskError
         The file is too large, damaged, or holds something else than features.
     """
-    blocks = _unpacked(source)
+    blocks = ahead(_unpacked(source))
     buffer, begin = b"", None
     for block in blocks:
         buffer = (buffer + block).removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -54,14 +65,13 @@ def feature_lists(source: ByteSource) -> Iterator[list[Any]]:
     head, buffer = buffer[:begin], buffer[begin:]
     is_first = True
     while True:
-        last, end = _cut(buffer)
+        last, end = _likely_cut(buffer)
+        text = _without_comma(buffer[:last], is_first)
+        found = quick(text) if text else None
+        if found is None:
+            last, end = _cut(buffer)
         if last:
-            text = buffer[:last].lstrip()
-            if not is_first:
-                if not text.startswith(b","):
-                    raise _damaged(source.path, f"{text[:20]!r} between two features, expected a comma")
-                text = text[1:]
-            yield _parsed(b"[" + text + b"]", source.path)
+            yield _members(buffer[:last], is_first, source.path) if found is None else found
             is_first = False
         if end is not None:
             if buffer[last:end].strip():
@@ -75,6 +85,22 @@ def feature_lists(source: ByteSource) -> Iterator[list[Any]]:
             raise _damaged(source.path, "it ends within the list of features")
         buffer += more
     _check_rest(_parsed(head + tail, source.path), source.path)
+
+
+def _without_comma(text: bytes, is_first: bool) -> bytes | None:
+    """Members without the comma that must be before them where they are not the first; None where there is none."""
+    text = text.lstrip()
+    if is_first:
+        return text
+    return text[1:] if text.startswith(b",") else None
+
+
+def _members(text: bytes, is_first: bool, path: str) -> list[Any]:
+    members = _without_comma(text, is_first)
+    if members is None:
+        raise _damaged(path, f"{text.lstrip()[:20]!r} between two features, expected a comma")
+    parsed: list[Any] = _parsed(b"[" + members + b"]", path)
+    return parsed
 
 
 def _check_rest(rest: Any, path: str) -> None:
@@ -91,7 +117,7 @@ def _unpacked(source: ByteSource) -> Iterator[bytes]:
     total = 0
     blocks: Iterator[bytes] = (source.read(offset, _BLOCK) for offset in range(0, source.size, _BLOCK))
     if source.read(0, 2) == b"\x1f\x8b":
-        blocks = _members(blocks, source.path)
+        blocks = _gunzipped(blocks, source.path)
     for text in blocks:
         total += len(text)
         if total > MAX_TEXT_BYTES:
@@ -99,7 +125,7 @@ def _unpacked(source: ByteSource) -> Iterator[bytes]:
         yield text
 
 
-def _members(blocks: Iterable[bytes], path: str) -> Iterator[bytes]:
+def _gunzipped(blocks: Iterable[bytes], path: str) -> Iterator[bytes]:
     """What gzip members hold, at most four blocks at a time, however well they are packed."""
     most = 4 * _BLOCK
     unpacker: Any = None
@@ -140,6 +166,21 @@ def _cut(text: bytes) -> tuple[int, int | None]:
         positions, depth = positions[: closing[0]], depth[: closing[0]]
     whole = np.flatnonzero(depth == 0)
     return (int(positions[whole[-1]]) + 1 if whole.size else 0), end
+
+
+def _likely_cut(text: bytes) -> tuple[int, int | None]:
+    """What `_cut` gives, looked for in the last feature alone; 0 and None where it is the only one.
+
+    That it is right, since this feature begins outside of strings and of other features, is known when all text up to
+    the end found is JSON.
+    """
+    begin = text.rfind(b"{", 0, max(text.rfind(b'"Feature"'), 0))
+    before = text[: max(begin, 0)].rstrip()
+    members = before[:-1].rstrip()
+    if not members or not before.endswith(b","):
+        return 0, None
+    last, end = _cut(text[begin:])
+    return (begin + last if last else len(members)), (None if end is None else begin + end)
 
 
 def _brackets(text: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
