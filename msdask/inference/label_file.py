@@ -115,7 +115,9 @@ class LabelFile(PlannedGroup):
                 here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
                 if self.is_written(row, column, level):
                     yield np.asarray(own[here])
-                elif finer is not None:
+                elif finer is not None and any(
+                    self.is_written(2 * row + i, 2 * column + j, level - 1) for i in (0, 1) for j in (0, 1)
+                ):
                     below = (
                         slice(2 * row * side, 2 * (row + 1) * side),
                         slice(2 * column * side, 2 * (column + 1) * side),

@@ -47,7 +47,7 @@ CHUNK = 512
 """Px a side that a chunk in it has at most."""
 LARGEST_TILE = 2048
 """Px a side: from there on almost nothing more is saved."""
-MEMORY = {"cpu": 640 * 2**20, "cuda": 4 * 2**30}
+MEMORY = {"cpu": 512 * 2**20, "cuda": 4 * 2**30}
 """Bytes that a batch may take in the network, by kind of device; others have as much as a CPU."""
 
 
