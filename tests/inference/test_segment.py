@@ -118,6 +118,28 @@ def test_tiles_of_any_size_and_any_number_of_workers_say_the_same(path, mask, tm
         assert not ((one != logits.argmax(0).numpy() + 1) & tissue & ~ties).any()
 
 
+@pytest.mark.slow
+def test_ten_sizes_of_tiles_on_one_two_and_four_threads(path, mask, tmp_path, capsys):
+    network = _network(path)
+    logits = _logits(network, path)
+    best = logits.topk(2, 0).values
+    ties = (best[0] - best[1] < 1e-5).numpy()
+    said = logits.argmax(0).numpy() + 1
+    tissue = mask.repeat(10, 0).repeat(10, 1)
+    others: dict[int, int] = {}
+    for tile in range(64, 641, 64):
+        folders = [tmp_path / f"{tile}-{threads}.ome.zarr" for threads in (1, 2, 4)]
+        for folder, threads in zip(folders, (1, 2, 4), strict=True):
+            found = _segment(path, folder, model=network, mask=mask, tile=tile, threads=threads)
+        assert tree(folders[0]) == tree(folders[1]) == tree(folders[2])
+        differs = (found["label"].values != said) & tissue
+        assert not (differs & ~ties).any()
+        others[tile] = int(differs.sum())
+    with capsys.disabled():
+        near = f"{int((ties & tissue).sum())} px of {int(tissue.sum())} have two classes within 1e-5"
+        print(f"\n{near}; px with another label than in one view, by tile: {others}")
+
+
 @pytest.fixture
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small slide then has several."""
