@@ -5,13 +5,14 @@
         0/ 1/ ...            probabilities (c, y, x), only where they were asked for
 
 A px of a coarser level is the class that most of the px below it have that were looked at, the first of them where two
-are as many. Levels are made from the files of the one before, four shards at a time: no part of a slide is ever held.
+are as many. Levels are made from the files of the one before, four shards at a time, some of them beside each other: no
+plane of a slide is ever held.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from msdask.colors import class_colors
+from msdask.computing import side_by_side
 from msdask.errors import SpecError
 from msdask.inference import ome_zarr
 from msdask.inference.planned_group import PlannedGroup, stored_complete
@@ -46,6 +48,7 @@ class LabelFile(PlannedGroup):
         super().__init__(path, plan, KIND, overwrite=overwrite)
         self.plan = plan
         self.shapes = ome_zarr.level_shapes(plan.grid)
+        self._arrays: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Write the documents of the arrays that shards go into."""
@@ -83,10 +86,11 @@ class LabelFile(PlannedGroup):
         """
         plan = self.plan
         counts = np.zeros(len(plan.classes) + 1, np.int64)
-        for level, _ in enumerate(self.shapes):
-            for labels in self._made(level):
-                if level == 0:
-                    counts += np.bincount(labels.reshape(-1), minlength=len(counts))
+        for level, (rows, columns) in enumerate(self.shapes):
+            shards = [(i, j) for i in range(-(-rows // plan.shard)) for j in range(-(-columns // plan.shard))]
+            found = side_by_side(partial(self._made, level), shards)
+            if level == 0:
+                counts += sum((one for one in found if one is not None), np.zeros_like(counts))
         names = list(plan.classes)
         colors = class_colors(len(names))
         label = {"multiscales": self._multiscales("class", has_channels=False)}
@@ -102,33 +106,33 @@ class LabelFile(PlannedGroup):
             }
         self.complete(image, px=counts[1:].tolist(), unread={"px": tissue_px - int(counts[1:].sum())})
 
-    def _made(self, level: int) -> Iterator[NDArray[np.uint8]]:
-        """The labels of every shard of a level that has some; shards of coarser levels are made where they are not."""
-        rows, columns = self.shapes[level]
-        side = self.plan.shard
-        own = ome_zarr.open_array(self.at(*_LABELS, str(level)))
-        finer = ome_zarr.open_array(self.at(*_LABELS, str(level - 1))) if level else None
-        has_values = level and self.plan.probabilities is not None
-        values = ome_zarr.open_array(self.at(str(level - 1))) if has_values else None
-        for row in range(-(-rows // side)):
-            for column in range(-(-columns // side)):
-                here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-                if self.is_written(row, column, level):
-                    yield np.asarray(own[here])
-                elif finer is not None and any(
-                    self.is_written(2 * row + i, 2 * column + j, level - 1) for i in (0, 1) for j in (0, 1)
-                ):
-                    below = (
-                        slice(2 * row * side, 2 * (row + 1) * side),
-                        slice(2 * column * side, 2 * (column + 1) * side),
-                    )
-                    labels = np.asarray(finer[below])
-                    if not labels.any():
-                        continue
-                    means = None if values is None else halved_means(np.asarray(values[(slice(None), *below)]), labels)
-                    made = halved_labels(labels)
-                    self.write(row, column, made, means, level)
-                    yield made
+    def _made(self, level: int, shard: tuple[int, int]) -> NDArray[np.int64] | None:
+        """Px of each label in a shard of level 0, None where it is not there; one of a coarser level is made."""
+        (row, column), side = shard, self.plan.shard
+        if level == 0:
+            if not self.is_written(row, column):
+                return None
+            here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+            labels = np.asarray(self._array(*_LABELS, "0")[here])
+            return np.bincount(labels.reshape(-1), minlength=len(self.plan.classes) + 1)
+        below = [(2 * row + i, 2 * column + j) for i in (0, 1) for j in (0, 1)]
+        if self.is_written(row, column, level) or not any(self.is_written(*one, level - 1) for one in below):
+            return None
+        four = slice(2 * row * side, 2 * (row + 1) * side), slice(2 * column * side, 2 * (column + 1) * side)
+        labels = np.asarray(self._array(*_LABELS, str(level - 1))[four])
+        if labels.any():
+            means = None
+            if self.plan.probabilities is not None:
+                means = halved_means(np.asarray(self._array(str(level - 1))[(slice(None), *four)]), labels)
+            self.write(row, column, halved_labels(labels), means, level)
+        return None
+
+    def _array(self, *names: str) -> Any:
+        """An array of the group, opened once."""
+        path = self.at(*names)
+        if path not in self._arrays:
+            self._arrays[path] = ome_zarr.open_array(path)
+        return self._arrays[path]
 
     def _multiscales(self, name: str, *, has_channels: bool, folder: str = "") -> Any:
         # The slide's own px have whole numbers at their centers, as viewers take an image without a translation.
