@@ -1,7 +1,7 @@
 """Segmentation of whole slides: tissue a minute, FLOPs a px that is kept, memory, and the network's share of the time.
 
     python benchmarks/segment_slides.py
-    python benchmarks/segment_slides.py --side 100000 --mpp 0.25 --most 30
+    python benchmarks/segment_slides.py --side 100000 --mpp 0.25 --most 20
     python benchmarks/segment_slides.py --quick
 
 HookNet (20x + 5x) and a U-Net (20x) with random weights go over CMU-1-Small-Region, where it is there, and over a

@@ -86,11 +86,10 @@ class LabelFile(PlannedGroup):
         """
         plan = self.plan
         counts = np.zeros(len(plan.classes) + 1, np.int64)
-        for level, (rows, columns) in enumerate(self.shapes):
-            shards = [(i, j) for i in range(-(-rows // plan.shard)) for j in range(-(-columns // plan.shard))]
-            found = side_by_side(partial(self._made, level), shards)
-            if level == 0:
-                counts += sum((one for one in found if one is not None), np.zeros_like(counts))
+        for one in side_by_side(self._counted, self._shards(0)):
+            counts += one
+        for level in range(1, len(self.shapes)):
+            side_by_side(partial(self._make, level), self._shards(level))
         names = list(plan.classes)
         colors = class_colors(len(names))
         label = {"multiscales": self._multiscales("class", has_channels=False)}
@@ -106,18 +105,25 @@ class LabelFile(PlannedGroup):
             }
         self.complete(image, px=counts[1:].tolist(), unread={"px": tissue_px - int(counts[1:].sum())})
 
-    def _made(self, level: int, shard: tuple[int, int]) -> NDArray[np.int64] | None:
-        """Px of each label in a shard of level 0, None where it is not there; one of a coarser level is made."""
+    def _shards(self, level: int) -> list[tuple[int, int]]:
+        """(row, column) of every shard that a level may have."""
+        rows, columns = (-(-length // self.plan.shard) for length in self.shapes[level])
+        return [(row, column) for row in range(rows) for column in range(columns)]
+
+    def _counted(self, shard: tuple[int, int]) -> NDArray[np.int64]:
+        """Px of each label in a shard of the finest level; none where it is not there."""
+        (row, column), side, labels = shard, self.plan.shard, len(self.plan.classes) + 1
+        if not self.is_written(row, column):
+            return np.zeros(labels, np.int64)
+        here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+        return np.bincount(np.asarray(self._array(*_LABELS, "0")[here]).reshape(-1), minlength=labels)
+
+    def _make(self, level: int, shard: tuple[int, int]) -> None:
+        """Write a shard of a coarser level, unless it is there or has nothing below it."""
         (row, column), side = shard, self.plan.shard
-        if level == 0:
-            if not self.is_written(row, column):
-                return None
-            here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-            labels = np.asarray(self._array(*_LABELS, "0")[here])
-            return np.bincount(labels.reshape(-1), minlength=len(self.plan.classes) + 1)
         below = [(2 * row + i, 2 * column + j) for i in (0, 1) for j in (0, 1)]
         if self.is_written(row, column, level) or not any(self.is_written(*one, level - 1) for one in below):
-            return None
+            return
         four = slice(2 * row * side, 2 * (row + 1) * side), slice(2 * column * side, 2 * (column + 1) * side)
         labels = np.asarray(self._array(*_LABELS, str(level - 1))[four])
         if labels.any():
@@ -125,7 +131,6 @@ class LabelFile(PlannedGroup):
             if self.plan.probabilities is not None:
                 means = halved_means(np.asarray(self._array(str(level - 1))[(slice(None), *four)]), labels)
             self.write(row, column, halved_labels(labels), means, level)
-        return None
 
     def _array(self, *names: str) -> Any:
         """An array of the group, opened once."""

@@ -126,7 +126,7 @@ def tiling(model: TiledModel, tile: int) -> Tiling:
 
 
 def _unit_of(model: TiledModel, tile: int) -> int:
-    """Px to a multiple of which tiles of so many px are cut to their tissue: 64, or a multiple of the lattice near."""
+    """Px to a multiple of which tiles of so many px are cut to their tissue: about 64, or else the model's lattice."""
     step = _step(model)
     return step if tile % step == 0 else model.lattice
 
