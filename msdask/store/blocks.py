@@ -16,7 +16,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from numpy.typing import NDArray
 
-from msdask.cutting.measures import column, measure
+from msdask.cutting.measures import column, is_same_measured, measure
 from msdask.errors import StoreError
 from msdask.store import shards
 from msdask.store.slide_arrays import SCHEMA, SlideArrays
@@ -100,7 +100,7 @@ def block_writer(
 
 
 def _is_as_before(arrays: SlideArrays, block: int, writer: BlockWriter, stored: NDArray[np.float32]) -> bool:
-    if not np.array_equal(writer.measured, stored):
+    if not is_same_measured(writer.measured, stored):
         return False
     if arrays.schema < SCHEMA:
         return True

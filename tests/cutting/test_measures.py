@@ -50,6 +50,23 @@ def test_worked_cases_of_contrast(high: int, value: float, is_kept: bool) -> Non
     assert is_low_contrast(pixels) is not is_kept
 
 
+def test_contrast_of_large_pale_patches_is_exact_where_a_verdict_is_near() -> None:
+    # Rows differ, so that a fourth or half of them do not say what all do.
+    rng = np.random.default_rng(3)
+    near = 0
+    for _ in range(150):
+        spread = rng.integers(4, 80)
+        pixels = (200 - rng.integers(0, spread, (160, 1, 1)) * rng.random((160, 160, 1))).astype(np.uint8)
+        pixels = np.repeat(pixels, 3, 2)
+        pixels[rng.integers(0, 160, rng.integers(0, 8))] = 40
+        exact = exact_contrast(pixels)
+        near += exact < EXACT_BELOW
+        if exact < EXACT_BELOW:
+            assert contrast(pixels) == pytest.approx(exact, abs=1e-9)
+        assert has_contrast(pixels) is (exact >= LOW_CONTRAST)
+    assert 20 < near < 140
+
+
 images = st.builds(
     lambda seed, size, low, span, share: np.where(
         np.random.default_rng(seed).random((size, size, 1)) < share,
@@ -78,7 +95,7 @@ def test_contrast_is_that_of_scikit_image_on_tissue() -> None:
     image = immunohistochemistry()
     for y, x in np.ndindex(4, 4):
         pixels = np.ascontiguousarray(image[y * 96 : y * 96 + 224, x * 96 : x * 96 + 224])
-        assert contrast(pixels) == pytest.approx(exact_contrast(pixels), abs=3e-3)
+        assert contrast(pixels) == pytest.approx(exact_contrast(pixels), abs=8e-3)
 
 
 @settings(max_examples=300, deadline=None)
