@@ -5,14 +5,14 @@
         0/ 1/ ...            probabilities (c, y, x), only where they were asked for
 
 A px of a coarser level is the class that most of the px below it have that were looked at, the first of them where two
-are as many. Levels are made from the files of the one before, four shards at a time, some of them beside each other: no
-plane of a slide is ever held.
+are as many. A shard of a coarser level is made of the four below it, while they are in hand, or, in a run that goes on
+with another, from their files: no plane of a slide is ever held.
 """
 
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from msdask.colors import class_colors
 from msdask.computing import side_by_side
 from msdask.errors import SpecError
 from msdask.inference import ome_zarr
+from msdask.inference.halving import InHand, Shard, halved_labels, halved_means
 from msdask.inference.planned_group import PlannedGroup, stored_complete
 from msdask.inference.segment_plan import SegmentPlan, segmentation
 from msdask.storage import places
@@ -30,7 +31,7 @@ from msdask.storage import places
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["LabelFile", "halved_labels", "halved_means", "label_level", "open_segmentation"]
+__all__ = ["LabelFile", "label_level", "open_segmentation"]
 
 KIND = "segmentation"
 _LABELS = ("labels", "class")
@@ -50,46 +51,72 @@ class LabelFile(PlannedGroup):
         self.shapes = ome_zarr.level_shapes(plan.grid)
         self._arrays: dict[str, Any] = {}
 
-    def begin(self) -> None:
-        """Write the documents of the arrays that shards go into."""
+    def begin(self, shards: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Write the documents of the arrays that shards go into.
+
+        Parameters
+        ----------
+        shards : (n, 2) row and column of those that have tissue, in Morton order
+
+        Returns
+        -------
+        wanted : (n,) bool, which of them are still to be written
+        """
         sides = {"shard": self.plan.shard, "chunk": self.plan.chunk}
+        kept = self.plan.probabilities and (len(self.plan.classes), self.plan.probabilities)
         for level, shape in enumerate(self.shapes):
             ome_zarr.write_array_document(self.at(*_LABELS, str(level)), shape, np.uint8, **sides)
-            if self.plan.probabilities is not None:
-                whole = (len(self.plan.classes), *shape)
-                ome_zarr.write_array_document(self.at(str(level)), whole, self.plan.probabilities, **sides)
+            if kept:
+                ome_zarr.write_array_document(self.at(str(level)), (kept[0], *shape), kept[1], **sides)
+        wanted = np.array([not self._is_written(0, row, column) for row, column in shards.tolist()], np.bool_)
+        self._in_hand = InHand(self.shapes, self.plan.shard, shards, wanted, kept or None)
+        self._shards = shards
+        self._px = np.zeros(len(self.plan.classes) + 1, np.int64)
+        for one in side_by_side(self._counted, shards[~wanted].tolist()):
+            self._px += one
+        return wanted
 
-    def is_written(self, row: int, column: int, level: int = 0) -> bool:
+    def _is_written(self, level: int, row: int, column: int) -> bool:
         """Whether a shard is there; it is whole then."""
         return ome_zarr.is_written(self.at(*_LABELS, str(level)), 2, row, column)
 
-    def write(
-        self,
-        row: int,
-        column: int,
-        labels: NDArray[np.uint8],
-        probability: NDArray[Any] | None,
-        level: int = 0,
-    ) -> None:
-        """Write a shard from its px; that of the labels, which says it is there, last."""
-        sides = {"shard": self.plan.shard, "chunk": self.plan.chunk}
-        if probability is not None:
-            ome_zarr.write_part(self.at(str(level)), probability, row, column, **sides)
-        ome_zarr.write_part(self.at(*_LABELS, str(level)), labels, row, column, **sides)
+    def empty(self, row: int, column: int) -> Shard:
+        """A shard of the finest level, to be filled in and written."""
+        return self._in_hand.empty(0, row, column)
+
+    def write(self, shard: Shard) -> None:
+        """Write a shard of the finest level, and the coarser ones that lack nothing with it."""
+        self._px += np.bincount(shard.labels.reshape(-1), minlength=len(self._px))
+        one: Shard | None = shard
+        while one is not None:
+            if one.level == 0 or one.labels.any():
+                self._write(one)
+            one = self._in_hand.above(one)
+
+    def _write(self, shard: Shard) -> None:
+        """Write a shard; that of the labels, which says it is there, last."""
+        sides, level, at = (
+            {"shard": self.plan.shard, "chunk": self.plan.chunk},
+            str(shard.level),
+            (shard.row, shard.column),
+        )
+        if shard.probability is not None:
+            ome_zarr.write_part(self.at(level), shard.probability, *at, **sides)
+        ome_zarr.write_part(self.at(*_LABELS, level), shard.labels, *at, **sides)
 
     def finish(self, *, tissue_px: int) -> None:
-        """Write coarser levels, and the documents in which viewers find everything.
+        """Write what coarser levels still lack, and the documents in which viewers find everything.
 
         Parameters
         ----------
         tissue_px : px of the map that lie over tissue: those without a class could not be read
         """
         plan = self.plan
-        counts = np.zeros(len(plan.classes) + 1, np.int64)
-        for one in side_by_side(self._counted, self._shards(0)):
-            counts += one
+        shards = self._shards
         for level in range(1, len(self.shapes)):
-            side_by_side(partial(self._make, level), self._shards(level))
+            shards = np.unique(shards // 2, axis=0)
+            left = [(level, *at) for at in shards.tolist()]
+            side_by_side(self._make, [at for at in left if at not in self._in_hand.made])
         names = list(plan.classes)
         colors = class_colors(len(names))
         label = {"multiscales": self._multiscales("class", has_channels=False)}
@@ -103,26 +130,19 @@ class LabelFile(PlannedGroup):
                 "multiscales": self._multiscales("probability", has_channels=True),
                 "omero": ome_zarr.omero(names, colors, top=top),
             }
-        self.complete(image, px=counts[1:].tolist(), unread={"px": tissue_px - int(counts[1:].sum())})
+        self.complete(image, px=self._px[1:].tolist(), unread={"px": tissue_px - int(self._px[1:].sum())})
 
-    def _shards(self, level: int) -> list[tuple[int, int]]:
-        """(row, column) of every shard that a level may have."""
-        rows, columns = (-(-length // self.plan.shard) for length in self.shapes[level])
-        return [(row, column) for row in range(rows) for column in range(columns)]
+    def _counted(self, shard: Sequence[int]) -> NDArray[np.int64]:
+        """Px of each label in a shard of the finest level that is there."""
+        here = tuple(slice(i * self.plan.shard, (i + 1) * self.plan.shard) for i in shard)
+        labels = np.asarray(self._array(*_LABELS, "0")[here])
+        return np.bincount(labels.reshape(-1), minlength=len(self.plan.classes) + 1)
 
-    def _counted(self, shard: tuple[int, int]) -> NDArray[np.int64]:
-        """Px of each label in a shard of the finest level; none where it is not there."""
-        (row, column), side, labels = shard, self.plan.shard, len(self.plan.classes) + 1
-        if not self.is_written(row, column):
-            return np.zeros(labels, np.int64)
-        here = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
-        return np.bincount(np.asarray(self._array(*_LABELS, "0")[here]).reshape(-1), minlength=labels)
-
-    def _make(self, level: int, shard: tuple[int, int]) -> None:
-        """Write a shard of a coarser level, unless it is there or has nothing below it."""
-        (row, column), side = shard, self.plan.shard
-        below = [(2 * row + i, 2 * column + j) for i in (0, 1) for j in (0, 1)]
-        if self.is_written(row, column, level) or not any(self.is_written(*one, level - 1) for one in below):
+    def _make(self, shard: tuple[int, int, int]) -> None:
+        """Write a shard of a coarser level from the files below it, unless it is there or has nothing below it."""
+        (level, row, column), side = shard, self.plan.shard
+        below = [(level - 1, 2 * row + i, 2 * column + j) for i in (0, 1) for j in (0, 1)]
+        if self._is_written(*shard) or not any(self._is_written(*one) for one in below):
             return
         four = slice(2 * row * side, 2 * (row + 1) * side), slice(2 * column * side, 2 * (column + 1) * side)
         labels = np.asarray(self._array(*_LABELS, str(level - 1))[four])
@@ -130,7 +150,7 @@ class LabelFile(PlannedGroup):
             means = None
             if self.plan.probabilities is not None:
                 means = halved_means(np.asarray(self._array(str(level - 1))[(slice(None), *four)]), labels)
-            self.write(row, column, halved_labels(labels), means, level)
+            self._write(Shard(level, row, column, halved_labels(labels), means))
 
     def _array(self, *names: str) -> Any:
         """An array of the group, opened once."""
@@ -151,54 +171,6 @@ class LabelFile(PlannedGroup):
             kind="mean" if has_channels else "majority",
             folder=folder,
         )
-
-
-def _quarters(values: NDArray[Any]) -> list[NDArray[Any]]:
-    """The four px of `values` (y, x) under each px of the next level: each (y / 2, x / 2); 0 beyond the edge."""
-    if values.shape[0] % 2 or values.shape[1] % 2:
-        values = np.pad(values, [(0, n % 2) for n in values.shape])
-    return [values[i::2, j::2] for i in (0, 1) for j in (0, 1)]
-
-
-def halved_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels at half the size: the most frequent of each 2 x 2 px but 0, of several the least; 0 where all are.
-
-    >>> halved_labels(np.array([[2, 1, 0, 0, 3], [1, 2, 0, 3, 0]], np.uint8)).tolist()
-    [[1, 3, 3]]
-    """
-    a, b, c, d = _quarters(labels)
-    # A network that sorts: what is the same then stands beside each other, 0 first.
-    a, b, c, d = np.minimum(a, b), np.maximum(a, b), np.minimum(c, d), np.maximum(c, d)
-    a, c, b, d = np.minimum(a, c), np.maximum(a, c), np.minimum(b, d), np.maximum(b, d)
-    b, c = np.minimum(b, c), np.maximum(b, c)
-    least = np.where(a > 0, a, np.where(b > 0, b, np.where(c > 0, c, d)))
-    # Two in the middle are most, or as many as others that are no less; the last two are most where the first differ.
-    last = np.where((c == d) & ((a != b) | (a == 0)), c, least)
-    return np.where((b == c) & (b > 0), b, last)
-
-
-def halved_means(values: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any]:
-    """Probabilities at half the size: the mean over those of each 2 x 2 px that were looked at.
-
-    Parameters
-    ----------
-    values : (class, y, x) uint8 or float16
-    labels : (y, x), 0 where nothing was looked at
-
-    Returns
-    -------
-    means : (class, y, x) of the same type; 0 of uint8 and NaN of float16 where there is nothing
-    """
-    known = _quarters(labels > 0)
-    count = np.sum(known, axis=0)
-    total = np.zeros((len(values), *count.shape), np.float32)
-    for k, one in enumerate(values):
-        for quarter, is_known in zip(_quarters(one), known, strict=True):
-            np.add(total[k], quarter, out=total[k], where=is_known)
-    mean = total / np.maximum(count, 1)
-    if values.dtype == np.uint8:
-        return np.floor(mean + np.float32(0.5)).astype(np.uint8)
-    return np.where(count > 0, mean, np.nan).astype(values.dtype)
 
 
 def open_segmentation(path: str | os.PathLike[str], *, level: int = 0) -> xr.Dataset:

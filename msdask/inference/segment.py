@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.computing import Beside
 from msdask.errors import SpecError
 from msdask.inference.class_map import mask_hash
+from msdask.inference.halving import Shard
 from msdask.inference.label_file import LabelFile, open_segmentation
 from msdask.inference.loading import evaluating
 from msdask.inference.planned_group import Tile, Warn, warn_of_unread
@@ -24,6 +27,7 @@ from msdask.inference.views import Views, read_views
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.selection.coverage import mask_values
+from msdask.selection.positions import morton_order
 from msdask.slides.region import OnBadTile
 from msdask.slides.slide import Slide
 from msdask.spec import format_magnification
@@ -133,7 +137,6 @@ def segment_slide(
     plan = _plan(slide, slide_id or slide.name, segmenter, tissue, tile, batch_size, probabilities, precision)
     file = LabelFile(output, plan, overwrite=overwrite)
     if not file.is_complete:
-        file.begin()
         _Work(slide, segmenter.network, plan, file, tissue, on_bad_tile, unread).run(threads, wrote)
         file.note_unread(unread)
         file.finish(tissue_px=tissue.px(plan.grid))
@@ -206,6 +209,20 @@ def _plan(
 
 
 @dataclass(frozen=True)
+class _Bad:
+    """What could not be read.
+
+    Attributes
+    ----------
+    tiles : of the slide, up to here
+    px : of one box, for each of its views that has some: (height, width) bool
+    """
+
+    tiles: frozenset[Tile]
+    px: Sequence[NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
 class _Work:
     """One slide that is segmented."""
 
@@ -221,34 +238,46 @@ class _Work:
         """Write every shard that is not there."""
         plan = self.plan
         boxes = self.tissue.boxes(plan.grid, plan.tiling.tile, plan.tiling.unit)
-        if not len(boxes.tile):
-            return
         at = boxes.tile // (plan.shard // plan.tiling.tile)
-        by_shard = np.lexsort((at[:, 1], at[:, 0]))
+        by_shard = morton_order(at[:, 1], at[:, 0])
         at, boxes = at[by_shard], Boxes(boxes.tile[by_shard], boxes.first[by_shard], boxes.side[by_shard])
-        shard = np.cumsum(np.any(np.diff(at, axis=0, prepend=-1), axis=1)) - 1
-        first = np.flatnonzero(np.diff(shard, prepend=-1))
-        wanted = np.array([not self.file.is_written(row, column) for row, column in at[first].tolist()])
+        first = np.flatnonzero(np.any(np.diff(at, axis=0, prepend=-1), axis=1))
+        shard = np.repeat(np.arange(len(first)), np.diff(first, append=len(at)))
+        wanted = self.file.begin(at[first])
         last = np.append(first[1:], len(at)) - 1
-        open_shards: dict[int, _Shard] = {}
-        for i, labels, probability in self._segmented(boxes, wanted[shard], threads):
+        written: deque[tuple[int, int]] = deque()
+        open_shards: dict[int, Shard] = {}
+
+        def take(i: int, labels: NDArray[np.uint8], probability: NDArray[Any] | None, bad: _Bad) -> None:
             number = int(shard[i])
-            one = open_shards.get(number)
-            if one is None:
-                one = open_shards[number] = _Shard.empty(plan, *at[i].tolist())
+            if number not in open_shards:
+                open_shards[number] = self.file.empty(*at[i].tolist())
+            one = open_shards[number]
             top, left = (boxes.first[i] - at[i] * plan.shard).tolist()
-            one.put(top, left, labels, probability)
+            one.put(top, left, *self._in_tissue(boxes.first[i], boxes.side[i], labels, probability, bad.px))
             if i == last[number]:
                 del open_shards[number]
-                self.file.note_unread(self.unread)
-                self.file.write(one.row, one.column, one.labels, one.probability)
+                self.file.note_unread(bad.tiles)
+                self.file.write(one)
+                written.append((number, int(np.count_nonzero(one.labels))))
+
+        def tell() -> None:
+            while written:
+                number, px = written.popleft()
                 if wrote is not None:
-                    wrote(number, len(first), int(np.count_nonzero(one.labels)))
+                    wrote(number, len(first), px)
+
+        # What is found goes to the file while the network looks at what comes next.
+        with Beside() as thread:
+            for i, labels, probability, bad in self._segmented(boxes, wanted[shard], threads):
+                thread.call(take, i, labels, probability, bad)
+                tell()
+        tell()
 
     def _segmented(
         self, boxes: Boxes, is_wanted: NDArray[np.bool_], threads: int
-    ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any] | None]]:
-        """Number, labels and probabilities of each box that is wanted.
+    ) -> Iterator[tuple[int, NDArray[np.uint8], NDArray[Any] | None, _Bad]]:
+        """Number, labels and probabilities of each box that is wanted, and what could not be read.
 
         Batches are cut from all boxes, whatever is there already: a box goes through the network beside the same
         neighbours in every run, and with views as large as theirs, so that its logits have the same last bits.
@@ -279,7 +308,7 @@ class _Work:
                             if patch == k
                         ]
                         found = None if probability is None else probability[k]
-                        yield (i, *self._in_tissue(boxes.first[i], boxes.side[i], labels[k], found, bad))
+                        yield i, labels[k], found, _Bad(frozenset(self.unread), bad)
 
     def _under(
         self,
@@ -320,32 +349,6 @@ class _Work:
             return found, None
         nothing = probability.dtype.type(0 if probability.dtype == np.uint8 else np.nan)
         return found, np.where(inside, probability[(slice(None), *here)], nothing)
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """A shard whose tiles are coming in."""
-
-    row: int
-    column: int
-    labels: NDArray[np.uint8]
-    probability: NDArray[Any] | None
-
-    @classmethod
-    def empty(cls, plan: SegmentPlan, row: int, column: int) -> _Shard:
-        shape = tuple(min(plan.shard, n - i * plan.shard) for i, n in zip((row, column), plan.grid, strict=True))
-        probability = None
-        if plan.probabilities is not None:
-            fill = 0 if plan.probabilities == "uint8" else np.nan
-            probability = np.full((len(plan.classes), *shape), fill, plan.probabilities)
-        return cls(row, column, np.zeros(shape, np.uint8), probability)
-
-    def put(self, top: int, left: int, labels: NDArray[np.uint8], probability: NDArray[Any] | None) -> None:
-        """Put a tile in its place, px of the shard."""
-        here = slice(top, top + labels.shape[0]), slice(left, left + labels.shape[1])
-        self.labels[here] = labels
-        if self.probability is not None and probability is not None:
-            self.probability[(slice(None), *here)] = probability
 
 
 def _predicted(

@@ -185,6 +185,7 @@ class Tissue:
         self.mask = mask
         self._counts = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
         np.cumsum(np.cumsum(mask, 0, dtype=np.int64), 1, out=self._counts[1:, 1:])
+        self._cells: dict[tuple[tuple[int, int], int], NDArray[np.bool_]] = {}
 
     def tiles(self, shape: tuple[int, int], tile: int) -> NDArray[np.int64]:
         """Tiles of a map that lie over tissue: (n, 2) row and column of each, row by row.
@@ -216,8 +217,13 @@ class Tissue:
         unit = unit or tile
         n = tile // unit
         rows, columns = (-(-length // tile) for length in shape)
+        if (shape, unit) not in self._cells:  # the same for all sizes of tiles
+            known = np.zeros([-(-length // unit) for length in shape], np.bool_)
+            known[tuple(self.tiles(shape, unit).T)] = True
+            self._cells[shape, unit] = known
+        known = self._cells[shape, unit]
         cells = np.zeros((rows * n, columns * n), np.bool_)
-        cells[tuple(self.tiles(shape, unit).T)] = True
+        cells[: known.shape[0], : known.shape[1]] = known
         of_tiles = cells.reshape(rows, n, columns, n)
         # (rows, columns, n) each: which units of a tile's height, and of its width, have tissue.
         along = np.any(of_tiles, axis=3).swapaxes(1, 2), np.any(of_tiles, axis=1)

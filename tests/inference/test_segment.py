@@ -21,7 +21,7 @@ from msdask.cli.app import main
 from msdask.errors import MsdaskError, SpecError, StoreError, TileError
 from msdask.exports import label_outlines
 from msdask.inference import segment
-from msdask.inference.label_file import halved_labels, halved_means
+from msdask.inference.halving import halved_labels, halved_means
 from msdask.inference.tiles import Tiling, Tissue, cheapest_tiling, mask_index, tiling
 from msdask.inference.views import Views
 from msdask.models import HookNet, UNet, save_model
