@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msdask.computing import side_by_side
-from msdask.masks.planes import extremes, largest_channel
+from msdask.masks.planes import extremes, largest_channel, looked_up
 
 __all__ = ["Glass", "PixelClasses", "classify_pixels", "estimate_glass"]
 
@@ -207,9 +207,10 @@ def _glass_level(
     local_range = largest_channel(cv2.subtract(cv2.dilate(small, kernel), cv2.erode(small, kernel)))
     darkest, largest = extremes(small)
     light = np.log10(np.arange(256, dtype=np.float32) + 1)
-    red, green, blue = (light[largest] - light[plane] for plane in cv2.split(small))
+    most = looked_up(largest, light)
+    red, green, blue = (most - looked_up(np.asarray(plane, np.uint8), light) for plane in cv2.split(small))
     # Warm glass lacks blue. Eosin takes green out of the light, haematoxylin red: such a tint is pale, smooth tissue.
-    unstained = (light[largest] - light[darkest] <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
+    unstained = (most - looked_up(darkest, light) <= 0.06) & (2 * green - red - blue <= 0.04) & (red - blue <= 0.025)
     glass_like = scanned & (local_range <= _MAX_RANGE) & (darkest >= _MIN_GLASS) & unstained
     size = int(scanned.sum())
     if size == 0 or glass_like.sum() < max(min(16, 0.5 * size), 0.005 * size):
@@ -234,11 +235,11 @@ def _brightness(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return (red + green + blue) / np.float32(3)
 
 
-def _basis(height: int, width: int, rows: slice | None = None) -> NDArray[np.float32]:
-    """1, u, v, u^2, uv, v^2 over an image, or over some of its rows: (rows, width, 6) float32."""
-    v = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[rows or slice(None), None]
-    u = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None]
-    one = np.ones((v.shape[0], width), np.float32)
+def _basis(height: int, width: int, *, rows: slice, columns: slice = slice(None)) -> NDArray[np.float32]:
+    """1, u, v, u^2, uv, v^2 over some rows and columns of an image: (rows, columns, 6) float32."""
+    v = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[rows, None]
+    u = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1)[None, columns]
+    one = np.ones((v.shape[0], u.shape[1]), np.float32)
     return np.stack([one, u * one, v * one, u * u * one, u * v, v * v * one], axis=-1)
 
 
@@ -247,8 +248,9 @@ def _fit_illumination(
 ) -> tuple[float, ...] | None:
     """Fit how the light varies over the glass; None where it is even, or where glass is too rare to tell."""
     step = max(1, round((glass_like.size / _FIT_PIXELS) ** 0.5))
-    basis, few = _basis(*glass_like.shape)[::step, ::step], glass_like[::step, ::step]
-    od = np.log10(np.float32(np.mean(rgb)) + 1) - np.log10(_brightness(small[::step, ::step]) + 1)
+    every = slice(None, None, step)
+    basis, few = _basis(*glass_like.shape, rows=every, columns=every), glass_like[every, every]
+    od = np.log10(np.float32(np.mean(rgb)) + 1) - np.log10(_brightness(small[every, every]) + 1)
     used = few & (np.abs(od) <= 0.06)
     spread = [np.ptp(axis) if axis.size else 0 for axis in np.nonzero(used)]
     if used.sum() < max(64, 0.1 * used.size) or any(s < side / 2 for s, side in zip(spread, used.shape, strict=True)):
@@ -272,11 +274,11 @@ def _optical_density(
     gray = np.arange(256, dtype=np.float32) + 1
     strip = image[rows]
     od = [
-        np.take((np.log10(level + 1) - np.log10(gray)).astype(np.float32), strip[..., c])
-        for c, level in enumerate(glass.rgb)
+        looked_up(np.asarray(plane, np.uint8), (np.log10(level + 1) - np.log10(gray)).astype(np.float32))
+        for plane, level in zip(cv2.split(strip), glass.rgb, strict=True)
     ]
     if glass.illumination is not None:
-        surface = _basis(height, width, rows) @ np.asarray(glass.illumination, np.float32)
+        surface = _basis(height, width, rows=rows) @ np.asarray(glass.illumination, np.float32)
         for plane in od:
             plane -= surface
     for plane in od:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["extremes", "largest_channel"]
+__all__ = ["extremes", "largest_channel", "looked_up"]
 
 
 def extremes(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -21,3 +21,8 @@ def largest_channel(image: NDArray[Any]) -> NDArray[np.uint8]:
     """(y, x, 3) uint8 -> the largest channel of each pixel, (y, x) uint8."""
     red, green, blue = cv2.split(image)
     return np.maximum(np.maximum(red, green), blue)
+
+
+def looked_up(plane: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a table (256,) float32 says of each gray value: as ``table[plane]``, several times as fast."""
+    return np.asarray(cv2.LUT(plane, table), np.float32)

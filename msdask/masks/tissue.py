@@ -222,9 +222,11 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.
 def _with_enough(mask: NDArray[np.bool_], pieces: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
     """The mask in those components of `pieces` that have at least `min_pixels` of it in them."""
     labels, stats = _components(pieces)
-    keep = _pixels_in(labels, mask, len(stats)) >= max(min_pixels, 1)
+    # What pieces have beyond the mask is far less than what they share.
+    beyond = _pixels_in(labels, pieces & ~mask, len(stats))
+    keep = stats[:, cv2.CC_STAT_AREA] - beyond >= max(min_pixels, 1)
     keep[0] = False
-    return mask & keep[labels]
+    return mask & keep.take(labels)
 
 
 def _pixels_in(labels: NDArray[np.int32], mask: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
@@ -255,7 +257,7 @@ def _holes(
         is_crack = 2 * (radius - 0.5) <= max_width
         fill &= ~doubtful | is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
     cavities = inner & ~fill
-    return fill[labels], cavities[labels] if cavities.any() else np.zeros_like(mask)
+    return fill.take(labels), cavities.take(labels) if cavities.any() else np.zeros_like(mask)
 
 
 def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
@@ -265,4 +267,4 @@ def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels
     labels, stats = _components(faint)
     keep = _pixels_in(labels, ink, len(stats)) >= max(min_pixels, 1)
     keep[0] = False
-    return keep[labels]
+    return keep.take(labels)

@@ -449,18 +449,33 @@ def test_the_chosen_tiles_cost_the_fewest_px_within_the_memory():
     network = HookNet(2, (20, 5), filters=8)
     mask = np.zeros((100, 100), bool)
     mask[10:30, 20:90] = True
-    small = cheapest_tiling(network, Tissue(mask), (8000, 8000), largest=2048, values=1)
+    small = cheapest_tiling(network, Tissue(mask), (4000, 4000), largest=2048, values=1)
     assert small.tile == 64, "where none fits"
-    chosen = cheapest_tiling(network, Tissue(mask), (8000, 8000), largest=2048, values=6 * 8 * 1100**2)
+    chosen = cheapest_tiling(network, Tissue(mask), (4000, 4000), largest=2048, values=6 * 8 * 1100**2)
     assert chosen.sizes[0] <= 1100
     for tile in (64, 192, 448, 832):
         other = tiling(network, tile)
         assert _px(network, Tissue(mask), chosen) <= _px(network, Tissue(mask), other)
 
 
+def test_many_tiles_are_cut_to_few_sizes_in_half_of_the_memory():
+    network = UNet(2, filters=8)
+    y, x = np.mgrid[:200, :200]
+    mask = (y - 100) ** 2 + (x - 100) ** 2 < 90**2
+    values = 6 * 8 * 1500**2
+    chosen = cheapest_tiling(network, Tissue(mask), (20_000, 20_000), largest=2048, values=values)
+    assert len(Tissue(mask).boxes((20_000, 20_000), chosen.tile, chosen.unit).tile) > 16
+    assert chosen.sizes[0] ** 2 <= 1500**2 / 2
+    assert chosen.tile % chosen.unit == 0
+    assert chosen.unit % network.lattice == 0
+    assert chosen.tile // chosen.unit <= 8
+    closer = tiling(network, chosen.tile)
+    assert closer.unit < chosen.unit, "a tile size that is given is cut closely"
+
+
 def _px(network, tissue: Tissue, tiles: Tiling) -> int:
     """Px that go through the network, box by box."""
-    boxes = tissue.boxes((8000, 8000), tiles.tile, tiles.unit)
+    boxes = tissue.boxes((4000, 4000), tiles.tile, tiles.unit)
     return sum(
         height * width
         for sides in boxes.side.tolist()
