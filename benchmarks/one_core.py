@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from operator import add
 from pathlib import Path
 
+import cv2
 import dask
 
 from msdask.engines.engine import JobTrace
@@ -126,6 +127,7 @@ def slide_costs(path: Path, spec: ExtractionSpec, store: Path, *, rounds: int, o
     """Measure a slide on one thread, the least of the rounds; whole, or without its blocks and so without a commit."""
     row = SlideRow(str(path), path.stem)
     begins, commits, blocks = [], [], []
+    cv2.setNumThreads(1)  # as in a worker process
     with dask.config.set(scheduler="synchronous"):
         _begun(row, spec, store)  # what is imported by it, and the file's pages
         for _ in range(rounds):

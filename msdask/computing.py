@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import dask
 from dask.system import CPU_COUNT
 
-__all__ = ["Beside", "ahead", "in_process", "large_blocks_kept", "side_by_side"]
+__all__ = ["Beside", "ahead", "in_process", "large_blocks_kept", "opencv_threads", "side_by_side"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,6 +53,25 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items)), thread_name_prefix="msdask-compute") as pool:
         return list(pool.map(function, items))
+
+
+@contextmanager
+def opencv_threads() -> Iterator[None]:
+    """OpenCV has the threads meanwhile that dask was given in this process, if these are more than it has.
+
+    A worker process gives it one, as there is a process for each core; a task that none runs beside may have several.
+    """
+    import cv2
+
+    before, given = cv2.getNumThreads(), dask.config.get("num_workers", None)
+    if given is None or int(given) <= before or in_process() == "synchronous":
+        yield
+        return
+    cv2.setNumThreads(int(given))
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 class Beside:

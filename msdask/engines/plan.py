@@ -14,11 +14,14 @@ __all__ = ["Plan", "Work", "choose_plan", "nothing", "threads_of_task", "worker_
 MOST_THREADS = 4
 """Threads of one process at most: more of them wait for the interpreter's lock (measured in docs/cluster.md)."""
 FEW_CORES = 4
-"""With fewer, one process has as many threads as there are cores, and does not lose by it."""
+"""With fewer, one process has as many threads as there are cores, and loses little by it on a few slides."""
+MANY_SLIDES = 4
+"""From so many slides a core on, processes do them beside each other on few cores, too: what begins and ends a slide
+holds the interpreter's lock (32 slides of 4,096 px on 2 cores: 1.6 to 1.8 s, with two threads 2.0 to 2.2)."""
 SMALL_SLIDE = 0.2
 """Seconds of work a slide, on average, below which most of it holds the interpreter's lock.
 
-Two threads then take longer than one (53 and 40 ms a slide of 1,500 x 2,000 px), and two processes less (20 ms);
+Two threads then take longer than one (28 and 22 ms a slide of 1,500 x 2,000 px), and two processes less (13 ms);
 docs/cluster.md.
 """
 SMALL_SECONDS = 10.0
@@ -91,7 +94,7 @@ class Plan:
 def choose_plan(machine: Machine, work: Work, *, must_end: bool = False, at_hand: bool = False) -> Plan:
     """The rule: threads on few cores and for small work; else a process for each core, as memory and work allow.
 
-    Many small slides have processes on two cores, too.
+    Many slides, and several small ones, have processes on two cores, too.
 
     Parameters
     ----------
@@ -124,8 +127,12 @@ def choose_plan(machine: Machine, work: Work, *, must_end: bool = False, at_hand
         return Plan(
             "processes", workers, _threads(machine), f"{known}; a time limit needs processes, which can be ended"
         )
-    elif machine.cores == 1 or (machine.cores < FEW_CORES and not has_small_slides):
-        why = f"fewer than {FEW_CORES} cores"
+    elif machine.cores == 1 or (
+        machine.cores < FEW_CORES and not has_small_slides and work.slides < MANY_SLIDES * machine.cores
+    ):
+        why = f"fewer than {FEW_CORES} cores" + (
+            f", and fewer than {MANY_SLIDES} slides for each" * (machine.cores > 1)
+        )
     elif work.seconds < small:
         why = f"less than {small:g} s of work, so that starting processes would cost more than it brings"
     elif fitting < 2:

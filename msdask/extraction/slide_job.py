@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from msdask.computing import opencv_threads
 from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
@@ -123,7 +124,8 @@ def begin_slide(
     MsdaskError
         The slide, its scale or its mask is not usable, or the store cannot be written.
     """
-    slide, tables, notes, overview, plane = _plan(row, specs, masks, on_bad_tile)
+    with opencv_threads():
+        slide, tables, notes, overview, plane = _plan(row, specs, masks, on_bad_tile)
     jobs: list[BlockJob | None] = []
     for table, target in zip(tables, targets, strict=True):
         if target is None:

@@ -22,7 +22,10 @@ FEW_SMALL = Work(slides=3, seconds=0.6)
     ("cores", "gib", "work", "expected"),
     [
         (1, 64, COHORT, ("threads", 1, 1)),
-        (2, 64, COHORT, ("threads", 1, 2)),
+        (2, 64, Work(slides=7, seconds=300), ("threads", 1, 2)),
+        # beside each other, what begins and ends them waits for no lock
+        (2, 64, Work(slides=8, seconds=300), ("processes", 2, 2)),
+        (2, 64, COHORT, ("processes", 2, 2)),
         # what is done for a small slide holds the lock
         (2, 64, MANY_SMALL, ("processes", 2, 2)),
         (1, 64, MANY_SMALL, ("threads", 1, 1)),
@@ -57,7 +60,7 @@ def test_processes_that_are_at_hand_are_worth_less_work() -> None:
     assert (later.kind, later.workers) == ("processes", 2)
     assert choose_plan(Machine(64, 256 * GIB), MANY_SMALL, at_hand=True).workers == 64
     assert choose_plan(Machine(64, 256 * GIB), Work(8, 1.5), at_hand=True).kind == "threads"
-    assert choose_plan(Machine(2, 16 * GIB), COHORT, at_hand=True).kind == "threads"
+    assert choose_plan(Machine(2, 16 * GIB), HUGE, at_hand=True).kind == "threads"
 
 
 @pytest.mark.parametrize("cores", [2, 4, 16, 64])

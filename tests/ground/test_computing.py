@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import cv2
 import dask
 import pytest
 from distributed import Client, LocalCluster
 
 from msdask import plots
-from msdask.computing import Beside, ahead, in_process, side_by_side
+from msdask.computing import Beside, ahead, in_process, opencv_threads, side_by_side
 from msdask.cutting.lazy_patches import mean_of_tissue, patches
 from msdask.extraction.cohort import extract
 from msdask.masks.tissue import tissue_mask
@@ -110,6 +111,28 @@ def test_side_by_side_keeps_the_order_and_uses_the_threads_of_dask(settings: dic
         found = side_by_side(one, range(3))
     assert [item for item, _ in found] == [0, 1, 2]
     assert len({thread for _, thread in found}) == threads
+
+
+@pytest.mark.parametrize(
+    ("settings", "during"),
+    [
+        ({"num_workers": 3, "scheduler": "threads"}, 3),
+        ({"num_workers": 1}, 2),
+        ({"num_workers": 3, "scheduler": "sync"}, 2),
+        ({"num_workers": None}, 2),
+    ],
+)
+def test_opencv_has_more_threads_meanwhile_only_where_dask_was_given_more(
+    settings: dict[str, Any], during: int
+) -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with dask.config.set(settings), opencv_threads():
+            assert cv2.getNumThreads() == during
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_side_by_side_raises_the_first_error() -> None:
