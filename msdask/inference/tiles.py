@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -203,8 +204,8 @@ class Tissue:
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
-        self._counts = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-        np.cumsum(np.cumsum(mask, 0, dtype=np.int64), 1, out=self._counts[1:, 1:])
+        counted = np.ascontiguousarray(mask, dtype=np.bool_).view(np.uint8)
+        self._counts: NDArray[np.int32] = np.asarray(cv2.integral(counted, sdepth=cv2.CV_32S), np.int32)
         self._cells: dict[tuple[tuple[int, int], int], NDArray[np.bool_]] = {}
 
     def tiles(self, shape: tuple[int, int], tile: int) -> NDArray[np.int64]:

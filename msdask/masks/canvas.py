@@ -116,4 +116,4 @@ def _reaching_the_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     left, top, width, height = (stats[:, column] for column in range(4))
     keep = (left == 0) | (top == 0) | (left + width == mask.shape[1]) | (top + height == mask.shape[0])
     keep[0] = False
-    return np.asarray(keep[labels])
+    return np.asarray(keep.take(labels))

@@ -257,7 +257,8 @@ def _holes(
         is_crack = 2 * (radius - 0.5) <= max_width
         fill &= ~doubtful | is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
     cavities = inner & ~fill
-    return fill.take(labels), cavities.take(labels) if cavities.any() else np.zeros_like(mask)
+    found = (fill + 2 * cavities.astype(np.uint8)).take(labels)
+    return found == 1, found == 2
 
 
 def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
@@ -40,10 +41,8 @@ class SummedArea:
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         height, width = mask.shape
         self.shape = (height, width)
-        self._table = np.zeros((height + 1, width + 1), dtype=np.float64)
-        inner = self._table[1:, 1:]
-        np.cumsum(mask, axis=1, dtype=np.float64, out=inner)
-        np.cumsum(inner, axis=0, out=inner)
+        counted = np.ascontiguousarray(mask, dtype=np.bool_).view(np.uint8)
+        self._table: NDArray[np.float64] = np.asarray(cv2.integral(counted, sdepth=cv2.CV_64F), np.float64)
 
     def sums(self, x0: ArrayLike, y0: ArrayLike, x1: ArrayLike, y1: ArrayLike) -> NDArray[np.float64]:
         """Covered area of boxes, in mask px squared.
