@@ -26,7 +26,7 @@ from tests.tools.store_tools import target
 
 
 @pytest.mark.parametrize(
-    ("blocks", "threads", "parts"), [(1, 1, 1), (1, 2, 8), (3, 2, 8), (11, 2, 3), (32, 2, 1), (0, 4, 16)]
+    ("blocks", "threads", "parts"), [(1, 1, 1), (1, 2, 16), (3, 2, 16), (11, 2, 5), (32, 2, 2), (42, 2, 1), (0, 4, 32)]
 )
 def test_few_blocks_are_cut_into_parts(blocks: int, threads: int, parts: int) -> None:
     engine = ThreadEngine(threads)
