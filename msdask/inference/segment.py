@@ -181,7 +181,7 @@ def _plan(
     kind = next(network.parameters()).device.type
     if tile is None:
         memory = MEMORY.get(kind, MEMORY["cpu"]) / (batch_size * (4 if precision == "float32" else 2))
-        tiles = cheapest_tiling(network, tissue, grid, largest=LARGEST_TILE, values=memory)
+        tiles = cheapest_tiling(network, tissue, grid, largest=LARGEST_TILE, values=memory, leaves_holes=kind == "cpu")
     else:
         tiles = tiling(network, tile)
     shard = tiles.tile * max(1, SHARD // tiles.tile)

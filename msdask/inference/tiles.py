@@ -24,7 +24,9 @@ that is kept for its layers, and holes between: of many tiles these come to more
 _MOST_PARTS = 8
 """Of a side that many tiles are cut to: a twentieth slower than by 64 px, in 1.6 to 1.8 GB instead of 2.2."""
 _SHARE_OF_MANY = 0.5
-"""Of the memory that one tile may take, where many of several sizes follow each other."""
+"""Of the memory that one tile may take, where many of several sizes follow each other ..."""
+_WIDE = 1200
+"""... and views are wider than this, px: smaller ones would cost more px than the memory is worth."""
 
 
 class TiledModel(Protocol):
@@ -152,7 +154,7 @@ def _crop(output: int, lattice: int, ratios: tuple[int, ...]) -> int:
 
 
 def cheapest_tiling(
-    model: TiledModel, tissue: Tissue, shape: tuple[int, int], *, largest: int, values: float
+    model: TiledModel, tissue: Tissue, shape: tuple[int, int], *, largest: int, values: float, leaves_holes: bool
 ) -> Tiling:
     """The tiles with which the fewest px of a slide go through the network: large ones, but not beyond the tissue.
 
@@ -163,6 +165,8 @@ def cheapest_tiling(
     shape : (height, width) of the map, px
     largest : px a side of a tile, at most
     values : numbers that the network may hold at once for one tile, about
+    leaves_holes : whether what layers of many sizes leave in memory stays there, as on a CPU; then many tiles are cut
+        to few sizes
 
     Returns
     -------
@@ -180,8 +184,8 @@ def cheapest_tiling(
         if one.sizes[0] - one.tile != waste or needed > values:
             continue
         boxes = tissue.boxes(shape, one.tile, step)
-        if len(boxes.tile) > _FEW:
-            if needed > _SHARE_OF_MANY * values:
+        if leaves_holes and len(boxes.tile) > _FEW:
+            if one.sizes[0] > _WIDE and needed > _SHARE_OF_MANY * values:
                 continue
             cells = one.tile // step
             parts = max(n for n in range(1, _MOST_PARTS + 1) if cells % n == 0)

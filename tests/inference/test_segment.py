@@ -449,28 +449,35 @@ def test_the_chosen_tiles_cost_the_fewest_px_within_the_memory():
     network = HookNet(2, (20, 5), filters=8)
     mask = np.zeros((100, 100), bool)
     mask[10:30, 20:90] = True
-    small = cheapest_tiling(network, Tissue(mask), (4000, 4000), largest=2048, values=1)
+    small = cheapest_tiling(network, Tissue(mask), (4000, 4000), largest=2048, values=1, leaves_holes=True)
     assert small.tile == 64, "where none fits"
-    chosen = cheapest_tiling(network, Tissue(mask), (4000, 4000), largest=2048, values=6 * 8 * 1100**2)
+    limits = {"largest": 2048, "values": 6 * 8 * 1100**2, "leaves_holes": True}
+    chosen = cheapest_tiling(network, Tissue(mask), (4000, 4000), **limits)
     assert chosen.sizes[0] <= 1100
     for tile in (64, 192, 448, 832):
         other = tiling(network, tile)
         assert _px(network, Tissue(mask), chosen) <= _px(network, Tissue(mask), other)
 
 
-def test_many_tiles_are_cut_to_few_sizes_in_half_of_the_memory():
+def test_many_tiles_are_cut_to_few_sizes_in_less_memory():
     network = UNet(2, filters=8)
     y, x = np.mgrid[:200, :200]
     mask = (y - 100) ** 2 + (x - 100) ** 2 < 90**2
-    values = 6 * 8 * 1500**2
-    chosen = cheapest_tiling(network, Tissue(mask), (20_000, 20_000), largest=2048, values=values)
-    assert len(Tissue(mask).boxes((20_000, 20_000), chosen.tile, chosen.unit).tile) > 16
-    assert chosen.sizes[0] ** 2 <= 1500**2 / 2
+    shape = (20_000, 20_000)
+    limits = {"largest": 2048, "values": 6 * 8 * 1500**2}
+    closely = cheapest_tiling(network, Tissue(mask), shape, **limits, leaves_holes=False)
+    assert closely.unit == 64
+    assert 1200 < closely.sizes[0] <= 1500
+    chosen = cheapest_tiling(network, Tissue(mask), shape, **limits, leaves_holes=True)
+    assert len(Tissue(mask).boxes(shape, chosen.tile, chosen.unit).tile) > 16
+    assert chosen.sizes[0] <= 1200
     assert chosen.tile % chosen.unit == 0
     assert chosen.unit % network.lattice == 0
     assert chosen.tile // chosen.unit <= 8
-    closer = tiling(network, chosen.tile)
-    assert closer.unit < chosen.unit, "a tile size that is given is cut closely"
+    assert tiling(network, chosen.tile).unit < chosen.unit, "a tile size that is given is cut closely"
+    wide = UNet(2, filters=64)
+    narrow = cheapest_tiling(wide, Tissue(mask), shape, **limits, leaves_holes=True)
+    assert 400 < narrow.sizes[0] <= 1500 / 8**0.5, "more px would cost more than the memory is worth"
 
 
 def _px(network, tissue: Tissue, tiles: Tiling) -> int:
