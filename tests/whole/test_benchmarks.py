@@ -153,7 +153,7 @@ def test_scaling_over_cores(tmp_path: Path) -> None:
         "--cores",
         1,
         "--seconds",
-        1,
+        0.05,
         "--rows",
         "grid 20x",
         "--side",
