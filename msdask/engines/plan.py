@@ -127,12 +127,10 @@ def choose_plan(machine: Machine, work: Work, *, must_end: bool = False, at_hand
         return Plan(
             "processes", workers, _threads(machine), f"{known}; a time limit needs processes, which can be ended"
         )
-    elif machine.cores == 1 or (
-        machine.cores < FEW_CORES and not has_small_slides and work.slides < MANY_SLIDES * machine.cores
-    ):
-        why = f"fewer than {FEW_CORES} cores" + (
-            f", and fewer than {MANY_SLIDES} slides for each" * (machine.cores > 1)
-        )
+    elif machine.cores == 1:
+        why = f"fewer than {FEW_CORES} cores"
+    elif machine.cores < FEW_CORES and not has_small_slides and work.slides < MANY_SLIDES * machine.cores:
+        why = f"fewer than {FEW_CORES} cores, and fewer than {MANY_SLIDES} slides for each"
     elif work.seconds < small:
         why = f"less than {small:g} s of work, so that starting processes would cost more than it brings"
     elif fitting < 2:

@@ -95,11 +95,8 @@ class LabelFile(PlannedGroup):
 
     def _write(self, shard: Shard) -> None:
         """Write a shard; that of the labels, which says it is there, last."""
-        sides, level, at = (
-            {"shard": self.plan.shard, "chunk": self.plan.chunk},
-            str(shard.level),
-            (shard.row, shard.column),
-        )
+        sides = {"shard": self.plan.shard, "chunk": self.plan.chunk}
+        level, at = str(shard.level), (shard.row, shard.column)
         if shard.probability is not None:
             ome_zarr.write_part(self.at(level), shard.probability, *at, **sides)
         ome_zarr.write_part(self.at(*_LABELS, level), shard.labels, *at, **sides)

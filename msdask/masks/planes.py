@@ -24,5 +24,5 @@ def largest_channel(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def looked_up(plane: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a table (256,) float32 says of each gray value: as ``table[plane]``, several times as fast."""
+    """What a table (256,) float32 says of each gray value: as ``table[plane]``, without an index of 8 bytes a px."""
     return np.asarray(cv2.LUT(plane, table), np.float32)
