@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from msdask.masks.planes import extremes, largest_channel
+from msdask.masks.planes import extremes, largest_channel, taken
 
 __all__ = ["find_canvas"]
 
@@ -116,4 +116,4 @@ def _reaching_the_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     left, top, width, height = (stats[:, column] for column in range(4))
     keep = (left == 0) | (top == 0) | (left + width == mask.shape[1]) | (top + height == mask.shape[0])
     keep[0] = False
-    return np.asarray(keep.take(labels))
+    return taken(keep, np.asarray(labels, np.int32))

@@ -23,9 +23,9 @@ _WORK_MPP: Final = 8.0
 _WORK_SIDE: Final = 512
 _FIT_PIXELS: Final = 1 << 15
 """About as many pixels as the light is fitted to."""
-_STRIP: Final = 256
-"""Rows classified at once, so that the OD planes stay in the processor's cache and memory does not grow with the
-image."""
+_STRIP_PIXELS: Final = 2**17
+"""px classified at once, in whole rows, so that the OD planes stay in the processor's cache and memory does not grow
+with the image."""
 
 _ASSUMED_GLASS: Final = (240.0, 240.0, 240.0)
 _MIN_GLASS: Final = 150
@@ -140,20 +140,22 @@ def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> Pi
     window = _color_window(mpp)
     rim = 2 * round(_RIM_UM / mpp) + 1
     margin = max(window, rim) // 2
+    rows = max(4 * margin, _STRIP_PIXELS // max(1, width))
 
     def classify(start: int) -> None:
-        stop = min(start + _STRIP, height)
+        stop = min(start + rows, height)
         wide = slice(max(start - margin, 0), min(stop + margin, height))
         own = slice(start - wide.start, stop - wide.start)
         od, brightest = _optical_density(image, glass, wide)
-        score = _score(od, glass, window)
+        mean, chroma = _mean_and_chroma(od)
+        classes.ink[start:stop], classes.faint_ink[start:stop] = _ink(
+            [plane[own] for plane in od], mean[own], chroma[own], brightest[own], glass
+        )
+        score = _score(mean, chroma, glass, window)
         classes.stained[start:stop] = ((score >= glass.threshold) & ~_is_rim(score, 3))[own]
         classes.pale[start:stop] = ((score >= glass.pale_threshold) & ~_is_rim(score, rim))[own]
-        classes.ink[start:stop], classes.faint_ink[start:stop] = _ink(
-            [plane[own] for plane in od], brightest[own], glass
-        )
 
-    side_by_side(classify, range(0, height, _STRIP))
+    side_by_side(classify, range(0, height, rows))
     return classes
 
 
@@ -293,11 +295,10 @@ def _mean_and_chroma(od: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32]
     return (red + green + blue) * np.float32(1 / 3), chroma
 
 
-def _score(od: list[NDArray[np.float32]], glass: Glass, window: int) -> NDArray[np.float32]:
+def _score(mean: NDArray[np.float32], chroma: NDArray[np.float32], glass: Glass, window: int) -> NDArray[np.float32]:
     """How stained a pixel is: mean OD + chroma, its own or its surroundings'; 0 for what is merely gray (shadows,
-    dust, edges).
+    dust, edges). It uses the memory of `chroma`.
     """
-    mean, chroma = _mean_and_chroma(od)
     if glass.is_gray:
         return 2 * mean
     around = cv2.blur(chroma, (window, window), borderType=cv2.BORDER_REPLICATE)
@@ -306,7 +307,11 @@ def _score(od: list[NDArray[np.float32]], glass: Glass, window: int) -> NDArray[
 
 
 def _ink(
-    od: list[NDArray[np.float32]], brightest: NDArray[np.uint8], glass: Glass
+    od: list[NDArray[np.float32]],
+    mean: NDArray[np.float32],
+    chroma: NDArray[np.float32],
+    brightest: NDArray[np.uint8],
+    glass: Glass,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Pens and black, strong and faint.
 
@@ -332,7 +337,6 @@ def _ink(
         strong |= pen & (plane >= bound)
         faint |= pen & (plane >= 0.5 * bound)
     if not glass.is_gray:
-        mean, chroma = _mean_and_chroma(od)
         neutral = chroma < 0.15 * mean
         strong |= neutral & (mean >= 0.3)
         faint |= neutral & (mean >= 0.15)
@@ -348,8 +352,9 @@ def _thresholds(
     between glass and the tissue that there is most of; the second lies above nearly all pixels of the glass itself.
     """
     od, brightest = _optical_density(small, glass, slice(0, small.shape[0]))
-    _, faint = _ink(od, brightest, glass)
-    score = _score(od, glass, _color_window(mpp))
+    mean, chroma = _mean_and_chroma(od)
+    _, faint = _ink(od, mean, chroma, brightest, glass)
+    score = _score(mean, chroma, glass, _color_window(mpp))
     scores = score[scanned & ~faint]
     if scores.size == 0:
         return _MIN_THRESHOLD, _MIN_THRESHOLD

@@ -12,10 +12,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask.computing import in_process
+from msdask.computing import in_process, side_by_side
 from msdask.errors import MaskError, SpecError
 from msdask.masks.canvas import find_canvas
 from msdask.masks.glass import classify_pixels, estimate_glass
+from msdask.masks.planes import taken
 from msdask.masks.shown import Mask
 from msdask.spec import MAX_HOLE_UM2, MIN_AREA_UM2
 
@@ -35,6 +36,8 @@ _NARROW_UM: Final = 32.0
 """A hole nowhere wider than this is a crack."""
 _RAGGED: Final = 1 / 3
 """Ragged holes are filled up to this share of the area up to which round ones are."""
+_HOLES: Final = 64
+"""Holes that a thread measures at once."""
 _LARGEST_DISC: Final = 6
 """Radius in px up to which morphology with a disc is faster than distances; at 8 um/px discs have 1 to 3."""
 
@@ -226,7 +229,7 @@ def _with_enough(mask: NDArray[np.bool_], pieces: NDArray[np.bool_], *, min_pixe
     beyond = _pixels_in(labels, pieces & ~mask, len(stats))
     keep = stats[:, cv2.CC_STAT_AREA] - beyond >= max(min_pixels, 1)
     keep[0] = False
-    return mask & keep.take(labels)
+    return mask & taken(keep, labels)
 
 
 def _pixels_in(labels: NDArray[np.int32], mask: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
@@ -243,22 +246,50 @@ def _holes(
     A round hole belongs to it up to `max_pixels`, and so does a crack that is nowhere wider than `max_width` px; a
     ragged one up to a third of that.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    free = (~mask).view(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(free, connectivity=4, ltype=cv2.CV_32S)
     left, top, width, height, area = (stats[:, column] for column in range(5))
     inner = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     inner[0] = False
     fill = inner & (area <= max_pixels)
-    doubtful = fill & (area > max_pixels * _RAGGED)
-    if doubtful.any():
-        distance = cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-        where = doubtful[labels]
-        radius = np.zeros(len(stats), np.float32)
-        np.maximum.at(radius, labels[where], distance[where])
+    doubtful = np.flatnonzero(fill & (area > max_pixels * _RAGGED))
+    if doubtful.size:
+        radius = _radii(free, np.asarray(labels, np.int32), np.asarray(stats, np.int32), doubtful)
         is_crack = 2 * (radius - 0.5) <= max_width
-        fill &= ~doubtful | is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area)
-    cavities = inner & ~fill
-    found = (fill + 2 * cavities.astype(np.uint8)).take(labels)
+        fill[doubtful] = is_crack | (np.pi * (radius - 0.5) ** 2 >= _MIN_ROUNDNESS * area[doubtful])
+    found = taken(fill + 2 * (inner & ~fill).astype(np.uint8), np.asarray(labels, np.int32))
     return found == 1, found == 2
+
+
+def _radii(
+    free: NDArray[np.uint8], labels: NDArray[np.int32], stats: NDArray[np.int32], holes: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Largest distance to the mask in each of some holes: (hole,) float32.
+
+    Parameters
+    ----------
+    free, labels, stats : what is not in the mask, its 4-connected components and their boxes and areas
+    holes : numbers of components that do not reach the edge
+    """
+    radii = np.zeros(len(stats), np.float32)
+    if stats[holes, cv2.CC_STAT_WIDTH].astype(np.int64) @ stats[holes, cv2.CC_STAT_HEIGHT] > free.size:
+        distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_5)
+        is_one = np.zeros(len(stats), np.bool_)
+        is_one[holes] = True
+        where = taken(is_one, labels)
+        np.maximum.at(radii, labels[where], distance[where])
+        return radii[holes]
+
+    def measure(some: NDArray[np.intp]) -> None:
+        for hole in some.tolist():
+            left, top, width, height = stats[hole, :4].tolist()
+            # The mask that a hole's px are nearest to is the one around it: a px more on each side shows it.
+            box = slice(top - 1, top + height + 1), slice(left - 1, left + width + 1)
+            distance = cv2.distanceTransform(np.ascontiguousarray(free[box]), cv2.DIST_L2, cv2.DIST_MASK_5)
+            radii[hole] = np.asarray(distance)[labels[box] == hole].max()
+
+    side_by_side(measure, [holes[first : first + _HOLES] for first in range(0, len(holes), _HOLES)])
+    return radii[holes]
 
 
 def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels: float) -> NDArray[np.bool_]:
@@ -268,4 +299,4 @@ def _whole_marks(ink: NDArray[np.bool_], faint: NDArray[np.bool_], *, min_pixels
     labels, stats = _components(faint)
     keep = _pixels_in(labels, ink, len(stats)) >= max(min_pixels, 1)
     keep[0] = False
-    return keep.take(labels)
+    return taken(keep, labels)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from msdask.cutting.measures import tissue_mean, white_threshold
 from msdask.errors import MaskError, MissingScaleError, SpecError
-from msdask.masks import tissue
+from msdask.masks import glass, planes, tissue
 from msdask.masks.files import distinct_values, find_mask, read_tissue_mask
 from msdask.masks.tissue import tissue_from_rgb, tissue_mask
 from msdask.sample.slides import SampleSlide
@@ -245,6 +245,67 @@ def test_strips_leave_no_trace() -> None:
     mask = tissue_from_rgb(image, mpp=8)
     flipped = tissue_from_rgb(np.ascontiguousarray(image.transpose(1, 0, 2)), mpp=8).T
     assert (mask != flipped).mean() < 1e-3
+
+
+def test_the_height_of_a_strip_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(1).integers(100, 256, (300, 40, 3), dtype=np.uint8)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8)
+    image[100:200, 10:, 1] //= 2
+    image[210:260, 5:15] = 20
+    at_once = glass.classify_pixels(image, glass.estimate_glass(image, mpp=8), mpp=8)
+    monkeypatch.setattr(glass, "_STRIP_PIXELS", 1)
+    in_strips = glass.classify_pixels(image, glass.estimate_glass(image, mpp=8), mpp=8)
+    for name in ("stained", "pale", "faint_ink", "ink"):
+        found = getattr(in_strips, name)
+        np.testing.assert_array_equal(found, getattr(at_once, name), err_msg=name)
+        assert found.any(), f"nothing to compare in {name}"
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
+def test_a_table_is_looked_up_as_by_an_index(seed: int, height: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 7, (height, width)).astype(np.int32)
+    for table in (rng.random(7) < 0.5, rng.integers(0, 256, 7).astype(np.uint8)):
+        found = planes.taken(table, labels)
+        np.testing.assert_array_equal(found, table[labels])
+        assert found.dtype == table.dtype
+
+
+def test_a_table_is_looked_up_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.random.default_rng(0).integers(0, 50, (37, 11)).astype(np.int32)
+    table = np.random.default_rng(1).integers(0, 256, 50).astype(np.uint8)
+    monkeypatch.setattr(planes, "_STRIP_PIXELS", 30)
+    np.testing.assert_array_equal(planes.taken(table, labels), table[labels])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.5, 3), st.floats(0.3, 0.7), st.integers(8, 60), st.integers(8, 60))
+def test_a_hole_is_as_wide_in_its_box_as_in_the_whole_image(
+    seed: int, blur: float, level: float, height: int, width: int
+) -> None:
+    mask = np.asarray(cv2.GaussianBlur(np.random.default_rng(seed).random((height, width)), (0, 0), blur)) > level
+    free = (~mask).view(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(free, connectivity=4, ltype=cv2.CV_32S)
+    edge = set(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]).tolist())
+    holes = np.array([n for n in range(1, count) if n not in edge], np.intp)
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_5)
+    expected = [distance[labels == hole].max() for hole in holes.tolist()]
+    found = tissue._radii(free, np.asarray(labels, np.int32), np.asarray(stats, np.int32), holes)
+    np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
+
+
+def test_holes_whose_boxes_are_larger_than_the_image_are_measured_in_it() -> None:
+    """Nested rings, and diagonals beside each other: their boxes overlap so much that one look at all is cheaper."""
+    mask = np.ones((121, 121), np.bool_)
+    for inset in range(4, 56, 4):
+        for side in (inset, 120 - inset):
+            mask[side, inset : 121 - inset] = mask[inset : 121 - inset, side] = False
+    free = (~mask).view(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(free, connectivity=4, ltype=cv2.CV_32S)
+    holes = np.arange(1, count)
+    assert (stats[1:, 2] * stats[1:, 3]).sum() > 2 * mask.size
+    found = tissue._radii(free, np.asarray(labels, np.int32), np.asarray(stats, np.int32), holes)
+    np.testing.assert_array_equal(found, np.ones(count - 1, np.float32))
 
 
 @pytest.mark.parametrize(
