@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, MissingArgumentError, Parameter, UnknownOptionError
 
 from msdask._version import __version__
 from msdask.cli import classify_map, segment_train
@@ -23,6 +23,8 @@ from msdask.cli.tidy import ls, merge, remove, rename
 from msdask.errors import MsdaskError
 
 __all__ = ["app", "main"]
+
+_LEAST_TYPED = len("--x")
 
 app = App(
     name="msdask",
@@ -86,6 +88,11 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, CoercionError) and error.token is not None and (said := error.msg or _wanted(error)):
         typed = error.token.keyword or (error.argument.names[0] if error.argument is not None else "")
         return f"{typed} {error.token.value}: {said}"
+    if isinstance(error, UnknownOptionError):
+        typed = (error.token.keyword or error.token.value).partition("=")[0]
+        # Who shortens an option means one that begins so, not the one of the most letters in common.
+        meant = sorted(name for name in err.flags if name.startswith(typed)) if len(typed) >= _LEAST_TYPED else []
+        return f"Unknown option: {typed}. Did you mean {' or '.join(meant)}?" if meant else str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
         names = error.argument.names
         place = app

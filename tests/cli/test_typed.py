@@ -115,6 +115,20 @@ def test_what_is_missing_is_named_with_what_it_is(msdask):
     assert (code, 'Did you mean "extract"?' in said, "try `msdask --help`" in said) == (2, True, True)
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (("--mag", 20), "Unknown option: --mag. Did you mean --magnification?"),
+        (("--mag=20",), "Unknown option: --mag. Did you mean --magnification?"),
+        (("--over", 1), "Unknown option: --over. Did you mean --overlap or --overwrite?"),
+        (("--magnificatoin", 20), "Unknown option: --magnificatoin. Did you mean --magnification?"),
+    ],
+)
+def test_a_shortened_option_is_answered_with_those_that_begin_so(typed, answer, msdask):
+    code, _, said = msdask("extract", "a.svs", "-o", "s.zarr", *typed)
+    assert (code, answer in said) == (2, True), said
+
+
 def test_python_is_told_of_arguments(small_slide, tmp_path):
     with pytest.raises(SpecError, match=r"^workers=0: expected a whole number, at least 1$"):
         ms.extract(small_slide.path, tmp_path / "s.zarr", ms.ExtractionSpec("grid", (10,)), workers=0)
