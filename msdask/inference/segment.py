@@ -23,7 +23,7 @@ from msdask.inference.planned_group import Tile, Warn, warn_of_unread
 from msdask.inference.segment_plan import Precision, Probabilities, SegmentPlan
 from msdask.inference.segmenter import Model, Segmenter, load_segmenter
 from msdask.inference.tiles import Boxes, Tiling, Tissue, cheapest_tiling, tiling
-from msdask.inference.views import Views, read_views
+from msdask.inference.views import Batch, Views, read_views
 from msdask.masks.tissue import tissue_mask
 from msdask.scale import magnification_to_mpp
 from msdask.selection.coverage import mask_values
@@ -283,27 +283,26 @@ class _Work:
         neighbours in every run, and with views as large as theirs, so that its logits have the same last bits.
         """
         plan, size, count = self.plan, self.plan.batch_size, len(boxes.tile)
-        batches = [slice(i, min(i + size, count)) for i in range(0, count, size)]
-        batches = [rows for rows in batches if is_wanted[rows].any()]
         of_side = {side: tiling(self.network, side) for side in np.unique(boxes.side).tolist()}
-        cut = [tuple(of_side[side] for side in boxes.side[rows].max(0).tolist()) for rows in batches]
-        origins = [
-            np.stack([axis.origins(boxes.first[rows, k]) for k, axis in enumerate(axes)], axis=-1)
-            for rows, axes in zip(batches, cut, strict=True)
-        ]
-        shapes = [np.stack([axis.sizes for axis in axes], axis=-1) for axes in cut]
+        batches, cut = [], []
+        for rows in (slice(i, min(i + size, count)) for i in range(0, count, size)):
+            if not is_wanted[rows].any():
+                continue
+            axes = tuple(of_side[side] for side in boxes.side[rows].max(0).tolist())
+            origins = np.stack([axis.origins(boxes.first[rows, k]) for k, axis in enumerate(axes)], axis=-1)
+            batches.append(Batch(rows, origins, np.stack([axis.sizes for axis in axes], axis=-1)))
+            cut.append(axes)
         steps = [plan.step * ratio for ratio in plan.tiling.ratios]
         views = [Views.at(self.slide, step, self.on_bad_tile) for step in steps]
-        coming = read_views(views, origins, shapes, batches, threads=threads)
+        coming = read_views(views, batches, threads=threads)
         with evaluating(self.network) as network, closing(coming):  # type: ignore[type-var]
-            for number, (rows, pixels, unread) in enumerate(coming):
-                labels, probability = _predicted(network, pixels, cut[number], plan)
+            for axes, (batch, pixels, unread) in zip(cut, coming, strict=True):
+                labels, probability = _predicted(network, pixels, axes, plan)
                 self.unread.update(unread.tiles)
-                for i in range(rows.start, rows.stop):
+                for k, i in enumerate(range(batch.rows.start, batch.rows.stop)):
                     if is_wanted[i]:
-                        k = i - rows.start
                         bad = [
-                            self._under(is_bad, boxes.first[i], boxes.side[i], origins[number][k, m], m)
+                            self._under(is_bad, boxes.first[i], boxes.side[i], batch.origins[k, m], m)
                             for (patch, m), is_bad in unread.px.items()
                             if patch == k
                         ]

@@ -24,9 +24,7 @@ from msdask.slides.region import OnBadTile
 from msdask.slides.resample import area_mean
 from msdask.slides.slide import Slide
 
-__all__ = ["Views", "read_views"]
-
-_Batch: TypeAlias = tuple[slice, list[NDArray[np.uint8]], Unread]
+__all__ = ["Batch", "Views", "read_views"]
 
 
 @dataclass(frozen=True)
@@ -98,27 +96,37 @@ class Views:
         return np.asarray(inside > 0)
 
 
-def read_views(
-    views: Sequence[Views],
-    origins: Sequence[NDArray[np.int64]],
-    shapes: Sequence[NDArray[np.int64]],
-    batches: Sequence[slice],
-    *,
-    threads: int,
-) -> Iterator[_Batch]:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tiles that are read together.
+
+    Attributes
+    ----------
+    rows : of them among all tiles
+    origins : (tiles, magnifications, 2) row and column of each view's first px
+    sizes : (magnifications, 2) height and width of the views
+    """
+
+    rows: slice
+    origins: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+_Read: TypeAlias = tuple[Batch, list[NDArray[np.uint8]], Unread]
+
+
+def read_views(views: Sequence[Views], batches: Sequence[Batch], *, threads: int) -> Iterator[_Read]:
     """Read batches of tiles in order; those that come next are read while one is looked at.
 
     Parameters
     ----------
     views : one a magnification
-    origins : of each batch, (tiles, magnifications, 2) row and column of each view's first px
-    shapes : of each batch, (magnifications, 2) height and width of its views
-    batches : rows of each
+    batches : what is read
     threads : that read; they change nothing of what is read
 
     Yields
     ------
-    rows : as given
+    batch : as given
     pixels : for each magnification (tiles, height, width, 3) uint8
     unread : bad tiles under them, where views fill such tiles, and the px of views that show them
 
@@ -133,16 +141,16 @@ def read_views(
     def read(view: Views, place: tuple[int, int], out: NDArray[np.uint8], unread: Unread, at: tuple[int, int]) -> None:
         unread.add(view.read(*place, out), patch=at[0], magnification=at[1])
 
-    def begin(pool: ThreadPoolExecutor, number: int) -> tuple[_Batch, list[Future[None]]]:
-        rows, unread = batches[number], Unread()
-        count = rows.stop - rows.start
-        pixels = [np.empty((count, *shape, 3), np.uint8) for shape in shapes[number].tolist()]
+    def begin(pool: ThreadPoolExecutor, number: int) -> tuple[_Read, list[Future[None]]]:
+        batch, unread = batches[number], Unread()
+        count = len(batch.origins)
+        pixels = [np.empty((count, *size, 3), np.uint8) for size in batch.sizes.tolist()]
         pieces = []
         for i in range(count):
             for m, view in enumerate(views):
-                row, column = origins[number][i, m].tolist()
+                row, column = batch.origins[i, m].tolist()
                 pieces.append(pool.submit(read, view, (row, column), pixels[m][i], unread, (i, m)))
-        return (rows, pixels, unread), pieces
+        return (batch, pixels, unread), pieces
 
-    longest = max(rows.stop - rows.start for rows in batches) * len(views)
+    longest = max(len(batch.origins) for batch in batches) * len(views)
     yield from in_order(begin, len(batches), ahead=1 + -(-threads // longest), threads=threads)
