@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from msdask.masks.planes import largest_channel
 
 __all__ = ["dark_share", "darkness_warning"]
 
@@ -25,8 +24,10 @@ class _Viewable(Protocol):
 
 def dark_share(image: NDArray[np.uint8]) -> float:
     """Share of dark px in an image (y, x, 3) uint8 of a whole slide."""
-    brightest = largest_channel(image)
-    return float(np.count_nonzero(brightest < DARK_BELOW) / max(1, brightest.size))
+    if not image.size:
+        return 0.0
+    is_dark = cv2.inRange(image, (0, 0, 0), (DARK_BELOW - 1,) * 3)  # all channels, and so the brightest
+    return cv2.countNonZero(is_dark) / is_dark.size
 
 
 def darkness_warning(slide: _Viewable) -> tuple[str, ...]:

@@ -32,17 +32,19 @@ class SummedArea:
 
     Notes
     -----
-    The table is float64 with one row and column of zeros first (spec section 2). Bilinear interpolation at a fractional
-    corner and the difference of four corners is one weighted sum over 4 x 4 table entries. It is taken in an order in
-    which all differences are counts of mask px, exact integers, before any weight is applied: the direct order loses
-    eight digits where a footprint of a few mask px lies at the far end of a large mask.
+    The table is int32 (float64 for masks of 2^31 px and more) with one row and column of zeros first (spec section 2).
+    Bilinear interpolation at a fractional corner and the difference of four corners is one weighted sum over 4 x 4
+    table entries. It is taken in an order in which all differences are counts of mask px, exact integers, before any
+    weight is applied: the direct order loses eight digits where a footprint of a few mask px lies at the far end of a
+    large mask.
     """
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         height, width = mask.shape
         self.shape = (height, width)
         counted = np.ascontiguousarray(mask, dtype=np.bool_).view(np.uint8)
-        self._table: NDArray[np.float64] = np.asarray(cv2.integral(counted, sdepth=cv2.CV_64F), np.float64)
+        depth = cv2.CV_32S if mask.size <= np.iinfo(np.int32).max else cv2.CV_64F  # a third of the time of the other
+        self._table: NDArray[Any] = np.asarray(cv2.integral(counted, sdepth=depth))
 
     def sums(self, x0: ArrayLike, y0: ArrayLike, x1: ArrayLike, y1: ArrayLike) -> NDArray[np.float64]:
         """Covered area of boxes, in mask px squared.

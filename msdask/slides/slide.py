@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping
+from itertools import product
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from msdask.computing import in_process
+from msdask.computing import in_process, side_by_side
 from msdask.errors import SpecError
 from msdask.readers.base import LevelInfo, Reader
 from msdask.scale import Decode, ReadPlan, Source, magnification_to_mpp, mpp_to_magnification, plan_read
@@ -33,6 +34,8 @@ _LEVEL_CHUNK = 2048
 """Side of a dask chunk of a stored level, px, before it is rounded to whole tiles."""
 _READ_CHUNK = 2048
 """Side of what one chunk of `Slide.at` reads, px: bounds the memory of a task."""
+_READ_PART = 512
+"""The same of one thread of `Slide.read_at`, where parts end with tiles, so that none is decoded for two of them."""
 """A repr never decodes more than this."""
 
 
@@ -238,12 +241,20 @@ class Slide(ReadsParts):
     def read_at(self, *, mpp: float, allow_upsampling: bool = False) -> xr.DataArray:
         """The px that `at` gives, computed in this process, without coordinates; parameters and errors are its."""
         ratio, target = self._ratio(mpp, allow_upsampling=allow_upsampling)
-        height, width = self._shape_at(ratio)
-        plan = self._plan_at(ratio)
-        if max(height, width) > _READ_CHUNK / plan.ratio:
-            computed = self.at(mpp=mpp, allow_upsampling=allow_upsampling).compute(scheduler=in_process())
-            return computed.drop_vars(["y", "x"])
-        image = _read_at(self, plan, (0, height), (0, width))  # of one part: a graph would take ten times as long
+        plan, shape = self._plan_at(ratio), self._shape_at(ratio)
+        tiles = [side / (plan.dct_scale * plan.ratio) for side in self.level_infos[plan.level].tile]
+        part = _READ_PART if all(side.is_integer() for side in tiles) else _READ_CHUNK
+        steps = [max(1, int(max(1, round(part / (plan.ratio * side))) * side)) for side in tiles]
+        rows, columns = (
+            [(first, min(first + step, size)) for first in range(0, size, step)]
+            for step, size in zip(steps, shape, strict=True)
+        )
+        image = np.empty((*shape, 3), np.uint8)
+
+        def read(place: tuple[tuple[int, int], tuple[int, int]]) -> None:
+            image[slice(*place[0]), slice(*place[1])] = _read_at(self, plan, *place)
+
+        side_by_side(read, list(product(rows, columns)))  # a graph would take ten times as long where they are few
         attrs = {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale}
         return xr.DataArray(image, dims=("y", "x", "channel"), attrs=attrs, name="image")
 

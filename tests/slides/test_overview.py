@@ -7,8 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
+import xarray as xr
 
 import msdask as ms
 from msdask.cutting.lazy_patches import mean_of_tissue
@@ -38,6 +40,34 @@ def test_an_overview_gives_what_the_slide_gives_and_decodes_it_once(
     assert read
     assert len(read) == len(set(read))
     assert overview.at(mpp=16.0).shape[0] < overview.at(mpp=8.0).shape[0]
+
+
+@pytest.mark.parametrize("mpp", [8.0, 4.0, 1.0, 3.7, 9.1])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_an_image_that_is_read_in_parts_is_that_of_one(
+    mpp: float, scheduler: str, small_slide: SampleSlide, odd_slide: SampleSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (small_slide.path, odd_slide.path):
+        slide = Slide(path)
+        expected = slide.at(mpp=mpp).compute().drop_vars(["y", "x"])
+        monkeypatch.setattr("msdask.slides.slide._READ_PART", 130)
+        monkeypatch.setattr("msdask.slides.slide._READ_CHUNK", 300)
+        with dask.config.set(scheduler=scheduler):
+            xr.testing.assert_identical(slide.read_at(mpp=mpp), expected)
+        monkeypatch.undo()
+
+
+def test_parts_that_end_with_tiles_decode_none_twice(small_slide: SampleSlide, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, read = TiffReader.read_tile, []
+
+    def counting(self: TiffReader, level: int, row: int, column: int, scale: int = 1) -> np.ndarray:
+        read.append((level, row, column))
+        return original(self, level, row, column, scale)
+
+    monkeypatch.setattr(TiffReader, "read_tile", counting)
+    monkeypatch.setattr("msdask.slides.slide._READ_PART", 256)
+    Slide(small_slide.path).read_at(mpp=1.0)
+    assert len(read) == len(set(read)) > 4
 
 
 def test_a_fingerprint_is_computed_again_when_bytes_were_written_and_the_time_set_back(
