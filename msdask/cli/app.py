@@ -91,7 +91,8 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, UnknownOptionError):
         typed = (error.token.keyword or error.token.value).partition("=")[0]
         # Who shortens an option means one that begins so, not the one of the most letters in common.
-        meant = sorted(name for name in err.flags if name.startswith(typed)) if len(typed) >= _LEAST_TYPED else []
+        options = {*err.flags, *app.help_flags, *app.version_flags}
+        meant = sorted(name for name in options if name.startswith(typed)) if len(typed) >= _LEAST_TYPED else []
         return f"Unknown option: {typed}. Did you mean {' or '.join(meant)}?" if meant else str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None and not error.argument.tokens:
         names = error.argument.names

@@ -24,8 +24,8 @@ _WORK_SIDE: Final = 512
 _FIT_PIXELS: Final = 1 << 15
 """About as many pixels as the light is fitted to."""
 _STRIP_PIXELS: Final = 2**17
-"""px classified at once, in whole rows, so that the OD planes stay in the processor's cache and memory does not grow
-with the image."""
+"""px classified at once, in whole rows, so that the OD planes stay in the processor's cache; more where the rows are so
+few that those beside them, which are looked at twice, would be as many."""
 
 _ASSUMED_GLASS: Final = (240.0, 240.0, 240.0)
 _MIN_GLASS: Final = 150
@@ -139,8 +139,9 @@ def classify_pixels(image: NDArray[np.uint8], glass: Glass, *, mpp: float) -> Pi
     classes = PixelClasses(*(np.zeros((height, width), np.bool_) for _ in range(4)))
     window = _color_window(mpp)
     rim = 2 * round(_RIM_UM / mpp) + 1
-    margin = max(window, rim) // 2
-    rows = max(4 * margin, _STRIP_PIXELS // max(1, width))
+    # Rims are judged by scores, and scores by the color around them.
+    margin = window // 2 + max(rim, 3) // 2
+    rows = max(_STRIP_PIXELS // max(1, width), min(12 * margin, 256), 2 * margin)
 
     def classify(start: int) -> None:
         stop = min(start + rows, height)
@@ -297,7 +298,7 @@ def _mean_and_chroma(od: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32]
 
 def _score(mean: NDArray[np.float32], chroma: NDArray[np.float32], glass: Glass, window: int) -> NDArray[np.float32]:
     """How stained a pixel is: mean OD + chroma, its own or its surroundings'; 0 for what is merely gray (shadows,
-    dust, edges). It uses the memory of `chroma`.
+    dust, edges). It writes over `chroma`.
     """
     if glass.is_gray:
         return 2 * mean

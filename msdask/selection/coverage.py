@@ -19,7 +19,7 @@ FRACTION_SLACK = 1e-9
 """Added to fractions before they are compared, so that one exactly on a threshold passes whatever its last bit says."""
 
 _BLOCK = 1 << 16
-"""Footprints evaluated at once: 8 MiB of table entries, which stay in the processor's cache."""
+"""Footprints evaluated at once: 9 MiB of table entries, which stay in the processor's cache."""
 
 
 class SummedArea:

@@ -6,7 +6,6 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping
-from itertools import product
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from msdask.slides.part import ReadsParts
 from msdask.slides.region import OnBadTile, read_region
 from msdask.slides.resample import area_mean, read_span
 from msdask.slides.stated_scale import Quality, SlideScale, resolve_scale
+from msdask.slides.tiled import Part, tiled
 from msdask.storage.source import object_version
 
 __all__ = ["Slide", "open_slide"]
@@ -35,8 +35,7 @@ _LEVEL_CHUNK = 2048
 _READ_CHUNK = 2048
 """Side of what one chunk of `Slide.at` reads, px: bounds the memory of a task."""
 _READ_PART = 512
-"""The same of one thread of `Slide.read_at`, where parts end with tiles, so that none is decoded for two of them."""
-"""A repr never decodes more than this."""
+"""The same of one part of `Slide.read_at`, where parts can end with tiles, so that none is decoded for two of them."""
 
 
 def open_slide(
@@ -242,19 +241,17 @@ class Slide(ReadsParts):
         """The px that `at` gives, computed in this process, without coordinates; parameters and errors are its."""
         ratio, target = self._ratio(mpp, allow_upsampling=allow_upsampling)
         plan, shape = self._plan_at(ratio), self._shape_at(ratio)
-        tiles = [side / (plan.dct_scale * plan.ratio) for side in self.level_infos[plan.level].tile]
-        part = _READ_PART if all(side.is_integer() for side in tiles) else _READ_CHUNK
-        steps = [max(1, int(max(1, round(part / (plan.ratio * side))) * side)) for side in tiles]
-        rows, columns = (
-            [(first, min(first + step, size)) for first in range(0, size, step)]
-            for step, size in zip(steps, shape, strict=True)
-        )
+        height, width = (side / (plan.dct_scale * plan.ratio) for side in self.level_infos[plan.level].tile)
+        ends_with_tiles = height.is_integer() and width.is_integer()
+        # On a server a part is a request or several, and a tile at the border of two parts is asked for twice.
+        is_fine = ends_with_tiles and not getattr(self.reader, "reads_ahead", False)
+        parts = tiled(shape, (height, width), side=(_READ_PART if is_fine else _READ_CHUNK) / plan.ratio)
         image = np.empty((*shape, 3), np.uint8)
 
-        def read(place: tuple[tuple[int, int], tuple[int, int]]) -> None:
+        def read(place: Part) -> None:
             image[slice(*place[0]), slice(*place[1])] = _read_at(self, plan, *place)
 
-        side_by_side(read, list(product(rows, columns)))  # a graph would take ten times as long where they are few
+        side_by_side(read, parts)  # a graph would take ten times as long where they are few
         attrs = {"mpp": target, "level": plan.level, "dct_scale": plan.dct_scale}
         return xr.DataArray(image, dims=("y", "x", "channel"), attrs=attrs, name="image")
 

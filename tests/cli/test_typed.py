@@ -122,6 +122,7 @@ def test_what_is_missing_is_named_with_what_it_is(msdask):
         (("--mag=20",), "Unknown option: --mag. Did you mean --magnification?"),
         (("--over", 1), "Unknown option: --over. Did you mean --overlap or --overwrite?"),
         (("--magnificatoin", 20), "Unknown option: --magnificatoin. Did you mean --magnification?"),
+        (("--vers",), "Unknown option: --vers. Did you mean --version?"),
     ],
 )
 def test_a_shortened_option_is_answered_with_those_that_begin_so(typed, answer, msdask):

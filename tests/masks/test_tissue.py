@@ -252,13 +252,37 @@ def test_the_height_of_a_strip_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     image = np.asarray(cv2.GaussianBlur(image, (0, 0), 3), np.uint8)
     image[100:200, 10:, 1] //= 2
     image[210:260, 5:15] = 20
-    at_once = glass.classify_pixels(image, glass.estimate_glass(image, mpp=8), mpp=8)
+    found = glass.estimate_glass(image, mpp=8)
+    at_once = glass.classify_pixels(image, found, mpp=8)
     monkeypatch.setattr(glass, "_STRIP_PIXELS", 1)
-    in_strips = glass.classify_pixels(image, glass.estimate_glass(image, mpp=8), mpp=8)
-    for name in ("stained", "pale", "faint_ink", "ink"):
-        found = getattr(in_strips, name)
-        np.testing.assert_array_equal(found, getattr(at_once, name), err_msg=name)
-        assert found.any(), f"nothing to compare in {name}"
+    assert_same_classes(glass.classify_pixels(image, found, mpp=8), at_once)
+    assert all(getattr(at_once, name).any() for name in CLASSES), "nothing to compare"
+
+
+CLASSES = ("stained", "pale", "faint_ink", "ink")
+
+
+def assert_same_classes(found: glass.PixelClasses, expected: glass.PixelClasses) -> None:
+    for name in CLASSES:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+
+
+@pytest.mark.parametrize("seam", range(12, 200, 12))
+def test_a_strip_sees_the_color_around_the_rims_that_it_judges(seam: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pale row beside a gray one, which is stained by the color four rows on: as far as two windows together see."""
+    image = np.full((220, 16, 3), 240, np.uint8)
+    image[seam - 1], image[seam], image[seam + 4] = (225, 205, 225), (75, 75, 75), (240, 20, 240)
+    even = glass.Glass((240.0, 240.0, 240.0), True, None, False, 0.05, 0.035)
+    at_once = glass.classify_pixels(image, even, mpp=8)
+    for pixels in (1, 16 * seam):
+        monkeypatch.setattr(glass, "_STRIP_PIXELS", pixels)
+        assert_same_classes(glass.classify_pixels(image, even, mpp=8), at_once)
+
+
+def test_an_image_of_one_very_wide_row_is_classified() -> None:
+    image = np.full((1, 2**17 + 1, 3), 240, np.uint8)
+    image[0, 7] = 20
+    assert glass.classify_pixels(image, glass.estimate_glass(image, mpp=60), mpp=60).ink.sum() == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40))
@@ -295,7 +319,7 @@ def test_a_hole_is_as_wide_in_its_box_as_in_the_whole_image(
 
 
 def test_holes_whose_boxes_are_larger_than_the_image_are_measured_in_it() -> None:
-    """Nested rings, and diagonals beside each other: their boxes overlap so much that one look at all is cheaper."""
+    """Nested rings: their boxes overlap so much that one look at all is cheaper."""
     mask = np.ones((121, 121), np.bool_)
     for inset in range(4, 56, 4):
         for side in (inset, 120 - inset):
