@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from msdask.computing import opencv_threads
+from msdask.computing import opencv_threads, quick_switches
 from msdask.cutting.cutter import Cutter, OnBadTile, SharedTiles
 from msdask.cutting.lazy_patches import block_rows, mean_of_tissue, planned
 from msdask.cutting.measures import column
@@ -236,7 +236,7 @@ def run_block(
     shared = SharedTiles(process_cache(), (job.slide.path, reader), needed)
     if job.plane is not None and stored is None:
         write_maps(job.arrays, block, job.plane, job.plane.cut(x, y, job.cutter.footprints, job.cutter.patch_size))
-    with block_writer(job.arrays, block, stored=stored) as writer:
+    with quick_switches(), block_writer(job.arrays, block, stored=stored) as writer:
 
         def cut(part: slice) -> None:
             _cut_part(job, writer, part, x[part], y[part], shared)

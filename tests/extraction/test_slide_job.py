@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,19 @@ def test_no_part_is_still_running_when_a_block_has_failed(job: BlockJob, monkeyp
         with pytest.raises(RuntimeError, match="broken"):
             run_block(job, 0, pool=pool, parts=2)
         assert done, "it came back while the other part was reading into its memory"
+
+
+def test_threads_switch_quickly_while_a_block_is_cut(job: BlockJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, meanwhile, original = sys.getswitchinterval(), set[float](), Cutter.cut
+
+    def cut(self: Cutter, *arguments: Any, **options: Any) -> Any:
+        meanwhile.add(round(sys.getswitchinterval(), 6))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Cutter, "cut", cut)
+    run_block(job, job.todo[0])
+    assert meanwhile == {0.0005}
+    assert sys.getswitchinterval() == before
 
 
 @pytest.mark.parametrize("parts", [1, 4])

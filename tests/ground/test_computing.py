@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from msdask import plots
-from msdask.computing import Beside, ahead, in_process, opencv_threads, side_by_side
+from msdask.computing import Beside, ahead, in_process, opencv_threads, quick_switches, side_by_side
 from msdask.cutting.lazy_patches import mean_of_tissue, patches
 from msdask.extraction.cohort import extract
 from msdask.masks.tissue import tissue_mask
@@ -133,6 +134,31 @@ def test_opencv_has_more_threads_meanwhile_only_where_dask_was_given_more(
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize(("own", "meanwhile"), [(0.005, 0.0005), (0.0001, 0.0001)])
+def test_threads_switch_more_often_until_the_last_block_has_ended(
+    own: float, meanwhile: float, switch_seconds: None
+) -> None:
+    sys.setswitchinterval(own)
+    first, second = quick_switches(), quick_switches()
+    with first:
+        second.__enter__()
+        assert sys.getswitchinterval() == pytest.approx(meanwhile, abs=2e-6)
+    assert sys.getswitchinterval() == pytest.approx(meanwhile, abs=2e-6), "the other one has not ended"
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(own, abs=2e-6)
+    with pytest.raises(ZeroDivisionError), quick_switches():
+        _ = 1 / 0
+    assert sys.getswitchinterval() == pytest.approx(own, abs=2e-6)
+
+
+@pytest.fixture
+def switch_seconds() -> Iterator[None]:
+    """Python's switch interval as it was, after the test."""
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
 
 
 def test_side_by_side_raises_the_first_error() -> None:
