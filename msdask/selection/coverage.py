@@ -43,7 +43,8 @@ class SummedArea:
         height, width = mask.shape
         self.shape = (height, width)
         counted = np.ascontiguousarray(mask, dtype=np.bool_).view(np.uint8)
-        depth = cv2.CV_32S if mask.size <= np.iinfo(np.int32).max else cv2.CV_64F  # a third of the time of the other
+        # Whole numbers need half of the memory: 0.6 of the time for a mask of 1 Mpx, 0.2 for one of 6.5 (by hand).
+        depth = cv2.CV_32S if mask.size <= np.iinfo(np.int32).max else cv2.CV_64F
         self._table: NDArray[Any] = np.asarray(cv2.integral(counted, sdepth=depth))
 
     def sums(self, x0: ArrayLike, y0: ArrayLike, x1: ArrayLike, y1: ArrayLike) -> NDArray[np.float64]:
